@@ -1,0 +1,1 @@
+"""vaelab: train, audit, diagnose, evaluate and use variational autoencoders."""

@@ -1,0 +1,259 @@
+"""One typed config for everything; each default stands here and nowhere else.
+
+A config comes from a YAML file, a nested dict, `key=value` overrides, or all three, later ones winning. Unknown keys are
+refused with a suggestion, and all problems are reported at once. The resolved config is saved with the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import BadInput, did_you_mean
+
+NetName = Literal["linear", "mlp", "conv"]
+LikelihoodName = Literal["auto", "bernoulli", "continuous_bernoulli", "gaussian", "categorical", "poisson"]
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML reads `no` and `on` as booleans, and Python counts True as 1: refuse both where a number belongs."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not a truth value")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65536)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings: unknown keys, infinities and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class Named(Section):
+    """A section that may be given as the bare name of what it selects: `likelihood=bernoulli`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class DataConfig(Section):
+    """Where rows come from, how they are split, and how they are scaled."""
+
+    source: str | None = Field(None, description="path or name of the data; set by the command")
+    key: str | None = Field(None, description="which array of an npz file")
+    data_dir: str | None = Field(None, description="folder with local copies of downloadable data sets")
+    held_out: Float = Field(0.1, gt=0, lt=1, description="share of rows held out where the data brings no test set")
+    scale: Literal["auto", "none", "unit", "standardize"] = Field(
+        "auto", description="auto lets the likelihood decide; unit maps the known range to [0, 1]"
+    )
+    binarize: Literal["none", "threshold", "dynamic"] = Field(
+        "none", description="dynamic draws every value anew as a Bernoulli with that probability"
+    )
+
+
+class ModelConfig(Section):
+    """The encoder, the posterior's head and the decoder."""
+
+    latent: Int | None = Field(None, ge=1, le=65536, description="latent dimensions; None: from the data's size")
+    encoder: NetName | None = Field(None, description="None: conv for images of 16 pixels and more, else mlp")
+    decoder: NetName | None = Field(None, description="None: the same kind as the encoder")
+    hidden: tuple[Layer, ...] = Field((256, 256), description="widths of the MLP encoder's layers")
+    decoder_hidden: tuple[Layer, ...] | None = Field(None, description="None: the encoder's widths, mirrored")
+    channels: tuple[Layer, ...] = Field((32, 64, 128), description="channels of the convolutional blocks")
+    activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"] = "silu"
+    norm: Literal["none", "batch", "layer"] = "none"
+    dropout: Float = Field(0.0, ge=0, lt=1)
+    posterior: Literal["diagonal", "full"] = Field("diagonal", description="covariance of q(z|x)")
+    scale: Literal["log_variance", "softplus"] = Field("log_variance", description="how the head sets the scale")
+    init: Literal["fan", "pytorch"] = Field(
+        "fan", description="fan: Xavier for linear layers, He for convolutions, log-variance bias -1"
+    )
+
+
+class LikelihoodConfig(Named):
+    """The distribution p(x|z)."""
+
+    name: LikelihoodName = Field("auto", description="auto chooses from the data, and says why")
+    noise: Literal["shared", "fixed", "pixel", "optimal"] = Field(
+        "shared", description="Gaussian noise: one learned scale, a fixed one, one per entry from z, or the closed form"
+    )
+    sigma: Float = Field(1.0, gt=0, description="the fixed noise, and the start of the learned shared one")
+
+
+class ObjectiveConfig(Named):
+    """The bound that is minimised and the weights of its terms."""
+
+    name: Literal["elbo"] = "elbo"
+    beta: Float = Field(1.0, ge=0, description="weight of the divergence at the end of the warm-up")
+    anneal: Literal["constant", "linear", "cosine", "sigmoid", "cyclical"] = "constant"
+    warmup_steps: Int = Field(0, ge=0, description="steps from 0 to beta (a cyclical schedule: steps of one cycle)")
+    cycles: Int = Field(4, ge=1, description="cycles of a cyclical schedule")
+    free_bits: Float = Field(0.0, ge=0, description="nats per dimension or group that are free, batch-averaged")
+    free_bits_per: Literal["dimension", "group"] = "dimension"
+    capacity: Float | None = Field(None, ge=0, description="target rate in nats: beta * |KL - capacity|; None: off")
+    capacity_steps: Int = Field(0, ge=0, description="steps over which the capacity rises from 0")
+    samples: Int = Field(1, ge=1, description="posterior samples per row and step")
+
+    @model_validator(mode="after")
+    def _one_floor(self) -> Self:
+        if self.capacity is not None and self.free_bits > 0:
+            raise ValueError("free_bits and capacity both bound the rate; set one of them to 0 or null")
+        if self.anneal != "constant" and self.warmup_steps == 0:
+            raise ValueError("an annealed beta needs objective.warmup_steps of at least 1")
+        return self
+
+
+class TrainConfig(Section):
+    """The loop: counted in steps, since a stream has no epochs."""
+
+    steps: Int = Field(10_000, ge=1, le=10**9)
+    epochs: Int | None = Field(None, ge=1, description="another way to give steps: passes over the training rows")
+    batch_size: Int = Field(128, ge=1, le=2**24, description="rows per step over all processes")
+    accumulate: Int = Field(1, ge=1, description="slices of a batch whose gradients are added up before a step")
+    learning_rate: Float = Field(1e-3, gt=0, le=1e3)
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
+    warmup_steps: Int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
+    weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
+    clip_norm: Float | None = Field(10.0, gt=0, description="bound of the gradient's norm; None: not clipped")
+    ema: Float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then the ones kept")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run")
+    checkpoint_every: Int | None = Field(None, ge=1, description="steps; None: ten times a run")
+    log_every: Int | None = Field(None, ge=1, description="steps between lines of metrics; None: 200 lines a run")
+    patience: Int | None = Field(
+        None, ge=1, description="evaluations without a better held-out loss before stopping; counts after the warm-up"
+    )
+    on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what a non-finite loss or gradient does")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: Int | None = Field(None, ge=1, le=1024, description="CPU threads; None: PyTorch's choice")
+    deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+
+
+class ReportConfig(Section):
+    """What is written to look at."""
+
+    html: bool = Field(True, description="write report.html at the end of training")
+    images: Int = Field(10, ge=1, le=64, description="examples in each row of pictures")
+    tensorboard: bool = Field(False, description="write TensorBoard events (extra: tensorboard)")
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    report: ReportConfig = ReportConfig()
+    seed: Int = Field(0, ge=0, lt=2**63, description="of everything random")
+    recipe: str | None = Field(None, description="name of the recipe these settings started from")
+
+    def updated(self, **sections: Mapping[str, Any]) -> Config:
+        """A copy with some settings replaced; `config.updated(train={"steps": 10})`."""
+        return build_config(self.model_dump(), sections)
+
+
+def build_config(*layers: Mapping[str, Any]) -> Config:
+    """A `Config` from nested mappings, later ones winning.
+
+    Raises:
+        BadInput: naming every unknown key and every value that breaks a rule, a line each.
+
+    Example:
+        >>> build_config({"train": {"steps": 10}}, {"train": {"steps": 20}}).train.steps
+        20
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise BadInput.collect(_problem(item) for item in error.errors()) from None
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """A nested dict from `section.key=value` strings; values are read as YAML, and `1e-3` is a number.
+
+    Raises:
+        BadInput: for a string without `=`, an empty key, or a key given twice.
+
+    Example:
+        >>> parse_overrides(["train.learning_rate=1e-3", "likelihood=bernoulli"])
+        {'train': {'learning_rate': 0.001}, 'likelihood': 'bernoulli'}
+    """
+    from .files import parse_yaml
+
+    nested: dict[str, Any] = {}
+    seen: set[str] = set()
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip(".") or key in seen:
+            rule = "given twice" if key in seen else "settings are written section.key=value"
+            raise BadInput("setting", item, rule, "such as train.steps=2000")
+        seen.add(key)
+        value: Any = parse_yaml(text, where=key) if text else None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = _merge(nested, value)
+    return nested
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, as `{"train.steps": (old, new)}`."""
+    left, right = _flat(old.model_dump()), _flat(new.model_dump())
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(layer, Mapping):
+        raise BadInput("config", type(layer).__name__, "must be a mapping of sections", "such as {'train': {...}}")
+    merged = dict(base)
+    for key, value in layer.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, str):
+            value = {"name": value}
+        elif isinstance(known, str) and isinstance(value, Mapping) and key in ("likelihood", "objective"):
+            known = {"name": known}
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(known, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _problem(item: Any) -> BadInput:
+    """A line in our words from one of pydantic's records."""
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        *parents, key = item["loc"]
+        return BadInput(path, None, "no such setting", did_you_mean(str(key), _keys(parents)))
+    received = item["input"] if not isinstance(item["input"], Mapping) else "these settings"
+    rule = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if isinstance(received, float) and not math.isfinite(received):
+        rule = "must be a finite number"
+    elif "Input should be" in item["msg"]:
+        rule = f"must be {rule}"
+    return BadInput(path or "config", received, rule)
+
+
+def _keys(parents: Sequence[Any]) -> list[str]:
+    model: Any = Config
+    for part in parents:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,63 @@
+"""`Finding`: what every judgement returns, whether it comes before, during or after training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Severity = Literal["ok", "info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judgement, the number it rests on, its cause, and what to try first.
+
+    Args:
+        code: Stable name, two letters and three digits, such as `DA001`.
+        severity: `ok`, `info`, `warning` or `error`.
+        title: One line that a newcomer understands.
+        measured: The number the judgement rests on; None only for a plain statement.
+        unit: Unit of `measured`, such as "nats per sample".
+        interval: Half-width of the 95 % interval of `measured` where it is estimated; None where it is exact.
+        evidence: How the number was obtained.
+        why: One sentence of cause.
+        advice: What to try first, as an edit of the user's code or config.
+
+    Example:
+        >>> print(Finding("TR101", "ok", "the model learns", measured=-3.25, unit="nats", interval=0.1))
+        ok       TR101  the model learns: -3.25 ± 0.1 nats
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    measured: float | None = None
+    unit: str = ""
+    interval: float | None = None
+    evidence: str = ""
+    why: str = ""
+    advice: str = ""
+
+    @property
+    def number(self) -> str:
+        """The measured number with its interval and unit, or an empty string."""
+        if self.measured is None:
+            return ""
+        spread = f" ± {self.interval:.2g}" if self.interval is not None else ""
+        return f"{self.measured:.6g}{spread} {self.unit}".strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        head = f"{self.severity:<8} {self.code}  {self.title}" + (f": {self.number}" if self.number else "")
+        tail = [f"why: {self.why}" if self.why else "", f"try: {self.advice}" if self.advice else ""]
+        return "\n         ".join([head, *(line for line in tail if line)])
+
+
+def worst(findings: Iterable[Finding]) -> Severity:
+    """The worst severity among findings; `ok` where there are none."""
+    return max((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")

@@ -1,0 +1,70 @@
+"""`VAEOutput` and `Loss`: the two records between models, objectives and the loop.
+
+Shapes: K samples of the posterior, B rows in the batch, L latent dimensions, G groups of the divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class VAEOutput:
+    """What a model returns for a batch; every objective and estimator is a function of this record alone.
+
+    Args:
+        x: The batch as the likelihood sees it, [B, ...].
+        z: Samples of the posterior, [K, B, L].
+        log_px: log p(x|z) in nats, [K, B].
+        kl: KL(q(z|x) || p(z)) in nats per latent dimension or group, [B, G].
+        kl_is_exact: True for a closed form, False where `kl` is the Monte Carlo estimate from `z`.
+        posterior: The distribution q(z|x).
+        prior: The distribution p(z).
+        likelihood: The distribution p(x|z) at `z`.
+        extra: Further named [B] terms in nats, such as a commitment loss; an objective adds them to its total.
+    """
+
+    x: Tensor
+    z: Tensor
+    log_px: Tensor
+    kl: Tensor
+    kl_is_exact: bool
+    posterior: Any
+    prior: Any
+    likelihood: Any
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def log_pz(self) -> Tensor:
+        """log p(z) in nats, [K, B]; computed when first read, since a closed-form bound has no use for it."""
+        return self.prior.log_prob(self.z)
+
+    @cached_property
+    def log_qz(self) -> Tensor:
+        """log q(z|x) in nats, [K, B]; computed when first read."""
+        return self.posterior.log_prob(self.z)
+
+    @property
+    def elbo(self) -> Tensor:
+        """The evidence lower bound in nats per sample, [B], at beta = 1 and without `extra` terms."""
+        return self.log_px.mean(0) - self.kl.sum(1)
+
+
+@dataclass
+class Loss:
+    """What an objective returns.
+
+    Args:
+        total: The scalar to minimise, a mean over the batch.
+        terms: Named [B] terms in nats per sample, unweighted: what the numbers on the screen are made of.
+        weights: The floats really used for this step, such as `{"beta": 0.5}`.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    weights: dict[str, float]

@@ -1,0 +1,1 @@
+"""Conditional distributions: modules whose forward returns an object that knows its own mathematics."""

@@ -1,0 +1,1 @@
+"""Measures kept as sums and counts, so that batches, epochs and processes agree."""

@@ -1,0 +1,1 @@
+"""Models: an encoder, a prior and a decoder put together; built by name from a config."""

@@ -1,0 +1,1 @@
+"""Objectives: functions of a VAEOutput; they know no networks."""
