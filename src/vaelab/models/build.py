@@ -1,0 +1,114 @@
+"""Models by name: tables from the words of a config to constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.config import Config, LikelihoodConfig, ModelConfig
+from ..core.errors import BadInput
+from ..core.seeds import derive
+from ..distributions.likelihoods import LIKELIHOODS, Decoder
+from ..distributions.posteriors import GaussianPosterior
+from ..nets.conv import ConvDecoder, ConvEncoder
+from ..nets.init import initialise
+from ..nets.mlp import MLP
+from .vae import VAE
+
+Shape = tuple[int, ...]
+
+
+class Prepare(nn.Module):
+    """A fixed function in front of an encoder, for data whose numbers are not of the order of one."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module) -> None:
+        super().__init__()
+        self.function, self.net = function, net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.function(x))
+
+
+# Counts and levels reach the likelihood as they are; a network wants them near one.
+PREPARE: dict[str, Callable[[Tensor], Tensor]] = {
+    "categorical": lambda x: x / 127.5 - 1,
+    "poisson": torch.log1p,
+}
+ENCODERS: dict[str, Callable[[Shape, ModelConfig, dict[str, Any]], nn.Module]] = {
+    "linear": lambda shape, model, style: MLP(prod(shape)),
+    "mlp": lambda shape, model, style: MLP(prod(shape), model.hidden, **style),
+    "conv": lambda shape, model, style: ConvEncoder(shape, model.channels, **style),
+}
+DECODERS: dict[str, Callable[[int, Shape, ModelConfig, dict[str, Any]], nn.Module]] = {
+    "linear": lambda latent, shape, model, style: MLP(latent, (), prod(shape)),
+    "mlp": lambda latent, shape, model, style: MLP(latent, mirrored(model), prod(shape), **style),
+    "conv": lambda latent, shape, model, style: ConvDecoder(latent, model.channels, shape, **style),
+}
+
+
+def resolve(config: Config, shape: Shape, layout: str) -> Config:
+    """The config with every choice that depends on the data made.
+
+    Latent dimensions: half the entries of a row, at most 16; unused ones cost nothing, the bound switches them off.
+    """
+    model = config.model
+    big = layout == "image" and min(shape[1:]) >= 2 ** max(4, len(model.channels))
+    encoder = model.encoder or ("conv" if big else "mlp")
+    latent = model.latent or min(16, max(1, prod(shape) // 2))
+    return config.updated(model={"latent": latent, "encoder": encoder, "decoder": model.decoder or encoder})
+
+
+def mirrored(model: ModelConfig) -> tuple[int, ...]:
+    """Widths of the decoder's hidden layers."""
+    return model.decoder_hidden if model.decoder_hidden is not None else tuple(reversed(model.hidden))
+
+
+def build_likelihood(config: LikelihoodConfig) -> nn.Module:
+    """The likelihood that a config describes."""
+    kind = LIKELIHOODS[config.name]
+    return kind(noise=config.noise, sigma=config.sigma) if config.name == "gaussian" else kind()
+
+
+def build_model(config: Config, shape: Shape) -> VAE:
+    """The model that a resolved config describes, for rows of a shape; its weights follow from the seed.
+
+    Args:
+        config: With encoder, decoder, latent size and likelihood all named, as `resolve` leaves it.
+        shape: [D] for a table's row, [C, H, W] for an image.
+
+    Raises:
+        BadInput: for a convolutional network over rows that are no images, or too many blocks for their size.
+    """
+    parts = config.model
+    assert parts.latent and parts.encoder and parts.decoder, "the config is not resolved"
+    style = {"activation": parts.activation, "norm": parts.norm, "dropout": parts.dropout}
+    likelihood = build_likelihood(config.likelihood)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "weights"))
+        net: Any = ENCODERS[parts.encoder](as_image(shape, parts.encoder, "model.encoder"), parts, style)
+        features = net.features
+        if config.likelihood.name in PREPARE:
+            net = Prepare(PREPARE[config.likelihood.name], net)
+        encoder = GaussianPosterior(net, features, parts.latent, parts.posterior, parts.scale)
+        wide = widened(as_image(shape, parts.decoder, "model.decoder"), likelihood.channels)
+        decoder = Decoder(DECODERS[parts.decoder](parts.latent, wide, parts, style), likelihood, shape)
+        model = VAE(encoder, decoder)
+        initialise(model, parts.init)
+        return model
+
+
+def as_image(shape: Shape, net: str | None, argument: str) -> Shape:
+    """The shape that a network is built for; a convolutional one needs images."""
+    if net == "conv" and len(shape) != 3:
+        rule = f"needs images of shape (channels, height, width), and these rows have shape {shape}"
+        raise BadInput(argument, "conv", rule, f"use {argument}=mlp")
+    return shape
+
+
+def widened(shape: Shape, channels: int) -> Shape:
+    """The shape of a decoder network's output: `channels` parameters for each entry, first."""
+    return (channels * shape[0], *shape[1:])

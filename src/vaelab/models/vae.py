@@ -1,0 +1,147 @@
+"""The variational autoencoder: an encoder q(z|x), a prior p(z) and a decoder p(x|z), put together."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput
+from ..core.output import VAEOutput
+from ..core.tables import pick
+from ..distributions.foreign import as_distribution
+from ..distributions.kl import divergence
+from ..distributions.likelihoods import LIKELIHOODS, Decoder
+from ..distributions.normal import DiagonalNormal, Distribution
+from ..distributions.posteriors import GaussianPosterior
+from ..distributions.priors import StandardNormalPrior
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Whatever offers these is a model; objectives, the loop and the run folder ask for nothing else."""
+
+    def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput: ...
+    def encode(self, x: Tensor) -> Distribution: ...
+    def decode(self, z: Tensor) -> Any: ...
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Any: ...
+
+
+class VAE(nn.Module):
+    """A model from three conditional distributions (Kingma and Welling, Auto-Encoding Variational Bayes, 2014).
+
+    Each part is a module whose forward returns a distribution; plain networks are taken too. An encoder network that
+    returns a tensor [B, 2 L] or a pair of [B, L] means a diagonal normal by its mean and log-variance. A decoder network
+    that returns a tensor needs `likelihood`.
+
+    Args:
+        encoder: x [B, ...] to q(z|x).
+        decoder: z [K * B, L] to p(x|z), or to its parameters where `likelihood` is given.
+        prior: Nothing to p(z); None: the standard normal of `latent` dimensions.
+        likelihood: A name ("bernoulli", "gaussian", ...) or a likelihood module, for a plain decoder network.
+        latent: L; needed where neither prior nor encoder knows it.
+
+    Raises:
+        BadInput: where parts do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = VAE(nn.Linear(8, 4), nn.Linear(2, 8), likelihood="bernoulli", latent=2)
+        >>> output = model.draw(torch.rand(5, 8).round(), samples=3)
+        >>> output.log_px.shape, output.kl.shape, output.kl_is_exact
+        (torch.Size([3, 5]), torch.Size([5, 2]), True)
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module | None = None,
+        *,
+        likelihood: str | nn.Module | None = None,
+        latent: int | None = None,
+    ) -> None:
+        super().__init__()
+        latent = latent or getattr(encoder, "latent", None) or getattr(prior, "latent", None)
+        if prior is None and latent is None:
+            raise BadInput("latent", None, "is needed where neither encoder nor prior says it", "such as latent=16")
+        self.encoder = encoder
+        self.prior = prior if prior is not None else StandardNormalPrior(int(latent or 0))
+        self.decoder = decoder if likelihood is None else PlainDecoder(decoder, likelihood)
+        self.latent = latent
+        # Standard normal entries that the posterior takes for each row and sample; None: it draws its own noise.
+        self.noise_size = latent if isinstance(encoder, GaussianPosterior) else None
+
+    @property
+    def channels(self) -> int:
+        """Parameters of the likelihood for each entry of a row."""
+        return getattr(getattr(self.decoder, "likelihood", None), "channels", 1)
+
+    def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
+        """The record of a batch x [B, ...] with K = `samples` draws of z, from given base noise [K, B, L] or fresh."""
+        if isinstance(self.decoder, PlainDecoder):
+            self.decoder.shape = tuple(x.shape[1:])
+        posterior, prior = self.encode(x), self.prior_distribution()
+        z = posterior.rsample(samples, noise)
+        likelihood = self.decode(z)
+        kl, exact = divergence(posterior, prior, z)
+        return VAEOutput(
+            x=x,
+            z=z,
+            log_px=likelihood.log_prob(x),
+            kl=kl,
+            kl_is_exact=exact,
+            posterior=posterior,
+            prior=prior,
+            likelihood=likelihood,
+        )
+
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z|x) for a batch [B, ...]."""
+        posterior = self.encoder(x)
+        if isinstance(posterior, Tensor):
+            posterior = posterior.chunk(2, -1)
+        if isinstance(posterior, tuple):
+            mean, log_variance = posterior
+            return DiagonalNormal(mean, 0.5 * log_variance)
+        return as_distribution(posterior)
+
+    def prior_distribution(self) -> Distribution:
+        """p(z)."""
+        return as_distribution(self.prior())
+
+    def decode(self, z: Tensor) -> Any:
+        """p(x|z) for z [K, B, L] or [B, L]."""
+        likelihood = self.decoder(z)
+        if isinstance(likelihood, Tensor):
+            fix = f"pass likelihood=..., one of {', '.join(LIKELIHOODS)}"
+            raise BadInput("decoder", "a tensor", "must return a distribution over x", fix)
+        return likelihood
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Any:
+        """p(x|z) for `count` draws of z from the prior, with leading shape [1, count]."""
+        return self.decode(self.prior_distribution().sample(count, generator)[None])
+
+
+class PlainDecoder(nn.Module):
+    """A plain network's output [N, ...] as the parameters of a likelihood, in the shape of the data's rows.
+
+    Attributes:
+        shape: Shape of a row; None until the model has seen one, and the network's own shape holds until then.
+    """
+
+    def __init__(self, net: nn.Module, likelihood: str | nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.shape: tuple[int, ...] | None = None
+        self.likelihood: Any = pick(LIKELIHOODS, likelihood, "likelihood")() if isinstance(likelihood, str) else likelihood
+
+    def forward(self, z: Tensor) -> Any:
+        """p(x|z) for z [K, B, L] or [B, L]."""
+        if self.shape is not None:
+            return Decoder(self.net, self.likelihood, self.shape)(z)
+        samples, rows = (1, *z.shape[:-1])[-2:]
+        out, channels = self.net(z.reshape(-1, z.shape[-1])), self.likelihood.channels
+        return self.likelihood(out.reshape(samples, rows, channels, out.shape[1] // channels, *out.shape[2:]))

@@ -1,0 +1,175 @@
+"""Checkpoints: weights, optimiser and counters as safetensors and JSON, each with its digest; nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ..core.durable import load_folder, remove_folder, save_folder, to_json
+from ..core.errors import Corrupt
+
+FORMAT = 1
+KEEP = 2  # full checkpoints kept: the last, and the one before it for the day the last is damaged
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that an exact resume needs besides tensors.
+
+    Args:
+        step: Optimiser steps done.
+        best_step: Step of the selected weights; None before the first evaluation.
+        best: Held-out negative ELBO of the selected weights, nats per sample.
+        stale: Evaluations since the best one, counted after the warm-up.
+        rate_factor: Factor on the learning rate; below 1 after a rollback.
+        rollbacks: How often the run went back.
+        refused: Steps whose loss or gradient was not finite.
+        metrics_bytes: Length of `metrics.jsonl` at this step.
+        seconds: Time spent in training.
+        window: Sums since the last line of metrics.
+    """
+
+    step: int = 0
+    best_step: int | None = None
+    best: float | None = None
+    stale: int = 0
+    rate_factor: float = 1.0
+    rollbacks: int = 0
+    refused: int = 0
+    metrics_bytes: int = 0
+    seconds: float = 0.0
+    window: dict[str, Any] = field(default_factory=dict)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors as safetensors; tied tensors are written once under each name."""
+    return save_tensors({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(data: bytes, where: Path) -> dict[str, Tensor]:
+    """Named tensors from safetensors.
+
+    Raises:
+        Corrupt: if the bytes are no safetensors.
+    """
+    try:
+        return load_tensors(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{where}: not a file of tensors ({error})") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state under flat names such as `3.exp_avg`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": torch.as_tensor(v) for index, slot in state.items() for name, v in slot.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Checkpoints:
+    """The `checkpoints` folder of a run.
+
+    `step-N` holds all that a resume needs; `best-N` holds the selected weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, progress: Progress, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+        """Writes `step-N` and then removes the ones that are no longer needed."""
+        path = self.folder / f"step-{progress.step:09d}"
+        files = {f"{name}.safetensors": pack(group) for name, group in tensors.items()}
+        files["progress.json"] = to_json({"format": FORMAT, **asdict(progress)}, indent=1).encode()
+        save_folder(path, files)
+        self._prune(progress)
+        return path
+
+    def save_best(self, step: int, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
+        """Writes `best-N`: the selected weights and what was measured on held-out rows."""
+        files = {"model.safetensors": pack(weights), "measured.json": to_json(dict(measured), indent=1).encode()}
+        save_folder(self.folder / f"best-{step:09d}", files)
+
+    def load_last(self) -> tuple[Progress, dict[str, dict[str, Tensor]], list[str]]:
+        """The newest checkpoint that is whole, and a line for each damaged one that was passed over.
+
+        Raises:
+            Corrupt: if none is whole, naming what is wrong with each.
+        """
+        damaged: list[str] = []
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                files = load_folder(path)
+                progress = _progress(files.pop("progress.json"), path)
+                if progress.best_step is not None:
+                    self.load_best(progress.best_step)
+                return progress, {name.partition(".")[0]: unpack(data, path) for name, data in files.items()}, damaged
+            except (Corrupt, KeyError) as error:
+                damaged.append(str(error) if isinstance(error, Corrupt) else f"{path}: the file {error} is missing")
+        raise Corrupt("; ".join(damaged) or f"{self.folder}: holds no checkpoint")
+
+    def load_best(self, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Selected weights and what was measured with them; the last of them where no step is named."""
+        paths = sorted(self.folder.glob("best-*")) if step is None else [self.folder / f"best-{step:09d}"]
+        if not paths:
+            raise Corrupt(f"{self.folder}: holds no selected weights yet")
+        files = load_folder(paths[-1])
+        try:
+            return unpack(files["model.safetensors"], paths[-1]), json.loads(files["measured.json"])
+        except KeyError as error:
+            raise Corrupt(f"{paths[-1]}: the file {error} is missing") from None
+
+    def _prune(self, progress: Progress) -> None:
+        """Keeps the last `KEEP` full checkpoints and every selection that one of them refers to."""
+        full = sorted(self.folder.glob("step-*"))
+        for path in full[:-KEEP]:
+            remove_folder(path)
+        needed = {progress.best_step}
+        for path in full[-KEEP:-1]:
+            try:
+                needed.add(_progress((path / "progress.json").read_bytes(), path).best_step)
+            except (Corrupt, OSError):
+                continue
+        for path in self.folder.glob("best-*"):
+            if int(path.name.partition("-")[2]) not in needed:
+                remove_folder(path)
+
+
+def _progress(data: bytes, path: Path) -> Progress:
+    try:
+        values = json.loads(data)
+        if values.pop("format") != FORMAT:
+            raise Corrupt(f"{path}: written by another format; this version reads format {FORMAT}")
+        progress = Progress(**values)
+        if path.name != f"step-{progress.step:09d}":
+            raise Corrupt(f"{path}: holds step {progress.step}, which its name denies")
+        return progress
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{path}: unreadable progress ({error})") from None
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Loads weights by name.
+
+    Raises:
+        Corrupt: if names or shapes do not fit the model.
+    """
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise Corrupt(f"{where}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})") from None

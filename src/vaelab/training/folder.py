@@ -1,0 +1,138 @@
+"""The run folder: everything a later command needs, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..core.config import Config, build_config
+from ..core.durable import remove_leftovers, save_folder, saying_why, to_json, write_json, write_text
+from ..core.errors import BadInput
+from ..core.files import read_json, read_json_lines, read_yaml
+from ..core.finding import Finding
+
+
+def new_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
+    """A path for a new run: `out`, or a fresh one under `runs/`; nothing is made yet.
+
+    Raises:
+        BadInput: if the path is a file, or a folder with something in it.
+    """
+    if out is None:
+        stem = "".join(char if char.isalnum() else "-" for char in Path(name).stem)[:40].strip("-") or "run"
+        base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        numbered = (base.with_name(f"{base.name}-{n}") if n else base for n in range(10_000))
+        return next(path for path in numbered if not path.exists())
+    path = Path(out)
+    try:
+        if path.is_file():
+            raise BadInput("out", path, "is a file", "name a folder for the run")
+        if path.is_dir() and (path / "config.yaml").exists():
+            raise BadInput("out", path, "already holds a run", f"continue it with --resume {path}, or name another")
+        if path.is_dir() and any(not item.name.startswith(".") for item in path.iterdir()):
+            raise BadInput("out", path, "is a folder with other things in it", "name a new or an empty folder")
+    except OSError as error:
+        raise BadInput("out", str(path)[:80], f"cannot be used ({error.strerror})", "name another folder") from None
+    return path
+
+
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """A path that holds a run.
+
+    Raises:
+        BadInput: if it does not.
+    """
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        what = "is not there" if not path.exists() else "holds no run (no config.yaml in it)"
+        raise BadInput("run", path, what, "name a folder that `vaelab train` made")
+    return path
+
+
+class RunFolder:
+    """Reads and writes the files of a run; only the holder of the lock writes."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._lines: list[str] = []
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def begin(self, config: Config, environment: Mapping[str, Any], data: Mapping[str, bytes]) -> None:
+        """Writes what is known before the first step."""
+        if not self.writes:
+            return
+        save_folder(self.path / "data", data)
+        write_json(self.path / "environment.json", environment)
+        self.save_config(config)
+
+    def save_config(self, config: Config) -> None:
+        """Writes the resolved config; its presence is what makes a folder a run."""
+        if self.writes:
+            write_text(self.path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    def add_metrics(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to `metrics.jsonl`; it is on disk after `flush_metrics`."""
+        if self.writes:
+            self._lines.append(to_json(line) + "\n")
+            if len(self._lines) >= 10:
+                self._append()
+
+    def flush_metrics(self) -> int:
+        """Brings all lines to the disk; returns the length of the file in bytes."""
+        with saying_why(self._metrics):
+            self._append()
+            with open(self._metrics, "ab") as handle:
+                os.fsync(handle.fileno())
+                return handle.tell()
+
+    def cut_metrics(self, length: int) -> None:
+        """Forgets the lines after a checkpoint, which the resumed run will write again."""
+        self._lines = []
+        if self.writes:
+            with saying_why(self._metrics), open(self._metrics, "ab") as handle:
+                handle.truncate(length)
+
+    def save_findings(self, findings: Iterable[Finding]) -> None:
+        """Writes `findings.jsonl`."""
+        if self.writes:
+            write_text(self.path / "findings.jsonl", "".join(to_json(f.to_dict()) + "\n" for f in findings))
+
+    def clean(self) -> None:
+        """Removes what interrupted writes left behind."""
+        if self.writes:
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_leftovers(folder)
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def config(self) -> Config:
+        """The resolved config."""
+        return build_config(read_yaml(self.path / "config.yaml"))
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, seed, data."""
+        return read_json(self.path / "environment.json")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics."""
+        return read_json_lines(self._metrics) if self._metrics.exists() else []
+
+    def findings(self) -> list[Finding]:
+        """All findings."""
+        path = self.path / "findings.jsonl"
+        return [Finding(**line) for line in read_json_lines(path)] if path.exists() else []
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def _append(self) -> None:
+        with saying_why(self._metrics), open(self._metrics, "a", encoding="utf-8") as handle:
+            handle.write("".join(self._lines))
+        self._lines = []

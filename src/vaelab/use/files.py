@@ -1,0 +1,122 @@
+"""The files that `sample`, `reconstruct`, `embed`, `interpolate` and `traverse` write, by the ending of the name."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaelab.core.durable import saying_why, write_bytes
+from vaelab.core.errors import BadInput
+
+
+def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
+    """Writes rows on the data's own scale as a picture, an array or a table; an older file of that name is replaced.
+
+    Args:
+        run: The run the rows come from.
+        rows: [..., *run.shape]; of several leading dimensions the last is a line of the picture.
+        path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv.
+
+    Returns:
+        The file written.
+
+    Raises:
+        BadInput: for another ending, a folder, or a parent folder that is not there.
+        NoSpace: where the system refuses to write.
+    """
+    return _save(path, IMAGE_FILES if run.layout == "image" else TABLE_FILES, run, np.asarray(rows))
+
+
+def save_codes(codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None = None) -> Path:
+    """Writes latent codes as an array or a table with the columns `z_1` to `z_L`, and `label` where there are labels.
+
+    Args:
+        codes: [n, L].
+        path: A name ending in .csv, .npy (codes alone) or .npz (keys `z` and, where there are labels, `y`).
+        labels: n labels or their names; None where there are none.
+
+    Returns:
+        The file written.
+
+    Raises:
+        BadInput: for another ending, a folder, or a parent folder that is not there.
+        NoSpace: where the system refuses to write.
+    """
+    return _save(path, CODE_FILES, np.asarray(codes), labels)
+
+
+def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content: Any) -> Path:
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in formats:
+        raise BadInput("output", target, "the name's ending chooses the format", f"end it in {', '.join(formats)}")
+    with saying_why(target):
+        if target.is_dir():
+            raise BadInput("output", target, "is a folder", f"name a file in it, such as {target / ('out' + suffix)}")
+        if not target.parent.is_dir():
+            raise BadInput("output", target, f"there is no folder {target.parent}", "make it first")
+    write_bytes(target, formats[suffix](*content))
+    return target
+
+
+def _rows_png(run: Any, rows: np.ndarray) -> bytes:
+    from vaelab.measure.pictures import image_grid, png_bytes, value_range
+
+    lead = rows.shape[: -len(run.shape)]
+    low, top = value_range(run.preview, run.top)
+    grid = image_grid(rows.reshape(-1, *run.shape), lead[-1] if len(lead) > 1 else None, top, low)
+    return png_bytes(grid)
+
+
+def _rows_csv(run: Any, rows: np.ndarray) -> bytes:
+    return _csv(run.columns, rows.reshape(-1, len(run.columns)))
+
+
+def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None) -> bytes:
+    header = [f"z_{dimension + 1}" for dimension in range(codes.shape[1])]
+    if labels is None:
+        return _csv(header, codes)
+    return _csv([*header, "label"], ([*code, label] for code, label in zip(codes, labels, strict=True)))
+
+
+def _codes_npz(codes: np.ndarray, labels: Sequence[Any] | None) -> bytes:
+    return _npz(z=codes) if labels is None else _npz(z=codes, y=np.asarray(labels))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    """Comma-separated values; numbers with the fewest digits that read back to the same value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+_ARRAY_FILES: dict[str, Callable[..., bytes]] = {
+    ".npy": lambda run, rows: _npy(rows),
+    ".npz": lambda run, rows: _npz(x=rows),
+}
+IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": _rows_png} | _ARRAY_FILES
+TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv} | _ARRAY_FILES
+CODE_FILES: dict[str, Callable[..., bytes]] = {
+    ".csv": _codes_csv,
+    ".npy": lambda codes, labels: _npy(codes),
+    ".npz": _codes_npz,
+}
