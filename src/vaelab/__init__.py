@@ -1,1 +1,64 @@
-"""vaelab: train, audit, diagnose, evaluate and use variational autoencoders."""
+"""vaelab: train, audit, diagnose, evaluate and use variational autoencoders.
+
+Nothing heavy is imported until a name is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "train": "api",
+    "load": "api",
+    "write_report": "report.page",
+    "Run": "training.run",
+    "Config": "core.config",
+    "Finding": "core.finding",
+    "VAEOutput": "core.output",
+    "Loss": "core.output",
+    "VAE": "models.vae",
+    "ELBO": "objectives.elbo",
+    "schedules": "schedules",
+    "GaussianPosterior": "distributions.posteriors",
+    "StandardNormalPrior": "distributions.priors",
+    "Decoder": "distributions.likelihoods",
+    "LIKELIHOODS": "distributions.likelihoods",
+    "VaelabError": "core.errors",
+    "BadInput": "core.errors",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from . import schedules as schedules
+    from .api import load as load
+    from .api import train as train
+    from .core.config import Config as Config
+    from .core.errors import BadInput as BadInput
+    from .core.errors import VaelabError as VaelabError
+    from .core.finding import Finding as Finding
+    from .core.output import Loss as Loss
+    from .core.output import VAEOutput as VAEOutput
+    from .distributions.likelihoods import LIKELIHOODS as LIKELIHOODS
+    from .distributions.likelihoods import Decoder as Decoder
+    from .distributions.posteriors import GaussianPosterior as GaussianPosterior
+    from .distributions.priors import StandardNormalPrior as StandardNormalPrior
+    from .models.vae import VAE as VAE
+    from .objectives.elbo import ELBO as ELBO
+    from .report.page import write_report as write_report
+    from .training.run import Run as Run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vaelab' has no attribute {name!r}")
+    home = import_module(f".{_HOMES[name]}", __name__)
+    value = home if name == _HOMES[name] else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

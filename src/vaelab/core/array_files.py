@@ -52,7 +52,7 @@ def _npy_header(handle: IO[bytes], size: int, where: str) -> tuple[tuple[int, ..
         raise BadInput(where, None, "has a header too long for a plain array", "write it with numpy.save")
     handle.seek(8)
     try:
-        shape, fortran, dtype = readers[version](handle)  # type: ignore[index]
+        shape, fortran, dtype = readers[version](handle)
     except (ValueError, TypeError, SyntaxError, OverflowError) as error:
         raise BadInput(where, None, f"has a damaged header ({reason(error)})", "write it again") from None
     if dtype.kind not in "biufUS":

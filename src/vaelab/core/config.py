@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -257,3 +257,32 @@ def _keys(parents: Sequence[Any]) -> list[str]:
     for part in parents:
         model = model.model_fields[part].annotation
     return list(model.model_fields)
+
+
+def describe_settings() -> str:
+    """Every setting as a line: its name, its default, and what it does."""
+    import yaml
+
+    lines: list[str] = []
+    for section, entry in Config.model_fields.items():
+        kind = entry.annotation
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
+            lines.append(f"{section:<28} {entry.default!s:<14} {entry.description or ''}".rstrip())
+            continue
+        lines.append(f"\n{section}: {(kind.__doc__ or '').strip()}")
+        for name, item in kind.model_fields.items():
+            default = yaml.safe_dump(_plain_value(item.default), default_flow_style=True).removesuffix("...\n").strip()
+            allowed = _allowed(item.annotation)
+            described = "; ".join(text for text in (allowed, item.description) if text)
+            lines.append(f"{section}.{name:<{max(1, 27 - len(section))}} {default:<14} {described}".rstrip())
+    return "\n".join(lines).strip()
+
+
+def _plain_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _allowed(annotation: Any) -> str:
+    """The names a setting takes, where it takes names."""
+    options = [a for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for a in get_args(part)]
+    return " | ".join(dict.fromkeys(options))

@@ -122,12 +122,12 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock, note = FileLock(folder / ".lock"), folder / ".holder"
-    try:
-        with saying_why(folder):
+    with saying_why(folder):
+        try:
             lock.acquire(timeout=0)
-    except Timeout:
-        holder = note.read_text() if note.exists() else "another process"
-        raise InUse(f"{folder}: in use by {holder}; wait for it, or train into another folder") from None
+        except Timeout:  # an OSError too, hence inside
+            holder = note.read_text() if note.exists() else "another process"
+            raise InUse(f"{folder}: in use by {holder}; wait for it, or train into another folder") from None
     try:
         write_text(note, f"process {os.getpid()} on {socket.gethostname()}")
         yield

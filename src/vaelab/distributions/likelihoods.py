@@ -137,7 +137,7 @@ class OptimalNoise(nn.Module):
     """The deviation that fits the batch best: σ² is its mean squared error, over all processes.
 
     It carries no gradient, and needs none: at the optimum the loss does not change with σ, so that the gradient is
-    that of the number of entries times log(mean squared error) / 2. In evaluation σ² is a running average over training.
+    that of the number of entries times log(mean squared error) / 2. In evaluation σ² is training's running average.
 
     References:
         Rybkin, Daniilidis and Levine, Simple and effective VAE training with calibrated decoders, 2021.
@@ -207,7 +207,7 @@ class Decoder(nn.Module):
         net: Maps [N, L] to [N, channels * entries of a row] in any shape, channels first, such as
             [N, channels * colours, height, width].
         likelihood: What the output means.
-        shape: Shape of a row of data.
+        shape: Shape of a row of data; None: of the network's output, its first dimension divided by `channels`.
 
     Example:
         >>> decoder = Decoder(nn.Linear(2, 12), Bernoulli(), (3, 4))
@@ -215,9 +215,10 @@ class Decoder(nn.Module):
         torch.Size([7, 5, 3, 4])
     """
 
-    def __init__(self, net: nn.Module, likelihood: Likelihood, shape: Sequence[int]) -> None:
+    def __init__(self, net: nn.Module, likelihood: Likelihood, shape: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.net, self.likelihood, self.shape = net, likelihood, tuple(shape)
+        self.net, self.likelihood = net, likelihood
+        self.shape = None if shape is None else tuple(shape)
 
     def forward(self, z: Tensor) -> Any:
         """The distribution of x for each z, [K, B, L]; [B, L] counts as K = 1.
@@ -227,11 +228,13 @@ class Decoder(nn.Module):
         """
         samples, rows = (1, *z.shape[:-1])[-2:]
         output = self.net(z.reshape(-1, z.shape[-1]))
-        wanted = (self.likelihood.channels, *self.shape)
-        if output.numel() != samples * rows * prod(wanted):
-            rule = f"the likelihood reads {prod(wanted)} entries of a row: {wanted[0]} for each of {self.shape}"
+        channels = self.likelihood.channels
+        first, *rest = output.shape[1:]
+        shape = self.shape or (first // channels, *rest)
+        if output.numel() != samples * rows * channels * prod(shape):
+            rule = f"the likelihood reads {channels} numbers for each entry of a row of shape {shape}"
             raise BadInput("decoder", f"a network with output {tuple(output.shape[1:])}", rule)
-        return self.likelihood(output.reshape(samples, rows, *wanted))
+        return self.likelihood(output.reshape(samples, rows, channels, *shape))
 
 
 def _only(parameters: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ class ContinuousBernoulliObservation:
         near, small, large = _split(self.logits)
         half = small / 2
         series = half * _polynomial([power * c for power, c in enumerate(LOG_SINHC, 1)], half.square())
-        slope = torch.where(near, series, 0.5 / (large / 2).tanh() - 1 / large)
-        return 0.5 + torch.copysign(slope, self.logits)
+        far = torch.copysign(0.5 / (large / 2).tanh() - 1 / large, self.logits)
+        return 0.5 + torch.where(near, series, far)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats of x [B, *shape], [K, B]."""
@@ -186,10 +186,10 @@ def log_sinhc(logits: Tensor) -> Tensor:
 
 
 def _split(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where |l| is near 0; |l| there and 0 elsewhere; |l| elsewhere and `NEAR` there: no branch meets the other's."""
+    """Where l is near 0; l there, else 0; |l| elsewhere, else `NEAR`: neither branch sees what belongs to the other."""
     size = logits.abs()
     near = size < NEAR
-    return near, torch.where(near, size, 0.0), torch.where(near, NEAR, size)
+    return near, torch.where(near, logits, 0.0), torch.where(near, NEAR, size)
 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class GaussianPosterior(nn.Module):
 
     The log-variance h is clamped softly, 14 tanh(h / 14): beyond e^±14 (a deviation of a thousandth or a thousand of
     the prior's) nothing is gained, while exp(h) in float32 would overflow at 88 and leave a NaN. The softplus scale is
-    log(1 + e^h) + 1e-8. A full covariance adds the entries of its Cholesky factor below the diagonal.
+    log(1 + e^h) + 1e-8. A full covariance adds the entries of its Cholesky factor below the diagonal, in units of the
+    diagonal's in the same row.
 
     Args:
         net: Maps a batch [B, ...] to features [B, features].
@@ -85,7 +86,8 @@ def _full(mean: Tensor, log_std: Tensor, std: Tensor, below: Tensor) -> FullNorm
     size = mean.shape[-1]
     row, column = torch.tril_indices(size, size, -1, device=mean.device)
     scale_tril = torch.diag_embed(std)
-    scale_tril[:, row, column] = below
+    # In units of the row's own deviation, so that a tiny one does not leave a factor that cannot be inverted.
+    scale_tril[:, row, column] = below * std[:, row]
     return FullNormal(mean, scale_tril)
 
 

@@ -1,13 +1,14 @@
-"""Paths through latent space, in plain arrays: between two codes, along one dimension, and over the prior's quantiles."""
+"""Paths through latent space, in plain arrays: between codes, along one dimension, over the prior's quantiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
-from vaelab.core.errors import BadInput, did_you_mean
+from ..core.errors import BadInput, did_you_mean
 
 
 def latent_path(start: np.ndarray, end: np.ndarray, steps: int, path: str = "linear") -> np.ndarray:
@@ -70,19 +71,20 @@ def _shares(steps: int) -> np.ndarray:
     return np.linspace(0.0, 1.0, steps)[:, None]
 
 
-def _linear(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _linear(start: Any, end: Any, share: np.ndarray) -> np.ndarray:
     return (1 - share) * start + share * end
 
 
 def _spherical(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(start), np.linalg.norm(end)
-    angle = np.arccos(np.clip(start @ end / (lengths[0] * lengths[1] or 1.0), -1, 1)) if all(lengths) else np.pi
-    if np.pi - angle < 1e-6:
+    lengths = np.linalg.norm([start, end], axis=1)
+    if not lengths.all() or start @ end <= -(1 - 1e-9) * lengths.prod():
         raise BadInput("path", "spherical", "opposite or zero codes have no shortest arc between them", "use linear")
+    first, second = start / lengths[0], end / lengths[1]
+    angle = np.arccos(np.clip(first @ second, -1, 1))
     if angle < 1e-6:
         return _linear(start, end, share)
-    arc = np.sin((1 - share) * angle) * (start / lengths[0]) + np.sin(share * angle) * (end / lengths[1])
-    return arc / np.sin(angle) * _linear(*lengths, share)
+    arc = np.sin((1 - share) * angle) * first + np.sin(share * angle) * second
+    return arc / np.sin(angle) * _linear(lengths[0], lengths[1], share)
 
 
 PATHS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {

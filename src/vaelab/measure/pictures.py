@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,9 +12,7 @@ from PIL import Image
 TILE, GAP = 48, 2  # pixels: what a small image is enlarged to at least, and the clear strip between two images
 
 
-def image_grid(
-    rows: np.ndarray, columns: int | None = None, top: float | None = None, low: float = 0.0
-) -> Image.Image:
+def image_grid(rows: np.ndarray, columns: int | None = None, top: float | None = None, low: float = 0.0) -> Image.Image:
     """Images side by side on a clear ground, small ones enlarged by whole pixels.
 
     Args:
@@ -38,6 +37,18 @@ def image_grid(
     canvas[:count, :height, :width, channels] = 255
     canvas = canvas.reshape(lines, columns, height + GAP, width + GAP, -1).swapaxes(1, 2)
     return Image.fromarray(canvas.reshape(lines * (height + GAP), columns * (width + GAP), -1)[:-GAP, :-GAP])
+
+
+def channels_first(rows: np.ndarray, spec: Any) -> np.ndarray:
+    """Images as a user has them, as [..., C, H, W].
+
+    Args:
+        rows: Images in the layout that `spec.axes` names: [..., H, W], [..., H, W, C] or [..., C, H, W].
+        spec: What the run knows of its data: its `axes`, and the `shape` [C, H, W].
+    """
+    if spec.axes == "HWC":
+        return np.moveaxis(rows, -1, -3)
+    return rows.reshape(*rows.shape[: rows.ndim - len(spec.axes)], *spec.shape)
 
 
 def value_range(rows: np.ndarray, top: float | None = None) -> tuple[float, float]:

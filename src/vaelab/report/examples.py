@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from vaelab.measure.paths import quantile_grid
-from vaelab.measure.pictures import image_grid, png_bytes, value_range
-
+from ..measure.paths import quantile_grid
+from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 from .style import Panel, Strip, data_uri
 
 SAMPLE_LINES, PATHS_SHOWN, GRID_STEPS = 4, 4, 16
@@ -28,24 +28,25 @@ def pick(run: Any, count: int) -> np.ndarray:
 def pairs(run: Any) -> list[tuple[int, int]]:
     """Neighbouring picks, as the two ends of an interpolation."""
     picked = pick(run, PATHS_SHOWN + 1)
-    return [(int(first), int(second)) for first, second in zip(picked, picked[1:], strict=False)]
+    return [(int(first), int(second)) for first, second in pairwise(picked)]
 
 
 def reconstructions(run: Any) -> list[Panel]:
     """Originals above their reconstructions, for picked rows and for those that are reconstructed worst."""
-    decoded = run.reconstruct(run.preview)
-    distance = np.nan_to_num(((decoded - run.preview.astype(np.float64)) ** 2).reshape(len(decoded), -1).mean(1))
+    decoded = channels_first(run.reconstruct(run.preview), run.spec)
+    distance = ((decoded - run.preview.astype(np.float64)) ** 2).reshape(len(decoded), -1).mean(1)
+    hardest = np.argsort(-np.nan_to_num(distance), kind="stable")
     count = run.config.report.images
     return [
         _pair(run, decoded, pick(run, count), "Held-out rows and their reconstructions", _RECONSTRUCTED),
-        _pair(run, decoded, np.argsort(-distance, kind="stable")[:count], "Worst reconstructed", _WORST),
+        _pair(run, decoded, hardest[:count], "Worst reconstructed", _WORST),
     ]
 
 
 def samples(run: Any) -> list[Panel]:
     """Means of p(x|z) for z drawn from the prior."""
     columns = run.config.report.images
-    strip = _strip(run, run.sample(SAMPLE_LINES * columns, seed=0), columns)
+    strip = _user_strip(run, run.sample(SAMPLE_LINES * columns, seed=0), columns)
     return [_pixels("Samples from the prior", _SAMPLED, strip)]
 
 
@@ -53,12 +54,12 @@ def interpolations(run: Any) -> list[Panel]:
     """Decoded straight lines between the codes of held-out rows."""
     steps = max(2, run.config.report.images)
     lines = [run.interpolate(run.preview[a], run.preview[b], steps) for a, b in pairs(run)]
-    return [_pixels("Interpolation", _BETWEEN, *(_strip(run, line, steps) for line in lines))] if lines else []
+    return [_pixels("Interpolation", _BETWEEN, *(_user_strip(run, line, steps) for line in lines))] if lines else []
 
 
 def grid(run: Any) -> list[Panel]:
     """The decoded plane of a model with two latents."""
-    return [_pixels("Decoded plane", _PLANE, _strip(run, run.decode(quantile_grid(GRID_STEPS)), GRID_STEPS))]
+    return [_pixels("Decoded plane", _PLANE, _user_strip(run, run.decode(quantile_grid(GRID_STEPS)), GRID_STEPS))]
 
 
 def _pair(run: Any, decoded: np.ndarray, rows: np.ndarray, title: str, caption: str) -> Panel:
@@ -70,8 +71,12 @@ def _pixels(title: str, caption: str, *strips: Strip) -> Panel:
     return Panel(title, caption, strips, wide=True, pixels=True)
 
 
+def _user_strip(run: Any, rows: np.ndarray, columns: int) -> Strip:
+    return _strip(run, channels_first(rows, run.spec), columns)
+
+
 def _strip(run: Any, rows: np.ndarray, columns: int, label: str = "") -> Strip:
-    low, top = value_range(run.preview, run.top)
+    low, top = value_range(run.preview, run.spec.top)
     return Strip(data_uri(png_bytes(image_grid(np.asarray(rows), columns, top, low))), label)
 
 

@@ -9,10 +9,11 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import patheffects, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
 
@@ -53,9 +54,10 @@ def plane(means: np.ndarray) -> Plane:
 
 def latent(run: Any) -> list[Panel]:
     """Scatter of the posterior means, histogram of the aggregate posterior, and its marginals."""
-    means = _finite(np.asarray(run.embed(run.preview), np.float64))
-    passes = min(PASSES, math.ceil(DRAWS / len(run.preview)))
-    draws = _finite(np.concatenate([run.embed(run.preview, sample=True) for _ in range(passes)]).astype(np.float64))
+    means, deviations = (_finite(np.asarray(part, np.float64)) for part in run.posterior(run.preview))
+    passes = min(PASSES, math.ceil(DRAWS / len(means)))
+    noise = np.random.default_rng(0).standard_normal((passes, *means.shape))
+    draws = (means + deviations * noise).reshape(-1, means.shape[1])
     return [*_planar(run, means, draws), _marginals(run, means, draws)]
 
 
@@ -86,13 +88,13 @@ def _planar(run: Any, means: np.ndarray, draws: np.ndarray) -> list[Panel]:
 def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane) -> None:
     axes = figure.subplots()
     labels = run.preview_labels
-    groups = {"": np.ones(len(codes), bool)} if labels is None else _groups(labels, run.label_names)
+    groups = {"": np.ones(len(codes), bool)} if labels is None else _groups(labels, run.spec.label_names)
     for place, (words, members) in enumerate(groups.items()):
         color = BLUE if labels is None else CLASSES[place] if place < len(CLASSES) else GRAY
-        size = 9 if len(codes) > 500 else 16
-        axes.scatter(*codes[members].T, s=size, color=color, alpha=0.75, linewidth=0, label=words)
+        size = 9 if len(codes) > 500 else 20
+        axes.scatter(codes[members, 0], codes[members, 1], s=size, color=color, alpha=0.85, linewidth=0, label=words)
         center = axes.annotate(words, np.median(codes[members], 0), ha="center", va="center", fontweight="bold")
-        center.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
+        center.set_path_effects([patheffects.withStroke(linewidth=3, foreground=rcParams["figure.facecolor"])])
     if labels is not None:
         figure.legend(loc="outside lower center", ncols=5, markerscale=1.8, handletextpad=0.1, columnspacing=1.0)
     _prior_circle(axes, view, codes)
@@ -118,13 +120,16 @@ def _histogram(figure: Figure, draws: np.ndarray, view: Plane) -> None:
     counts, _, _ = np.histogram2d(draws[:, 0], draws[:, 1], bins=(edges, edges))
     shown = np.ma.masked_equal(counts.T, 0)
     mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(2.0, counts.max())), cmap="viridis")
-    figure.colorbar(mesh, ax=axes, format="%g", label="samples in a cell", location="bottom", shrink=0.7, aspect=40)
+    marks = LogLocator(subs=(1, 2, 5))
+    figure.colorbar(
+        mesh, ax=axes, ticks=marks, format="%g", label="samples in a cell", location="bottom", shrink=0.7, aspect=40
+    )
     _prior_circle(axes, view, draws)
 
 
 def _prior_circle(axes: Axes, view: Plane, codes: np.ndarray) -> None:
     turn = np.linspace(0, 2 * np.pi, 200)
-    axes.plot(CIRCLE * np.cos(turn), CIRCLE * np.sin(turn), color=GRAY, linestyle="--", linewidth=1.2)
+    axes.plot(CIRCLE * np.cos(turn), CIRCLE * np.sin(turn), color=rcParams["text.color"], linestyle="--", linewidth=1.2)
     reach = _reach(codes)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.labels[0], ylabel=view.labels[1])
 
@@ -134,7 +139,7 @@ def _reach(codes: np.ndarray) -> float:
 
 
 def _marginals(run: Any, means: np.ndarray, draws: np.ndarray) -> Panel:
-    carried = run.summary.get("kl_per_dimension") or []
+    carried = run.metrics.get("kl_per_dimension") or []
     rank = np.array(carried if len(carried) == run.latent else means.var(0), np.float64)
     order = np.argsort(-rank, kind="stable")[:MARGINALS]
     which = "" if draws.shape[1] <= MARGINALS else f" The {MARGINALS} dimensions of the largest KL are shown."
@@ -149,8 +154,8 @@ def _marginals(run: Any, means: np.ndarray, draws: np.ndarray) -> Panel:
 
 
 def _marginal_rows(figure: Figure, draws: np.ndarray, order: np.ndarray) -> None:
-    lines = math.ceil(len(order) / 4)
-    grid = list(figure.subplots(lines, 4, sharex=True, sharey=True, squeeze=False).flat)
+    lines, across = math.ceil(len(order) / 4), min(4, len(order))
+    grid = list(figure.subplots(lines, across, sharex=True, sharey=True, squeeze=False).flat)
     reach = min(_reach(draws[:, order]), 8.0)
     points = np.linspace(-reach, reach, 161)
     density = [NormalDist().pdf(point) for point in points]

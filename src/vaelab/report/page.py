@@ -13,10 +13,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from vaelab.core.config import Config, differences
-from vaelab.core.durable import write_text
-from vaelab.core.errors import one_line
-
+from ..core.config import build_config, differences
+from ..core.durable import write_text
+from ..core.errors import one_line
 from . import examples, latents, plots, tables
 from .style import Panel
 from .verdict import numbers, urgent, verdict
@@ -61,24 +60,24 @@ def render(run: Any) -> str:
         urgent=pressing,
         remarks=[finding for finding in run.findings if finding not in pressing],
         sections=[section for section in sections(run) if section.panels],
-        changed=differences(Config(), run.config),
+        changed=differences(build_config(), run.config),
         settings=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).splitlines(),
     )
 
 
 def sections(run: Any) -> list[Section]:
     """Every section of figures in the order of the page; before the first evaluation only the curves."""
-    view = VIEWS[run.layout]
+    view = VIEWS[run.spec.layout]
     built: list[tuple[str, Callable[[Any], list[Panel]]]] = [
         ("Training", plots.training),
-        ("Latent dimensions", plots.divergence),
+        ("KL per latent dimension", plots.divergence),
     ]
-    if run.summary:
+    if run.metrics:
         built += [
             ("Reconstructions", view.reconstructions),
-            ("Samples", view.samples),
+            ("Samples from the prior", view.samples),
             ("Latent space", latents.latent),
-            ("Interpolations", view.interpolations),
+            ("Interpolation", view.interpolations),
         ]
         built += [("Decoded plane", view.grid)] if run.latent == 2 else []
     return [Section(title, build(run)) for title, build in built]

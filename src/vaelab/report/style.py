@@ -7,54 +7,57 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
-from vaelab.core.errors import one_line
+from ..core.errors import one_line
 
-# Okabe and Ito, Color Universal Design, 2008: told apart with every common colour vision.
-BLUE, ORANGE, GREEN, PURPLE, GRAY = "#0072B2", "#D55E00", "#009E73", "#B05A8C", "#8A8F98"
+# After Okabe and Ito, Color Universal Design, 2008: told apart with every common colour vision, on light and dark.
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#1B7FC4", "#D55E00", "#009E73", "#B5608F", "#8A8F98"
 # Petroff, Accessible Color Sequences for Data Visualization, 2021.
 CLASSES = ("#3f90da", "#ffa90e", "#bd1f01", "#717581", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#2b8a4b", "#92dadd")
-INK, FAINT = "#3a3f47", "#d5d9df"
 HALF, FULL = 5.2, 10.6  # inches: a figure that shares its line with another, and one that has it alone
 DOTS = 170
-SETTINGS = {
+SETTINGS: Any = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
-    "axes.titleweight": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GRAY,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": FAINT,
     "grid.linewidth": 0.6,
     "xtick.color": GRAY,
     "ytick.color": GRAY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
     "lines.linewidth": 1.6,
+    "figure.constrained_layout.h_pad": 0.07,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "text.parse_math": False,  # a column may be called `$\foo$`
-    "savefig.transparent": True,  # the page turns the ink over in a dark scheme
+    "savefig.transparent": True,
 }
+
+
+def _scheme(ink: str, faint: str, paper: str) -> dict[str, str]:
+    inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
+    return dict.fromkeys(inked, ink) | {"grid.color": faint, "figure.facecolor": paper}
+
+
+LIGHT, DARK = _scheme("#3a3f47", "#d5d9df", "#ffffff"), _scheme("#cdd3da", "#31373f", "#14171b")
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One image of a panel, as a data URI, with the words beside it."""
+    """One image of a panel, as a data URI, with the words above it, and another for a dark page where it needs one."""
 
     image: str
     label: str = ""
+    dark: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ class Panel:
         strips: The images, one above the other.
         wide: True where the panel has its line alone.
         pixels: True for images of data, which keep their colours in a dark scheme and their sharp pixels.
-        header: Head of a table shown under the images.
-        rows: The table's rows.
+        rows: Rows of a table shown under the images.
     """
 
     title: str
@@ -76,23 +78,28 @@ class Panel:
     strips: tuple[Strip, ...] = ()
     wide: bool = False
     pixels: bool = False
-    header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
 
 
 def plot(
-    title: str, caption: str, paint: Callable[[Figure], None], height: float = 3.0, *, wide: bool = False
+    title: str, caption: str, paint: Callable[[Figure], None], height: float = 3.2, *, wide: bool = False
 ) -> Panel:
-    """A panel with one figure: `paint` draws on it, and settings of the process are left as they were."""
+    """A panel with one figure that `paint` draws, once for a light and once for a dark page."""
+    light, dark = (_painted(paint, (FULL if wide else HALF, height), scheme) for scheme in (LIGHT, DARK))
+    return Panel(title, caption, (Strip(light, dark=dark),), wide)
+
+
+def _painted(paint: Callable[[Figure], None], size: tuple[float, float], scheme: dict[str, str]) -> str:
+    """The figure as a data URI; settings of the process are left as they were."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script the font lacks
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        figure = Figure(figsize=(FULL if wide else HALF, height), layout="constrained")
+        matplotlib.rcParams.update(SETTINGS | scheme)
+        figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DOTS)
-    return Panel(title, caption, (Strip(data_uri(buffer.getvalue()), title),), wide)
+    return data_uri(buffer.getvalue())
 
 
 def data_uri(png: bytes) -> str:
@@ -107,9 +114,10 @@ def name(text: str, limit: int = 28) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def plain_log(axes: Axes, which: str = "y") -> None:
+def plain_log(axes: Axes, which: str = "y", marks: tuple[int, ...] = (1, 2, 5)) -> None:
     """A logarithmic axis with plain numbers, since the usual ones are written in mathematics, which is switched off."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=marks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter("")

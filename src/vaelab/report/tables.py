@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vaelab.measure.paths import quantile_grid
-
+from ..measure.paths import quantile_grid
 from .examples import pairs
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
 
@@ -41,21 +39,18 @@ def reconstructions(run: Any) -> list[Panel]:
     data, decoded = _rows(run.preview), _rows(run.reconstruct(run.preview))
     share = explained(data, decoded)
     order = np.argsort(-np.nan_to_num(share, nan=-np.inf), kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, COLUMNS_SHOWN).astype(int))]
-    titles = [f"{name(run.columns[column])}   R² {share[column]:.3f}" for column in chosen]
-    drawn = plot(
+    drawn = _columns_panel(
+        run,
         "Held-out rows and their reconstructions",
-        "Healthy: points along the diagonal; a flat cloud is a column the code carries nothing about." + _shown(run),
-        partial(_columns, titles=titles, paint=lambda axes, place: _agreement(axes, data, decoded, chosen[place])),
-        height=_height(titles, 2.7),
-        wide=True,
+        "Healthy: points along the diagonal; a flat cloud is a column the code carries nothing about.",
+        lambda axes, column: _agreement(axes, data[:, column], decoded[:, column], share[column]),
+        [int(order[place]) for place in _spread(len(order))],
     )
     table = Panel(
         "R² of every column, held-out",
         "1 is a perfect reconstruction, 0 no better than the column's mean, below 0 worse than that.",
         wide=True,
-        header=("column", "R²"),
-        rows=tuple((run.columns[column], f"{share[column]:.3f}") for column in order),
+        rows=tuple((run.spec.columns[column], f"{share[column]:.3f}") for column in order),
     )
     return [drawn, table]
 
@@ -63,58 +58,65 @@ def reconstructions(run: Any) -> list[Panel]:
 def samples(run: Any) -> list[Panel]:
     """Histograms of rows drawn from the model over those of held-out rows."""
     data, drawn = _rows(run.preview), _rows(run.sample(max(500, len(run.preview)), seed=0, noisy=True))
-    chosen = _spread(run)
-    return [
-        plot(
-            "Samples from the model and held-out rows",
-            "Rows drawn from p(x|z) with z from the prior. Healthy: both histograms agree in place, width and "
-            "number of peaks." + _shown(run),
-            partial(
-                _columns,
-                titles=[name(run.columns[column]) for column in chosen],
-                paint=lambda axes, place: _two_histograms(axes, data[:, chosen[place]], drawn[:, chosen[place]]),
-            ),
-            height=_height(chosen, 2.1),
-            wide=True,
-        )
-    ]
+    panel = _columns_panel(
+        run,
+        "Samples from the model and held-out rows",
+        "Rows drawn from p(x|z) with z from the prior. Healthy: both histograms agree in place, width and number of "
+        "peaks.",
+        lambda axes, column: _two_histograms(axes, data[:, column], drawn[:, column]),
+    )
+    return [panel]
 
 
 def interpolations(run: Any) -> list[Panel]:
     """Values of the columns along straight lines between the codes of held-out rows."""
     lines = [_rows(run.interpolate(run.preview[a], run.preview[b], STEPS)) for a, b in pairs(run)]
-    chosen = _spread(run)
-    titles = [name(run.columns[column]) for column in chosen]
-    return [
-        plot(
-            "Interpolation",
-            "Each line goes straight through latent space from one held-out row to another. Healthy: gradual changes; "
-            "jumps and excursions beyond both ends show holes between the two." + _shown(run),
-            partial(_columns, titles=titles, paint=lambda axes, place: _walks(axes, lines, chosen[place])),
-            height=_height(chosen, 2.1),
-            wide=True,
-        )
-    ]
+    panel = _columns_panel(
+        run,
+        "Interpolation",
+        "Each line goes straight through latent space from one held-out row to another. Healthy: gradual changes; "
+        "jumps and excursions beyond both ends show holes between the two.",
+        lambda axes, column: _walks(axes, [line[:, column] for line in lines]),
+    )
+    return [panel]
 
 
 def grid(run: Any) -> list[Panel]:
     """The value of each column over the plane of a model with two latents."""
     values = _rows(run.decode(quantile_grid(STEPS))).reshape(STEPS, STEPS, -1)
-    chosen = _spread(run)
-    return [
-        plot(
-            "Decoded plane",
-            "Mean of each column over the prior's quantiles, z1 to the right and z2 upwards. Healthy: every column "
-            "changes somewhere; columns that share a pattern are told by the same code." + _shown(run),
-            partial(
-                _columns,
-                titles=[name(run.columns[column]) for column in chosen],
-                paint=lambda axes, place: _surface(axes, values[..., chosen[place]]),
-            ),
-            height=_height(chosen, 2.7),
-            wide=True,
-        )
-    ]
+    panel = _columns_panel(
+        run,
+        "Decoded plane",
+        "Mean of each column over the prior's quantiles, z1 to the right and z2 upwards. Healthy: every column "
+        "changes somewhere; columns of the same pattern are told by the same code.",
+        lambda axes, column: _surface(axes, values[..., column]),
+    )
+    return [panel]
+
+
+def _columns_panel(
+    run: Any, title: str, caption: str, paint: Callable[[Axes, int], None], columns: Sequence[int] | None = None
+) -> Panel:
+    """A small plot for each of a few columns; words that explain the colours stand in the first."""
+    shown = _spread(len(run.spec.columns)) if columns is None else columns
+    lines = math.ceil(len(shown) / ACROSS)
+
+    def paint_all(figure: Figure) -> None:
+        panels = list(figure.subplots(lines, ACROSS, squeeze=False).flat)
+        for axes, column in zip(panels, shown, strict=False):
+            paint(axes, column)
+            axes.set_title(name(run.spec.columns[column]) + axes.get_title("left"))
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        if panels[0].get_legend_handles_labels()[1]:
+            panels[0].legend()
+
+    more = f" {len(shown)} of {len(run.spec.columns)} columns are shown." if len(shown) < len(run.spec.columns) else ""
+    return plot(title, caption + more, paint_all, height=2.4 * lines + 0.2, wide=True)
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({round(place) for place in np.linspace(0, count - 1, COLUMNS_SHOWN).tolist()})
 
 
 def _rows(rows: Any) -> np.ndarray:
@@ -124,42 +126,19 @@ def _rows(rows: Any) -> np.ndarray:
     return values
 
 
-def _spread(run: Any) -> np.ndarray:
-    return np.unique(np.linspace(0, len(run.columns) - 1, COLUMNS_SHOWN).astype(int))
-
-
-def _shown(run: Any) -> str:
-    return f" {COLUMNS_SHOWN} of {len(run.columns)} columns are shown." if len(run.columns) > COLUMNS_SHOWN else ""
-
-
-def _height(shown: Any, line: float) -> float:
-    return line * math.ceil(len(shown) / ACROSS) + 0.2
-
-
-def _columns(figure: Figure, titles: list[str], paint: Callable[[Axes, int], None]) -> None:
-    """A small plot for each shown column; words that explain the colours stand in the first."""
-    panels = list(figure.subplots(math.ceil(len(titles) / ACROSS), ACROSS, squeeze=False).flat)
-    for place, (axes, title) in enumerate(zip(panels, titles, strict=False)):
-        paint(axes, place)
-        axes.set_title(title)
-    for axes in panels[len(titles) :]:
-        axes.set_visible(False)
-    if panels[0].get_legend_handles_labels()[1]:
-        panels[0].legend()
-
-
-def _agreement(axes: Axes, data: np.ndarray, decoded: np.ndarray, column: int) -> None:
-    axes.scatter(data[:, column], decoded[:, column], s=8, alpha=0.5, color=BLUE, linewidth=0)
-    if np.isfinite(data[:, column]).any():
-        ends = [np.nanmin(data[:, column]), np.nanmax(data[:, column])]
+def _agreement(axes: Axes, data: np.ndarray, decoded: np.ndarray, share: float) -> None:
+    axes.scatter(data, decoded, s=12, alpha=0.6, color=BLUE, linewidth=0)
+    if np.isfinite(data).any():
+        ends = [np.nanmin(data), np.nanmax(data)]
         axes.plot(ends, ends, color=GRAY, linestyle="--", linewidth=1)
-    axes.set(xlabel="original", ylabel="reconstructed")
+    axes.set(xlabel="original", ylabel="reconstructed", title=f"   R² {share:.3f}")
 
 
 def _two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
     both = np.concatenate([data, drawn])
-    both = both[np.isfinite(both)]
-    edges = np.linspace(*np.quantile(both, [0.002, 0.998]), 31) if both.size and np.ptp(both) > 0 else 10
+    low, high = np.nanquantile(both, (0.002, 0.998)) if np.isfinite(both).any() else (0.0, 1.0)
+    bins = min(40, 5 + round(len(data) ** 0.5))
+    edges = np.linspace(low, max(high, low + 1e-9 + 1e-6 * abs(low)), bins + 1).tolist()
     for values, color, words in ((data, GRAY, "held-out"), (drawn, ORANGE, "samples")):
         kept = values[np.isfinite(values)]
         weights = np.full(len(kept), 1 / max(1, len(kept)))
@@ -167,15 +146,15 @@ def _two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def _walks(axes: Axes, lines: list[np.ndarray], column: int) -> None:
+def _walks(axes: Axes, lines: list[np.ndarray]) -> None:
     for line, color in zip(lines, CLASSES, strict=False):
-        axes.plot(np.linspace(0, 1, len(line)), line[:, column], color=color)
-        axes.plot([0, 1], line[[0, -1], column], "o", color=color, markersize=4)
+        axes.plot(np.linspace(0, 1, len(line)), line, color=color)
+        axes.plot([0, 1], line[[0, -1]], "o", color=color, markersize=4)
     axes.set_xticks([0, 1], ["first", "second"])
 
 
 def _surface(axes: Axes, values: np.ndarray) -> None:
     mesh = axes.imshow(values, cmap="viridis")
     axes.figure.colorbar(mesh, ax=axes, shrink=0.85)
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], xlabel="z1", ylabel="z2")
     axes.grid(visible=False)

@@ -1,12 +1,15 @@
-"""The verdict in one sentence and four numbers, in words only: no judgement is made here that no finding made before."""
+"""The verdict in one sentence and four numbers: words only, no judgement that no finding made before."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vaelab.core.finding import SEVERITIES, Finding, Severity, worst
+from ..core.finding import SEVERITIES, Finding, Severity, worst
+from ..core.units import bits_per_dimension
+from ..measure.bound import ACTIVE_NATS
 
 WORDS: dict[Severity, str] = {
     "ok": "Healthy",
@@ -39,11 +42,11 @@ class Number:
 def verdict(run: Any) -> Verdict:
     """The worst that any finding says, and what it is."""
     severity = worst(run.findings)
-    if not run.summary:
+    if not run.metrics:
         severity = max(severity, "warning", key=SEVERITIES.index)
     pressing = urgent(run.findings)
     parts = [_lead(pressing)] if pressing else []
-    parts += [] if run.summary else [UNJUDGED]
+    parts += [] if run.metrics else [UNJUDGED]
     return Verdict(severity, WORDS[severity], _sentence("; ".join(parts) or "nothing that was checked looks wrong"))
 
 
@@ -55,21 +58,17 @@ def urgent(findings: list[Finding]) -> list[Finding]:
 
 def numbers(run: Any) -> list[Number]:
     """Held-out negative ELBO, its two terms, and the active units; nothing before the first evaluation."""
-    summary: Mapping[str, Any] = run.summary
+    summary: Mapping[str, Any] = run.metrics
     if not summary:
         return []
-    error, training = summary.get("standard_error"), summary.get("training_negative_elbo")
-    bits = summary.get("bits_per_dimension")
-    nats = "nats" if error is None else f"± {error:.2f} nats"
-    remarks = [
-        "" if bits is None else f"{bits:.3f} bits per dimension",
-        "" if training is None else f"{_fixed(training)} on the training rows",
-    ]
+    bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
+    error, units = f"± {summary['standard_error']:.2f} nats", f"of {len(summary['kl_per_dimension'])}"
+    active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [
-        Number("held-out negative ELBO", _fixed(summary["negative_elbo"]), nats, " · ".join(filter(None, remarks))),
-        Number("reconstruction", _fixed(summary["reconstruction"]), "nats", "-log p(x|z), held-out mean"),
-        Number("KL", _fixed(summary["kl"]), "nats", "what the code carries at most about a row"),
-        Number("active units", f"{summary['active_units']}", f"of {run.latent}", "latents whose mean varies with x"),
+        Number("held-out negative ELBO", f"{summary['negative_elbo']:.2f}", error, f"{bits:.3f} bits per dimension"),
+        Number("reconstruction", f"{summary['reconstruction']:.2f}", "nats", "-log p(x|z), held-out mean"),
+        Number("KL", f"{summary['kl']:.2f}", "nats", "what the code carries about a row, at most"),
+        Number("active units", f"{summary['active_units']}", units, active),
     ]
 
 
@@ -80,7 +79,3 @@ def _lead(pressing: list[Finding]) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def _fixed(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2f}"

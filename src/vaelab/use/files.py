@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vaelab.core.durable import saying_why, write_bytes
-from vaelab.core.errors import BadInput
+from ..core.durable import saying_why, write_bytes
+from ..core.errors import BadInput
 
 
 def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
@@ -19,7 +19,7 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
 
     Args:
         run: The run the rows come from.
-        rows: [..., *run.shape]; of several leading dimensions the last is a line of the picture.
+        rows: [..., a row as the user has it]; of several leading dimensions the last is a line of the picture.
         path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv.
 
     Returns:
@@ -29,7 +29,7 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, IMAGE_FILES if run.layout == "image" else TABLE_FILES, run, np.asarray(rows))
+    return _save(path, IMAGE_FILES if run.spec.layout == "image" else TABLE_FILES, run, np.asarray(rows))
 
 
 def save_codes(codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None = None) -> Path:
@@ -65,16 +65,16 @@ def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *conten
 
 
 def _rows_png(run: Any, rows: np.ndarray) -> bytes:
-    from vaelab.measure.pictures import image_grid, png_bytes, value_range
+    from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 
-    lead = rows.shape[: -len(run.shape)]
-    low, top = value_range(run.preview, run.top)
-    grid = image_grid(rows.reshape(-1, *run.shape), lead[-1] if len(lead) > 1 else None, top, low)
-    return png_bytes(grid)
+    images = channels_first(rows, run.spec)
+    columns = images.shape[-4] if images.ndim > 4 else None
+    low, top = value_range(run.preview, run.spec.top)
+    return png_bytes(image_grid(images.reshape(-1, *run.spec.shape), columns, top, low))
 
 
 def _rows_csv(run: Any, rows: np.ndarray) -> bytes:
-    return _csv(run.columns, rows.reshape(-1, len(run.columns)))
+    return _csv(run.spec.columns, rows.reshape(-1, len(run.spec.columns)))
 
 
 def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Decoded walks through latent space: between two rows, and along one latent dimension at a time."""
+"""Decoded walks through latent space along one dimension at a time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vaelab.core.errors import BadInput
-from vaelab.measure.paths import axis_walk, latent_path
-
-
-def interpolate(run: Any, a: np.ndarray, b: np.ndarray, steps: int, path: str = "linear") -> np.ndarray:
-    """Decodes a path between the posterior means of two rows, both ends included, [steps, *shape].
-
-    Args:
-        run: A run.
-        a: A row on the data's own scale, of the shape of one row.
-        b: The other end.
-        steps: Rows returned, at least 2.
-        path: `linear` or `spherical`, as in `vaelab.measure.paths.latent_path`.
-
-    Raises:
-        BadInput: for fewer than 2 steps or an unknown path.
-    """
-    start, end = run.embed(np.stack([a, b]))
-    return run.decode(latent_path(start, end, steps, path))
+from ..core.errors import BadInput
+from ..measure.paths import axis_walk
 
 
 def traverse(

@@ -1,0 +1,107 @@
+"""The calls most users need: `train` and `load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .core.config import Config, build_config
+from .core.errors import BadInput
+from .core.files import read_yaml
+from .objectives.elbo import ELBO
+from .recipes import recipe as find_recipe
+from .report.page import write_report
+from .training.fit import fit
+from .training.fit import resume as resume_fit
+from .training.run import Run
+
+Settings = Config | Mapping[str, Any] | str | os.PathLike[str]
+
+
+def train(
+    x: Any = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    config: Settings | None = None,
+    model: nn.Module | None = None,
+    objective: ELBO | None = None,
+    recipe: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Run:
+    """Trains a VAE and returns the run.
+
+    Args:
+        x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy or
+            .csv file or to a folder of images, or a name (`digits`, `mnist`).
+        out: A new folder for the run; None: one under `runs/`.
+        config: Settings: a nested dict, a YAML file, or a `Config`; None: the defaults.
+        model: A model of your own, such as `vaelab.VAE(...)`; None: the one the settings describe.
+        objective: An objective of your own, such as `vaelab.ELBO(beta=4.0)`.
+        recipe: Settings by name, under those of `config`.
+        resume: A run folder to continue; then `x` is needed only if the run was given an object.
+        progress: Show progress on standard error.
+
+    Raises:
+        BadInput: for data or settings that break a rule; nothing has been written then.
+        Diverged: if a loss or gradient was not finite and `train.on_nan` says stop.
+        Corrupt: if a run to be resumed has no whole checkpoint.
+        InUse: if another process trains in the folder.
+        NoSpace: if the folder cannot be written.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> rows = np.random.default_rng(0).normal(size=(200, 5))
+        >>> run = train(rows, out=tempfile.mkdtemp(), config={"train": {"steps": 50}}, progress=False)
+        >>> run.embed(rows).shape
+        (200, 2)
+    """
+    if resume is not None:
+        run = _resume(resume, x, out, config, recipe, model, objective, progress)
+    else:
+        named = find_recipe(recipe) if recipe else None
+        x = x if x is not None else (named.data if named else None)
+        if x is None:
+            raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
+        settings = build_config(dict(named.settings) | {"recipe": recipe} if named else {}, _plain(config))
+        run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
+    if run.config.report.html and _is_main():
+        write_report(run)
+    return run
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Run:
+    """The run in a folder.
+
+    Args:
+        model: The model, for a run of a model of your own.
+
+    Raises:
+        BadInput: if the folder holds no run.
+        Corrupt: if a file does not match its digest.
+    """
+    return Run(Path(folder), model)
+
+
+def _resume(path: Any, x: Any, out: Any, config: Any, recipe: Any, model: Any, objective: Any, progress: bool) -> Run:
+    for name, given in (("out", out), ("recipe", recipe)):
+        if given is not None:
+            raise BadInput(name, given, "a resumed run keeps its folder and settings", f"leave {name} out")
+    return resume_fit(path, _plain(config), x=x, model=model, objective=objective, progress=progress)
+
+
+def _plain(config: Settings | None) -> Mapping[str, Any]:
+    """Settings as a nested mapping of what was really set, so that they can be laid over others."""
+    if config is None:
+        return {}
+    if isinstance(config, Config):
+        return config.model_dump(exclude_unset=True)
+    return config if isinstance(config, Mapping) else read_yaml(Path(config))
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0

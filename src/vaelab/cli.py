@@ -1,0 +1,277 @@
+"""The command: parse, call one function, print findings. The exit status is the worst of what was found.
+
+0 fine, 1 a finding of severity error, 2 bad input, 3 in use, 4 corrupt, 5 no space, 6 diverged, 130 and 143 signals.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+app = App(
+    name="vaelab",
+    help="Train, look at and use variational autoencoders. Numbers are in nats per sample unless they say otherwise.",
+    version_flags=["--version"],
+)
+
+RunPath = Annotated[Path, Parameter(help="a run folder")]
+To = Annotated[Path, Parameter(help="file to write; its ending chooses the format")]
+
+
+@app.command
+def train(
+    source: Annotated[str | None, Parameter(help="file, folder of images, digits or mnist")] = None,
+    /,
+    *settings: Annotated[str, Parameter(help="section.key=value, such as train.steps=2000 or likelihood=bernoulli")],
+    out: Annotated[Path | None, Parameter(help="new folder for the run; default: a fresh one under runs/")] = None,
+    config: Annotated[Path | None, Parameter(help="YAML file with settings")] = None,
+    recipe: Annotated[str | None, Parameter(help="settings by name; see `vaelab recipes`")] = None,
+    resume: Annotated[Path | None, Parameter(help="run folder to continue")] = None,
+    data_dir: Annotated[str | None, Parameter(help="folder with local copies of data sets")] = None,
+    quiet: Annotated[bool, Parameter(negative=(), help="no progress")] = False,
+) -> int:
+    """Train a VAE and write a run folder with a page to look at.
+
+    `vaelab train digits` needs nothing else; `vaelab settings` lists what can be set.
+    """
+    from .api import train as train_run
+    from .core.config import parse_overrides
+
+    if source is not None and "=" in source and not os.path.exists(source):
+        source, settings = None, (source, *settings)
+    overrides: dict[str, Any] = parse_overrides(settings)
+    if data_dir is not None:
+        overrides.setdefault("data", {})["data_dir"] = data_dir
+    run = train_run(
+        source,
+        out=out,
+        config=overrides if config is None else _layers(config, overrides),
+        recipe=recipe,
+        resume=resume,
+        progress=not quiet,
+    )
+    return _show(run)
+
+
+@app.command
+def report(
+    run: RunPath, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the run")] = None
+) -> int:
+    """Write the page of a run and print its findings."""
+    from .api import load
+    from .report.page import write_report
+
+    loaded = load(run)
+    print(f"page      {write_report(loaded, to)}")
+    return _print_findings(loaded.findings)
+
+
+@app.command
+def sample(
+    run: RunPath,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="rows")] = 64,
+    to: To = Path("samples.npy"),
+    seed: int = 0,
+    noisy: Annotated[bool, Parameter(help="draw from p(x|z) instead of taking its mean")] = False,
+) -> int:
+    """Draw new rows from the prior."""
+    from .api import load
+    from .use.files import save_rows
+
+    loaded = load(run)
+    return _wrote(save_rows(loaded, loaded.sample(count, seed, noisy), to))
+
+
+@app.command
+def reconstruct(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    to: To = Path("reconstructions.npy"),
+    count: Annotated[int | None, Parameter(help="only the first rows")] = None,
+) -> int:
+    """Encode rows and decode them again."""
+    from .api import load
+    from .use.files import save_rows
+
+    loaded = load(run)
+    rows, _ = _rows(loaded, source, count)
+    return _wrote(save_rows(loaded, loaded.reconstruct(rows), to))
+
+
+@app.command
+def embed(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    to: To = Path("codes.csv"),
+    count: Annotated[int | None, Parameter(help="only the first rows")] = None,
+    sample: Annotated[bool, Parameter(help="one draw of q(z|x) instead of its mean")] = False,
+) -> int:
+    """Write the latent codes of rows."""
+    from .api import load
+    from .use.files import save_codes
+
+    loaded = load(run)
+    rows, labels = _rows(loaded, source, count)
+    return _wrote(save_codes(loaded.embed(rows, sample), to, labels))
+
+
+@app.command
+def interpolate(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    first: Annotated[int, Parameter(help="row to start from, counted from 0")] = 0,
+    second: Annotated[int, Parameter(help="row to end at")] = 1,
+    steps: int = 15,
+    path: Annotated[str, Parameter(help="linear or spherical")] = "linear",
+    to: To = Path("interpolation.npy"),
+) -> int:
+    """Decode a path between two rows."""
+    from .api import load
+    from .use.files import save_rows
+
+    loaded = load(run)
+    rows, _ = _rows(loaded, source, None)
+    a, b = _row(rows, first, "first"), _row(rows, second, "second")
+    return _wrote(save_rows(loaded, loaded.interpolate(a, b, steps, path), to))
+
+
+@app.command
+def traverse(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    row: Annotated[int | None, Parameter(help="row to walk around; default: the prior's mean")] = None,
+    dimension: Annotated[list[int] | None, Parameter(help="latent dimension, counted from 1; default: all")] = None,
+    steps: int = 11,
+    span: Annotated[float, Parameter(help="half-width in standard deviations")] = 3.0,
+    to: To = Path("traversal.npy"),
+) -> int:
+    """Decode walks along single latent dimensions."""
+    from .api import load
+    from .use.files import save_rows
+    from .use.walks import traverse as walk
+
+    loaded = load(run)
+    base = None if row is None else _row(_rows(loaded, source, None)[0], row, "row")
+    return _wrote(save_rows(loaded, walk(loaded, base, dimension, steps, span), to))
+
+
+@app.command
+def recipes() -> int:
+    """List the recipes."""
+    from .recipes import RECIPES
+
+    for name, entry in RECIPES.items():
+        print(f"{name}\n  {entry.title}\n  source: {entry.source}\n  published: {entry.published}")
+    return 0
+
+
+@app.command
+def settings() -> int:
+    """List every setting with its default."""
+    from .core.config import describe_settings
+
+    print(describe_settings())
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command and exits with its status."""
+    from .core.errors import VaelabError
+
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        status = _fail(str(error), 2)
+    except VaelabError as error:
+        status = _fail(str(error), error.status)
+    except BrokenPipeError:
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status or 0)
+
+
+def _fail(text: str, status: int) -> int:
+    for line in " ".join(text.split(" ")).strip().splitlines():
+        print(f"vaelab: {line.strip()}", file=sys.stderr)
+    return status
+
+
+def _layers(path: Path, overrides: dict[str, Any]) -> Any:
+    from .core.config import build_config
+    from .core.files import read_yaml
+
+    return build_config(read_yaml(path), overrides)
+
+
+def _rows(run: Any, source: str | None, count: int | None) -> tuple[Any, Any]:
+    """Rows to work on, with their labels: of a file, or the ones kept in the run."""
+    from .core.errors import BadInput
+    from .data.source import load
+
+    if count is not None and count < 1:
+        raise BadInput("count", count, "must be at least 1")
+    if source is None:
+        rows, labels = run.preview, run.preview_labels
+    else:
+        read = load(source, key=run.config.data.key, data_dir=run.config.data.data_dir)
+        rows, labels = (read.train, read.train_labels) if read.test is None else (read.test, read.test_labels)
+        rows = run.spec.in_order(rows, read.columns)
+    return rows[:count], None if labels is None else labels[:count]
+
+
+def _row(rows: Any, index: int, argument: str) -> Any:
+    from .core.errors import BadInput
+
+    if not 0 <= index < len(rows):
+        raise BadInput(argument, index, f"there are rows 0 to {len(rows) - 1}")
+    return rows[index]
+
+
+def _show(run: Any) -> int:
+    """What a person reads after training: findings, then the verdict and where the page is."""
+    if int(os.environ.get("RANK", 0)) != 0:
+        return 0
+    status = _print_findings(run.findings)
+    page = run.folder / "report.html"
+    print(f"run       {run.folder}")
+    if page.exists():
+        print(f"page      {page.resolve()}")
+    return status
+
+
+def _print_findings(findings: Any) -> int:
+    from .core.finding import SEVERITIES, worst
+
+    for finding in sorted(findings, key=lambda f: -SEVERITIES.index(f.severity)):
+        print(finding)
+    verdict = worst(findings)
+    print(f"verdict   {VERDICTS[verdict]}")
+    return int(verdict == "error")
+
+
+def _wrote(path: Path) -> int:
+    print(f"wrote     {path}")
+    return 0
+
+
+VERDICTS = {
+    "ok": "healthy",
+    "info": "healthy; the notes above say what could be better",
+    "warning": "look at the warnings above before you use this model",
+    "error": "do not use this model before the errors above are mended",
+}

@@ -1,0 +1,254 @@
+"""Arrays and tensors as rows: which values and shapes are taken, and how they are laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.array_files import read_npy, read_npz
+from ..core.errors import BadInput
+from ..core.finding import Finding
+from ..core.tables import pick
+
+Rows = np.ndarray | Tensor
+Layout = Literal["table", "image"]
+Axes = Literal["", "HW", "HWC", "CHW"]
+
+EXACT_IN_FLOAT32 = 2**24
+CASTS = {"b": np.uint8, "i": np.int64, "u": np.int64, "f": np.float32}
+ROW_KEYS, TEST_KEY, LABEL_KEYS = ("x_train", "x", "X", "data"), "x_test", {"x_train": "y_train"}
+CHUNK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a reader found, before it is checked and laid out; the fields are those of `Source`, in any dtype."""
+
+    x: Any
+    y: Any = None
+    x_test: Any = None
+    y_test: Any = None
+    columns: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    top: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def from_npy(path: Path) -> Parts:
+    """The rows of an .npy file, mapped into memory."""
+    return Parts(read_npy(path))
+
+
+def from_npz(path: Path, key: str | None) -> Parts:
+    """The rows of an .npz file: the array named `key`, or `x_train` and its companions, or `x`, `X`, `data`, or the only one.
+
+    Raises:
+        BadInput: where several arrays could be meant, or none has the name.
+    """
+    archive = read_npz(path)
+    if key is not None:
+        return Parts(pick(archive, key, f"{path}: key"))
+    named = [name for name in ROW_KEYS if name in archive] or (list(archive) if len(archive) == 1 else [])
+    if not named:
+        raise BadInput(str(path), f"the arrays {', '.join(archive)}", "one of them has to be chosen", "data.key=NAME")
+    rows, labels = named[0], LABEL_KEYS.get(named[0], "y")
+    test = TEST_KEY if rows == "x_train" and TEST_KEY in archive else None
+    return Parts(
+        archive[rows],
+        archive[labels] if labels in archive else None,
+        archive[test] if test else None,
+        archive["y_test"] if test and "y_test" in archive else None,
+    )
+
+
+def checked(x: Any, where: str) -> tuple[Rows, tuple[Finding, ...]]:
+    """Rows as uint8, int64 or float32; a memory map keeps its own dtype, and a tensor its device.
+
+    Raises:
+        BadInput: for objects, text, complex, structured or sparse values, and for numbers the dtype cannot hold.
+    """
+    if isinstance(x, Tensor):
+        if x.layout != torch.strided:
+            raise BadInput(where, f"a sparse tensor ({x.layout})", "must be dense", "use x.to_dense()")
+        dense = x.detach().cpu()
+        rows, findings = checked((dense.float() if dense.dtype == torch.bfloat16 else dense).numpy(), where)
+        return torch.from_numpy(rows).to(x.device), findings
+    if hasattr(x, "nnz") and hasattr(x, "toarray"):
+        raise BadInput(where, f"a sparse matrix ({type(x).__name__})", "must be dense", "use x.toarray()")
+    masked = np.ma.isMaskedArray(x)
+    rows = x.astype(np.float64).filled(np.nan) if masked else x
+    if rows.dtype.kind not in CASTS:
+        kind = "Python objects" if rows.dtype.hasobject else f"dtype {rows.dtype}"
+        raise BadInput(where, kind, "must hold plain numbers", "convert it, such as x.astype('float32')")
+    if not isinstance(rows, np.memmap):
+        rows = _cast(rows, where)
+    notes = [_masked(int(np.ma.count_masked(x)))] if masked else []
+    if rows.dtype.kind in "iu" and rows.dtype.itemsize > 2 and rows.size:
+        largest = max(abs(int(rows.min())), abs(int(rows.max())))
+        notes += [rounded(float(largest), where)] if largest > EXACT_IN_FLOAT32 else []
+    return rows, tuple(notes)
+
+
+def _cast(rows: np.ndarray, where: str) -> np.ndarray:
+    target = np.uint8 if rows.dtype == np.uint8 else CASTS[rows.dtype.kind]
+    with np.errstate(over="ignore"):
+        cast = rows.astype(target, order="C", copy=False)
+    lost = (rows > np.iinfo(np.int64).max) if rows.dtype == np.uint64 else _overflown(rows, cast)
+    if np.any(lost):
+        index = np.argwhere(lost)[0]
+        value, name = rows[tuple(index)], np.dtype(target).name
+        raise BadInput(where, f"{value} in {place(index)}", f"is beyond {name}", "rescale it, or drop the row")
+    return cast
+
+
+def _overflown(rows: np.ndarray, cast: np.ndarray) -> np.ndarray | bool:
+    return np.isinf(cast) & np.isfinite(rows) if rows.dtype.kind == "f" and rows.dtype.itemsize > 4 else False
+
+
+def _masked(count: int) -> Finding:
+    return Finding(
+        "DA109",
+        "warning",
+        "masked entries are read as missing",
+        measured=count,
+        unit="entries",
+        why="a NumPy mask marks entries without a value",
+        advice="fill them first, such as x.filled(0), where that is what they mean",
+    )
+
+
+def rounded(largest: float, where: str) -> Finding:
+    """The warning for whole numbers that float32 cannot tell from their neighbours."""
+    return Finding(
+        "DA108",
+        "warning",
+        f"whole numbers in {where} are rounded",
+        measured=largest,
+        unit="(the largest magnitude)",
+        why=f"networks compute in float32, which holds whole numbers exactly up to {EXACT_IN_FLOAT32}",
+        advice="subtract an offset or change the unit; drop the column where it is an identifier",
+    )
+
+
+def arranged(rows: Rows, where: str) -> tuple[Rows, Layout, Axes]:
+    """Tables as [N, D] and images as [N, C, H, W], with how an image looked to the user.
+
+    Raises:
+        BadInput: for other shapes, with a hint; and for fewer than one row or one entry.
+    """
+    shape = tuple(rows.shape)
+    shown = f"shape {shape}"
+    if len(shape) < 2:
+        fix = "x.reshape(-1, 1) for one column of many rows"
+        raise BadInput(where, shown, "must be rows: [N, D] for tables, [N, H, W] for images", fix)
+    if 0 in shape:
+        raise BadInput(where, shown, "must hold at least one row and one entry")
+    if len(shape) == 2:
+        return rows, "table", ""
+    if len(shape) == 3:
+        return rows[:, None], "image", "HW"
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return rows, "image", "CHW"
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return _channels_first(rows), "image", "HWC"
+    fix = "x[..., :3] drops a last alpha channel" if 4 in shape[1::2] else "x.reshape(len(x), -1) makes it a table"
+    raise BadInput(where, shown, "images must be [N, H, W], or have 1 or 3 channels", fix)
+
+
+def _channels_first(rows: Rows) -> Rows:
+    if isinstance(rows, Tensor):
+        return rows.movedim(3, 1).contiguous()
+    moved = np.moveaxis(rows, 3, 1)
+    return moved if isinstance(rows, np.memmap) else np.ascontiguousarray(moved)
+
+
+class Labels(NamedTuple):
+    """Labels of both splits as int64 codes [N], what the codes stand for, and what was met while reading them."""
+
+    train: np.ndarray | None = None
+    test: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def labels_of(parts: Parts, rows: int, test_rows: int, where: str) -> Labels:
+    """Whole numbers stay as they are, names become positions in their sorted list, and anything else is left out.
+
+    Raises:
+        BadInput: where there is not one label a row.
+    """
+    if parts.y is None:
+        return Labels()
+    train = _label_column(parts.y, rows, where)
+    test = train[:0] if parts.y_test is None else _label_column(parts.y_test, test_rows, where)
+    together = np.concatenate([train, test])
+    if together.dtype.kind == "U":
+        found, codes = np.unique(together, return_inverse=True)
+        names = tuple(str(name) for name in found)
+    elif np.array_equal(together, np.floor(together)) and np.abs(together).max() < EXACT_IN_FLOAT32:
+        codes, names = together, parts.label_names
+    else:
+        return Labels(findings=(_LABELS_LEFT_OUT,))
+    codes = codes.astype(np.int64)
+    return Labels(codes[:rows], None if parts.y_test is None else codes[rows:], names)
+
+
+def _label_column(y: Any, rows: int, where: str) -> np.ndarray:
+    column = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
+    if column.shape != (rows,):
+        raise BadInput(where, f"labels of shape {column.shape} for {rows} rows", "must be one label a row")
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64)
+    names = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in column.tolist()]
+    if not all(isinstance(name, str) for name in names):
+        return np.full(rows, np.nan)  # no classes, which the caller tells
+    return np.array(names, dtype=np.str_)
+
+
+_LABELS_LEFT_OUT = Finding(
+    "DA111",
+    "warning",
+    "the labels are no classes and are left out",
+    why="labels only colour pictures, which needs whole numbers or names",
+    advice="give one whole number or name a row, or no labels",
+)
+
+
+def place(index: Iterable[int], columns: tuple[str, ...] = ()) -> str:
+    """Where an entry is, in words.
+
+    Example:
+        >>> place((3, 0), ("age", "income"))
+        'row 3 (counting from 0), column age'
+    """
+    row, *entry = (int(i) for i in index)
+    if len(entry) == 1:
+        return f"row {row} (counting from 0), column {columns[entry[0]] if columns else column_name(entry[0])}"
+    return f"row {row} (counting from 0), entry {tuple(entry)}"
+
+
+def column_name(position: int) -> str:
+    """What a column without a name is called, from its position counted from 0."""
+    return f"column_{position + 1}"
+
+
+def chunks(rows: Rows) -> Iterator[np.ndarray]:
+    """The rows in order, as native NumPy arrays of some 32 MiB each, so that a memory map is never read whole."""
+    step = max(1, CHUNK_BYTES // (8 * math.prod(rows.shape[1:])))
+    for start in range(0, len(rows), step):
+        yield as_numpy(rows[start : start + step])
+
+
+def as_numpy(rows: Rows) -> np.ndarray:
+    """A plain array in this machine's byte order."""
+    if isinstance(rows, Tensor):
+        return rows.detach().cpu().numpy()
+    return np.asarray(rows).astype(rows.dtype.newbyteorder("="), copy=False)

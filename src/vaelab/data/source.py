@@ -1,0 +1,215 @@
+"""`load`: anything a person calls data, checked and laid out as one `Source`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..core.errors import BadInput, did_you_mean
+from ..core.files import check_file
+from ..core.finding import Finding
+from .arrays import Axes, Layout, Parts, Rows, arranged, as_numpy, checked, column_name, from_npy, from_npz, labels_of
+from .builtin import digits, mnist
+from .images import from_folder
+from .tables import from_frame, from_text
+from .torchsets import from_dataset, from_loader
+
+FINGERPRINT_BYTES, FINGERPRINT_ROWS = 256 << 20, 1000
+HASH_ROWS = 1024
+
+NAMES: dict[str, Callable[[str | None], Parts]] = {"digits": digits, "mnist": mnist}
+READERS: dict[str, Callable[[Path, str | None], Parts]] = {
+    ".npz": from_npz,
+    ".npy": lambda path, key: from_npy(path),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"), lambda path, key: from_text(path)),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to learn from and what is known of them.
+
+    Args:
+        name: What a person calls the data: a path, a name, or "array".
+        train: Rows [N, D] of a table or [N, C, H, W] of images; uint8, int64 or float32, but a memory map keeps its
+            own dtype.
+        test: Held-out rows where the data brings them, else None.
+        train_labels: int64 [N], or None.
+        test_labels: int64 [M], or None.
+        label_names: What the codes stand for; empty where they are the user's own numbers.
+        layout: "table" or "image".
+        axes: How an image looked to the user, so that results can be given back the same way; "" for tables.
+        columns: A table's column names; empty for images.
+        top: The highest possible value where the range [0, top] is known, such as 255 for 8-bit images, else None.
+        findings: What was met while reading.
+    """
+
+    name: str
+    train: Rows
+    test: Rows | None
+    train_labels: np.ndarray | None
+    test_labels: np.ndarray | None
+    label_names: tuple[str, ...]
+    layout: Layout
+    axes: Axes
+    columns: tuple[str, ...]
+    top: float | None
+    findings: tuple[Finding, ...] = ()
+
+
+def load(source: Any, *, key: str | None = None, data_dir: str | None = None) -> Source:
+    """Data from an array, a tensor, `(x, y)`, a PyTorch dataset or loader, a data frame, a path, or a name.
+
+    Args:
+        source: The data. A path ends in .npz, .npy, .csv, .tsv or .txt (the last three also with .gz), or is a folder
+            of images. The names are `digits` and `mnist`.
+        key: Which array of an .npz file; None where the file says so itself.
+        data_dir: A folder with local copies of downloadable data; None for the cache folder alone.
+
+    Raises:
+        BadInput: one line with the file or argument, the row or column where there is one, the rule, and the remedy.
+
+    Example:
+        >>> source = load("digits")
+        >>> source.layout, tuple(source.train.shape), source.top
+        ('image', (1797, 1, 8, 8), 16.0)
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        return _assemble(_read(name, key, data_dir), name)
+    name = "array"
+    if isinstance(source, tuple) and len(source) == 2:
+        source, labels = source
+        return _assemble(replace(_in_memory(source, name), y=labels), name)
+    return _assemble(_in_memory(source, name), name)
+
+
+def _read(name: str, key: str | None, data_dir: str | None) -> Parts:
+    if name in NAMES:
+        return NAMES[name](data_dir)
+    path = Path(name)
+    try:
+        if path.is_dir():
+            return from_folder(path)
+        if not path.suffix and not os.path.lexists(path):
+            raise BadInput(name, None, "no such file, folder or data set", did_you_mean(name, NAMES))
+    except (OSError, ValueError):
+        check_file(path)
+        raise
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+    if suffix not in READERS:
+        check_file(path)
+        raise BadInput(
+            name, f"the suffix {suffix or '(none)'}", f"known: {', '.join(READERS)}", "or a folder of images"
+        )
+    return READERS[suffix](path, key)
+
+
+def _in_memory(source: Any, where: str) -> Parts:
+    if isinstance(source, (np.ndarray, Tensor)) or hasattr(source, "nnz"):
+        return Parts(source)
+    if isinstance(source, DataLoader):
+        return from_loader(source)
+    if isinstance(source, Dataset):
+        return from_dataset(source)
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return from_frame(source, where)
+    rule = "must be an array, a tensor, (x, y), a PyTorch dataset or loader, a data frame, a path or a name"
+    raise BadInput("data", f"a {type(source).__name__}", rule, "numpy.asarray(x) turns lists into an array")
+
+
+def _assemble(parts: Parts, name: str) -> Source:
+    train, findings = checked(parts.x, name)
+    rows, layout, axes = arranged(train, name)
+    if len(rows) < 2:
+        raise BadInput(name, "one row", "must have at least two", "one is held out")
+    test, more = _held_out(parts, train, name)
+    labels = labels_of(parts, len(rows), len(test) if test is not None else 0, name)
+    known_range = 255.0 if layout == "image" and str(train.dtype).endswith("uint8") else None
+    return Source(
+        name=name,
+        train=rows,
+        test=test,
+        train_labels=labels.train,
+        test_labels=labels.test,
+        label_names=labels.names,
+        layout=layout,
+        axes=axes,
+        columns=(parts.columns or tuple(map(column_name, range(rows.shape[1])))) if layout == "table" else (),
+        top=parts.top if parts.top is not None else known_range,
+        findings=(*parts.findings, *findings, *more, *labels.findings),
+    )
+
+
+def _held_out(parts: Parts, train: Rows, name: str) -> tuple[Rows | None, tuple[Finding, ...]]:
+    if parts.x_test is None:
+        return None, ()
+    where = f"{name}: test rows"
+    test, findings = checked(parts.x_test, where)
+    if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
+        received = f"{tuple(test.shape[1:])} {test.dtype} a row"
+        raise BadInput(where, received, f"must be {tuple(train.shape[1:])} {train.dtype} as for training")
+    return arranged(test, where)[0], findings
+
+
+def aligned(source: Source, columns: tuple[str, ...]) -> Source:
+    """A table with exactly these columns in this order, so that a model sees what it was trained on.
+
+    Raises:
+        BadInput: naming the columns that are missing.
+    """
+    if source.columns == columns or source.layout != "table":
+        return source
+    if missing := [name for name in columns if name not in source.columns]:
+        fix = f"there are: {', '.join(source.columns)}"
+        raise BadInput(source.name, f"no column {', '.join(missing)}", "the model was trained on it", fix)
+    order = [source.columns.index(name) for name in columns]
+    test = None if source.test is None else source.test[:, order]
+    return replace(source, train=source.train[:, order], test=test, columns=columns)
+
+
+def split(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of the training and the held-out rows, at least one each, the same for the same seed.
+
+    Raises:
+        BadInput: for fewer than two rows.
+
+    Example:
+        >>> train, held_out = split(10, 0.2, seed=0)
+        >>> len(train), len(held_out)
+        (8, 2)
+    """
+    if n < 2:
+        raise BadInput("data", f"{n} rows", "must have at least two", "one is held out")
+    held_out = min(max(round(n * share), 1), n - 1)
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def fingerprint(rows: Rows) -> str:
+    """SHA-256 of the shape, the dtype and the entries; an array and a tensor of the same entries agree.
+
+    Above 256 MiB the entries are those of 1000 evenly spaced rows, the first and the last among them.
+
+    Example:
+        >>> fingerprint(np.zeros((2, 3)))[:12]
+        'c105fd9fdfe6'
+    """
+    dtype = as_numpy(rows[:1]).dtype
+    digest = hashlib.sha256(f"{tuple(rows.shape)} {dtype.name}".encode())
+    large = math.prod(rows.shape) * dtype.itemsize > FINGERPRINT_BYTES
+    chosen = np.unique(np.linspace(0, len(rows) - 1, FINGERPRINT_ROWS).astype(int)) if large else np.arange(len(rows))
+    for start in range(0, len(chosen), HASH_ROWS):
+        digest.update(np.ascontiguousarray(as_numpy(rows[chosen[start : start + HASH_ROWS]])).tobytes())
+    return digest.hexdigest()

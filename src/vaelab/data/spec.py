@@ -1,0 +1,135 @@
+"""`Spec`: what a trained model must remember of its data, so that new rows can be read and results given back."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..core.durable import to_json
+from ..core.errors import BadInput
+from .transforms import Affine
+
+PREVIEW_ROWS, PREVIEW_BYTES = 2000, 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A description of a data set.
+
+    Args:
+        name: What a person calls it.
+        layout: "table" or "image".
+        axes: How an image's row looked to the user: "HW", "HWC", "CHW", or "" for a table.
+        shape: Shape of a row as the model sees it.
+        columns: Names of a table's columns.
+        label_names: Names of the labels' codes.
+        top: Highest possible value where the range is known.
+        fingerprint: Of the rows, to recognise them.
+        rows: Training rows.
+        held_out_rows: Held-out rows.
+        log_abs_det: Of the transform, nats per sample; 0 for a discrete likelihood.
+        transform: From the data's own scale to the model's.
+    """
+
+    name: str
+    layout: str
+    axes: str
+    shape: tuple[int, ...]
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    top: float | None
+    fingerprint: str
+    rows: int
+    held_out_rows: int
+    log_abs_det: float
+    transform: Affine
+
+    def to_model(self, x: Any) -> Tensor:
+        """New rows [n, ...] as the user has them, as float32 [n, *shape] on the model's scale.
+
+        Raises:
+            BadInput: if the rows are not of the shape the model was trained on, or hold no finite numbers.
+        """
+        rows = torch.as_tensor(np.asarray(x))
+        if self.axes == "HWC" and rows.ndim == 4 and rows.shape[1:] != self.shape:
+            rows = rows.movedim(-1, 1)
+        if rows.ndim < 2 or rows.shape[1:].numel() != int(np.prod(self.shape)) or len(rows) == 0:
+            expected = ("n", *self.user_shape)
+            raise BadInput("x", f"shape {tuple(rows.shape)}", f"the model takes ({', '.join(map(str, expected))})")
+        if not torch.isfinite(rows).all():
+            raise BadInput("x", "missing or infinite entries", "the model takes complete rows", "fill them first")
+        return self.transform(rows.reshape(-1, *self.shape))
+
+    def to_user(self, y: Tensor) -> np.ndarray:
+        """Rows [..., *shape] on the model's scale, as the user has them."""
+        rows = self.transform.inverse(y.detach().cpu().float()).numpy()
+        lead = rows.shape[: rows.ndim - len(self.shape)]
+        if self.axes == "HWC":
+            return np.moveaxis(rows, -3, -1)
+        return rows.reshape(*lead, *self.user_shape)
+
+    @property
+    def user_shape(self) -> tuple[int, ...]:
+        """Shape of a row as the user has it."""
+        if self.axes == "HW":
+            return self.shape[-2:]
+        return (*self.shape[1:], self.shape[0]) if self.axes == "HWC" else self.shape
+
+    def in_order(self, rows: Any, columns: tuple[str, ...]) -> Any:
+        """A table's rows [n, D'] with the columns the model was trained on, in their order; others are left out.
+
+        Raises:
+            BadInput: naming the columns that are missing.
+        """
+        if not columns or not self.columns or columns == self.columns:
+            return rows
+        missing = [name for name in self.columns if name not in columns]
+        if missing:
+            raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", "add it to the table")
+        return rows[:, [columns.index(name) for name in self.columns]]
+
+    def channels_first(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the user has them [..., *user_shape], as images [..., C, H, W] or as they are for a table."""
+        if self.axes == "HWC":
+            return np.moveaxis(rows, -1, -3)
+        return rows[..., None, :, :] if self.axes == "HW" else rows
+
+    def to_files(self, preview: np.ndarray, labels: np.ndarray | None) -> dict[str, bytes]:
+        """The content of a run folder's `data`; `preview` [n, *shape] holds held-out rows on the data's own scale."""
+        plain = {key: value for key, value in asdict(replace(self, transform=None)).items() if key != "transform"}  # type: ignore[arg-type]
+        files = {"spec.json": to_json(plain, indent=1).encode(), "transform.safetensors": save_tensors(self.transform.state())}
+        files["preview.npy"] = _npy(preview)
+        return files | ({"labels.npy": _npy(labels)} if labels is not None else {})
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> tuple[Spec, np.ndarray, np.ndarray | None]:
+        """What `to_files` wrote: the spec, the preview and its labels."""
+        plain = json.loads(files["spec.json"])
+        tuples = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
+        transform = Affine.from_state(load_tensors(files["transform.safetensors"]))
+        labels = _array(files["labels.npy"]) if "labels.npy" in files else None
+        return cls(**(plain | tuples), transform=transform), _array(files["preview.npy"]), labels
+
+
+def preview_count(shape: tuple[int, ...], held_out: int) -> int:
+    """How many held-out rows a run folder keeps to be looked at."""
+    return max(1, min(held_out, PREVIEW_ROWS, PREVIEW_BYTES // (8 * int(np.prod(shape)))))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)

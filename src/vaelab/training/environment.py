@@ -1,0 +1,75 @@
+"""What a run ran on: versions, device, threads, seed, the state of the code beside it, and the data's fingerprint."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.config import Config
+from ..data.spec import Spec
+from .engine import Engine
+
+PACKAGES = ("vaelab", "torch", "numpy", "scikit-learn", "safetensors", "pydantic")
+
+
+def describe(
+    config: Config, engine: Engine, spec: Spec, model: nn.Module, own_model: bool, own_objective: bool
+) -> dict[str, Any]:
+    """Plain values for `environment.json`."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": str(engine.device),
+        "processes": engine.world,
+        "threads": torch.get_num_threads(),
+        "seed": config.seed,
+        "not_deterministic": _not_deterministic(config, engine),
+        "git": _git(),
+        "command": " ".join(sys.argv[1:]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "own_model": own_model,
+        "own_objective": own_objective,
+        "data": {
+            "name": spec.name,
+            "fingerprint": spec.fingerprint,
+            "rows": spec.rows,
+            "held_out_rows": spec.held_out_rows,
+        },
+    }
+
+
+def _not_deterministic(config: Config, engine: Engine) -> list[str]:
+    """What can change the bits of a repeated run."""
+    causes = ["another number of threads, another processor, another version of torch"]
+    if engine.world > 1:
+        causes.append("the order in which processes add up gradients")
+    if engine.device.type == "cuda" and not config.train.deterministic:
+        causes.append("CUDA kernels that add up in any order; train.deterministic=true refuses them")
+    return causes
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and cleanliness of the repository that the command was called in; None outside of one."""
+    try:
+        commit = _output("git", "rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_output("git", "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,312 @@
+"""From data and settings to a finished run folder; and from an unfinished folder to a finished one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.config import Config, build_config, differences
+from ..core.durable import locked, saying_why
+from ..core.errors import BadInput, VaelabError
+from ..core.finding import Finding
+from ..core.units import readable_bytes
+from ..data.batches import Rows
+from ..data.choose import choose, summarise
+from ..data.source import Source, fingerprint, load, split
+from ..data.spec import Spec, preview_count
+from ..models.build import build_model, resolve
+from ..objectives.elbo import ELBO, build_objective
+from .checkpoint import Progress, load_weights
+from .engine import Engine
+from .environment import describe
+from .evaluate import evaluate
+from .events import Events
+from .folder import RunFolder, existing_folder, new_folder
+from .loop import Loop
+from .rules import Measured, judge
+from .run import Run
+from .show import Display, Several, choose_display
+
+MAY_CHANGE = ("train.steps", "train.patience", "train.device", "train.threads", "data.source", "data.data_dir", "report.")
+
+
+@dataclass
+class Job:
+    """All that the loop needs, ready to start."""
+
+    config: Config
+    spec: Spec
+    rows: Rows
+    held_out: Rows
+    labels: np.ndarray | None
+    model: Any
+    objective: ELBO
+    findings: list[Finding]
+    own_model: bool
+    own_objective: bool
+
+
+def fit(
+    x: Any,
+    config: Config,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    model: nn.Module | None = None,
+    objective: ELBO | None = None,
+    progress: bool = True,
+) -> Run:
+    """Trains on data and returns the run.
+
+    Raises:
+        BadInput: for data or settings that break a rule; nothing has been written then.
+        Diverged, Interrupted, NoSpace, InUse: as their names say.
+    """
+    with _engine(config) as engine:
+        job = prepare(x, config, engine, model, objective)
+        path = Path(engine.tell(str(new_folder(out, job.spec.name))))
+        if engine.is_main:
+            with saying_why(path):
+                path.mkdir(parents=True, exist_ok=True)
+        with _lock(path, engine):
+            folder = RunFolder(path, writes=engine.is_main)
+            environment = describe(job.config, engine, job.spec, job.model, job.own_model, job.own_objective)
+            preview = job.held_out.raw(np.arange(preview_count(job.spec.shape, len(job.held_out))))
+            preview = preview.reshape(-1, *job.spec.shape)
+            labels = None if job.labels is None else job.labels[: len(preview)]
+            folder.begin(job.config, environment, job.spec.to_files(preview, labels) if engine.is_main else {})
+            folder.save_findings(job.findings)
+            _train(job, folder, engine, progress, resumed=False)
+    return Run(path, model)
+
+
+def resume(
+    path: str | os.PathLike[str],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    x: Any = None,
+    model: nn.Module | None = None,
+    objective: ELBO | None = None,
+    progress: bool = True,
+) -> Run:
+    """Continues a run from its newest whole checkpoint, on the same data and settings.
+
+    Args:
+        changes: Settings that differ from the saved ones; only those that do not rewrite history are taken.
+        x: The data, for a run that was given an array.
+
+    Raises:
+        BadInput: if data or settings differ, with the list of differences.
+        Corrupt: if no checkpoint is whole.
+    """
+    folder_path = existing_folder(path)
+    saved = RunFolder(folder_path, writes=False)
+    old, environment = saved.config(), saved.environment()
+    config = build_config(old.model_dump(), changes or {})
+    changed = {key: pair for key, pair in differences(old, config).items() if not key.startswith("data.source")}
+    _refuse_changes(changed)
+    for name, given in (("model", model), ("objective", objective)):
+        if environment[f"own_{name}"] and given is None:
+            raise BadInput(name, None, f"this run trains an {name} of your own", f"pass it again: {name}=...")
+    source = x if x is not None else config.data.source
+    if source is None:
+        raise BadInput("x", None, "this run was given its data as an object", "pass the same data again")
+    with _engine(config) as engine:
+        job = prepare(source, config, engine, model, objective)
+        if job.spec.fingerprint != environment["data"]["fingerprint"]:
+            was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
+            raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
+        with _lock(folder_path, engine):
+            folder = RunFolder(folder_path, writes=engine.is_main)
+            folder.clean()
+            if changed:
+                folder.save_config(config)
+                job.findings.append(_resumed_otherwise(changed, config))
+            _train(job, folder, engine, progress, resumed=True)
+    return Run(folder_path, model)
+
+
+def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: ELBO | None) -> Job:
+    """Reads and checks the data, makes every choice that depends on it, and builds the model."""
+    source = load(x, key=config.data.key, data_dir=config.data.data_dir)
+    held_rows, index, held_index = _split(source, config)
+    labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
+    summary = summarise(source.train)
+    choice = choose(summary, source, config)
+    shape = tuple(source.train.shape[1:])
+    if model is not None and source.axes == "HW":
+        shape = shape[1:]  # a network of one's own sees images as one has them
+    config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
+    config = _in_steps(resolve(config, shape, source.layout), len(source.train) if index is None else len(index))
+    built = model if model is not None else build_model(config, shape)
+    rows, held_out = (
+        Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device)
+        for raw, part in ((source.train, index), (held_rows, held_index))
+    )
+    spec = Spec(
+        name=source.name,
+        layout=source.layout,
+        axes=source.axes,
+        shape=shape,
+        columns=source.columns,
+        label_names=source.label_names,
+        top=source.top,
+        fingerprint="+".join(fingerprint(part) for part in (source.train, source.test) if part is not None),
+        rows=len(rows),
+        held_out_rows=len(held_out),
+        log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
+        transform=choice.transform,
+    )
+    findings = [*source.findings, *choice.findings]
+    chosen = objective or build_objective(config.objective)
+    return Job(
+        config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None
+    )
+
+
+def _split(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
+    """Held-out rows, and the indices of the training and of the held-out rows (None: all)."""
+    if source.test is not None:
+        return source.test, None, None
+    index, held_index = split(len(source.train), config.data.held_out, config.seed)
+    return source.train, index, held_index
+
+
+def _pick(labels: np.ndarray | None, index: np.ndarray | None) -> np.ndarray | None:
+    return labels if labels is None or index is None else labels[index]
+
+
+def _named(x: Any) -> str | None:
+    return str(x) if isinstance(x, (str, os.PathLike)) else None
+
+
+def _in_steps(config: Config, rows: int) -> Config:
+    """Epochs turned into steps: as many batches as it takes to draw every row that often."""
+    if config.train.epochs is None:
+        return config
+    return config.updated(train={"steps": math.ceil(config.train.epochs * rows / config.train.batch_size)})
+
+
+def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:
+    config = job.config
+    job.model.to(engine.device)
+    display = choose_display(progress and engine.is_main)
+    if config.report.tensorboard and engine.is_main:
+        events = Events(folder.path / "events", job.held_out, images=config.report.images, seed=config.seed)
+        display = Several(display, events)
+    loop = Loop(
+        job.model,
+        job.objective,
+        job.rows,
+        job.held_out,
+        config=config,
+        engine=engine,
+        folder=folder,
+        display=display,
+        shift=job.spec.log_abs_det,
+    )
+    with torch.random.fork_rng(devices=[]), _memory(config, job.spec):
+        if resumed:
+            _say_damage(loop.restore(), display)
+        display.begin(loop.progress.step, config.train.steps)
+        try:
+            done = loop.run()
+        finally:
+            display.end()
+        del loop.step  # frees the wrapped module before the processes part
+        _judge(job, done, folder, engine, loop)
+
+
+def _judge(job: Job, done: Progress, folder: RunFolder, engine: Engine, loop: Loop) -> None:
+    """The findings of a finished run, measured with the selected weights."""
+    if loop.selected is None:
+        return
+    weights, selected = loop.selected
+    load_weights(job.model, weights, folder.path)
+    training = evaluate(
+        job.model, job.rows, seed=job.config.seed, engine=engine, shift=job.spec.log_abs_det, most=len(job.held_out)
+    )
+    if engine.is_main:
+        metrics = folder.metrics()
+        last = [line for line in metrics if line["kind"] == "held_out"][-1]
+        measured = Measured(job.config, selected, training, last, done, metrics)
+        folder.save_findings([*judge(measured), *job.findings])
+
+
+def _refuse_changes(changed: Mapping[str, tuple[Any, Any]]) -> None:
+    frozen = {key: pair for key, pair in changed.items() if not key.startswith(MAY_CHANGE)}
+    if frozen:
+        listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in frozen.items())
+        raise BadInput("setting", listed, "a resumed run keeps its settings", "train a new run with the new ones")
+
+
+def _resumed_otherwise(changed: Mapping[str, tuple[Any, Any]], config: Config) -> Finding:
+    listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+    moved = "train.steps" in changed and config.train.schedule != "constant"
+    return Finding(
+        "TR109",
+        "info",
+        f"resumed with other settings: {listed}",
+        evidence="config.yaml holds the new ones",
+        why=f"the {config.train.schedule} learning-rate schedule now ends elsewhere, so that the weights are not those of "
+        "one uninterrupted run"
+        if moved
+        else "",
+    )
+
+
+def _say_damage(damaged: list[str], display: Display) -> None:
+    for line in damaged:
+        display.say(f"passed over a damaged checkpoint: {line}")
+
+
+@contextlib.contextmanager
+def _engine(config: Config) -> Iterator[Engine]:
+    """The engine with threads and determinism as configured; all put back afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    engine = Engine(config.train.device)
+    try:
+        yield engine
+        engine.close()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, engine: Engine) -> Iterator[None]:
+    if not engine.is_main:
+        yield
+        return
+    with locked(path):
+        yield
+
+
+@contextlib.contextmanager
+def _memory(config: Config, spec: Spec) -> Iterator[None]:
+    """Says what to set when memory runs out."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error) and "out of memory" not in str(error):
+            raise
+        size = config.train.batch_size
+        batch = readable_bytes(4 * size * int(np.prod(spec.shape)))
+        raise VaelabError(
+            f"out of memory with train.batch_size={size} ({batch} a batch before the networks); "
+            f"try train.batch_size={max(1, size // 2)} or train.accumulate={2 * config.train.accumulate}; "
+            "the last checkpoint is intact"
+        ) from None

@@ -1,0 +1,139 @@
+"""`Run`: a trained model with everything around it, read from its folder alone."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.config import Config
+from ..core.durable import load_folder
+from ..core.errors import BadInput, Corrupt
+from ..core.finding import Finding
+from ..core.seeds import generator
+from ..data.spec import Spec
+from ..measure.paths import latent_path
+from ..models.build import build_model
+from .checkpoint import Checkpoints, load_weights
+from .folder import RunFolder, existing_folder
+
+CHUNK = 1024
+
+
+class Run:
+    """A run folder: the selected weights, the numbers and the findings.
+
+    Rows go in and come out on the data's own scale and in its own layout, as NumPy arrays.
+
+    Args:
+        folder: What `vaelab train` made.
+        model: The model, for a run of a model of your own, which a folder cannot hold.
+
+    Raises:
+        BadInput: if the folder holds no run, or one of a model of your own and none is given.
+        Corrupt: if a file does not match its digest.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], model: nn.Module | None = None) -> None:
+        self.folder = existing_folder(folder)
+        self._files = RunFolder(self.folder, writes=False)
+        self.config: Config = self._files.config()
+        self.environment: dict[str, Any] = self._files.environment()
+        self.history: list[dict[str, Any]] = self._files.metrics()
+        self.findings: list[Finding] = self._files.findings()
+        try:
+            self.spec, self.preview, self.preview_labels = Spec.from_files(load_folder(self.folder / "data"))
+        except (KeyError, ValueError, TypeError) as error:
+            raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
+        self._given = model
+
+    @cached_property
+    def _selected(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return Checkpoints(self.folder / "checkpoints").load_best()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Held-out numbers of the selected weights, nats per sample on the data's own scale; {} before the first.
+
+        Keys: `negative_elbo`, `standard_error`, `reconstruction`, `kl`, `kl_per_dimension`, `active_units`, `rows`,
+        `step`.
+        """
+        return self._selected[1] if list((self.folder / "checkpoints").glob("best-*")) else {}
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with the selected weights, in evaluation mode on the CPU."""
+        if self.environment.get("own_model") and self._given is None:
+            raise BadInput("model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)")
+        model = self._given or build_model(self.config, self.spec.shape)
+        if hasattr(model.decoder, "shape") and model.decoder.shape is None:
+            model.decoder.shape = self.spec.shape
+        load_weights(model, self._selected[0], self.folder / "checkpoints")
+        return model.cpu().eval()
+
+    @property
+    def latent(self) -> int:
+        """Latent dimensions."""
+        return int(self.model.latent)
+
+    # Uses: rows in and out on the data's own scale ------------------------------------------------------------------
+
+    @torch.no_grad()
+    def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
+        posteriors = [self.model.encode(part) for part in self.spec.to_model(x).split(CHUNK)]
+        mean, variance = (torch.cat([getattr(q, name) for q in posteriors]) for name in ("mean", "variance"))
+        return mean.numpy(), variance.sqrt().numpy()
+
+    def embed(self, x: Any, sample: bool = False, seed: int = 0) -> np.ndarray:
+        """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw each."""
+        mean, deviation = self.posterior(x)
+        noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32) if sample else 0
+        return mean + deviation * noise
+
+    @torch.no_grad()
+    def decode(self, z: Any, noisy: bool = False, seed: int = 0) -> np.ndarray:
+        """Rows [n, ...] of latent codes z [n, L]: means of p(x|z), or one draw each."""
+        codes = torch.as_tensor(np.asarray(z, dtype=np.float32))
+        if codes.ndim != 2 or codes.shape[1] != self.latent:
+            raise BadInput("z", f"shape {tuple(codes.shape)}", f"codes have the shape (n, {self.latent})")
+        coins = generator(seed, "decode")
+        parts = [self.model.decode(part[None]) for part in codes.split(CHUNK)]
+        return self.spec.to_user(torch.cat([(p.sample(coins) if noisy else p.mean)[0] for p in parts]))
+
+    def reconstruct(self, x: Any) -> np.ndarray:
+        """Rows like x: means of p(x|z) at the posterior means."""
+        return self.decode(self.embed(x))
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0, noisy: bool = False) -> np.ndarray:
+        """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`."""
+        if count < 1:
+            raise BadInput("count", count, "must be at least 1")
+        z = self.model.prior_distribution().sample(count, generator(seed, "sample"))
+        return self.decode(z.numpy(), noisy, seed)
+
+    def interpolate(self, a: Any, b: Any, steps: int = 15, path: str = "linear") -> np.ndarray:
+        """`steps` rows from a to b, both included: means along a path between their posterior means.
+
+        Args:
+            a: One row; b: another.
+            path: "linear" or "spherical".
+        """
+        start, end = self.embed(np.stack([np.asarray(a), np.asarray(b)]))
+        return self.decode(latent_path(start, end, steps, path))
+
+    def __repr__(self) -> str:
+        found = self.metrics.get("negative_elbo")
+        bound = f", held-out negative ELBO {found:.3f} nats per sample" if found is not None else ""
+        return f"Run({str(self.folder)!r}{bound})"
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Run:
+    """The run in a folder; see `Run`."""
+    return Run(Path(folder), model)
