@@ -53,7 +53,7 @@ def _npy_header(handle: IO[bytes], size: int, where: str) -> tuple[tuple[int, ..
     handle.seek(8)
     try:
         shape, fortran, dtype = readers[version](handle)
-    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # NumPy's parser fed damaged bytes raises whatever its tokenizer does
         raise BadInput(where, None, f"has a damaged header ({reason(error)})", "write it again") from None
     if dtype.kind not in "biufUS":
         raise BadInput(where, KINDS.get(dtype.kind, str(dtype)), "must hold plain numbers", "convert it to float32")

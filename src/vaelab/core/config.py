@@ -123,7 +123,7 @@ class TrainConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
     warmup_steps: Int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
-    clip_norm: Float | None = Field(10.0, gt=0, description="bound of the gradient's norm; None: not clipped")
+    clip_norm: Float | None = Field(1000.0, gt=0, description="bound of the gradient's norm; None: not clipped")
     ema: Float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then the ones kept")
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run")

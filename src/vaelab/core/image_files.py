@@ -62,10 +62,11 @@ def _pixels(image: Image) -> np.ndarray:
         if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
             raise ValueError("pixels of more than 16 bits")
         return np.rint(deep / 257).astype(np.uint8)[..., None]
+    gray = image.mode in ("1", "L", "LA")
+    palette = image.mode in ("P", "PA")
     if "A" in image.getbands() or "transparency" in image.info:
         front = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front).convert(
-            "L" if image.mode.startswith("L") else "RGB"
-        )
-    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+        image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
+    pixels = np.asarray(image.convert("L" if gray else "RGB")).reshape(image.height, image.width, -1)
+    # A palette of grays is how some formats keep a gray image.
+    return pixels[..., :1] if palette and not np.ptp(pixels, axis=2).any() else pixels

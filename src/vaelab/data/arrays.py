@@ -23,7 +23,7 @@ Axes = Literal["", "HW", "HWC", "CHW"]
 
 EXACT_IN_FLOAT32 = 2**24
 CASTS = {"b": np.uint8, "i": np.int64, "u": np.int64, "f": np.float32}
-ROW_KEYS, TEST_KEY, LABEL_KEYS = ("x_train", "x", "X", "data"), "x_test", {"x_train": "y_train"}
+ROW_KEYS, LABEL_KEYS = ("x_train", "x", "X", "data"), {"x_train": "y_train"}
 CHUNK_BYTES = 32 << 20
 
 
@@ -47,7 +47,9 @@ def from_npy(path: Path) -> Parts:
 
 
 def from_npz(path: Path, key: str | None) -> Parts:
-    """The rows of an .npz file: the array named `key`, or `x_train` and its companions, or `x`, `X`, `data`, or the only one.
+    """The rows of an .npz file.
+
+    They are the array called `key`, else `x_train` with its companions, else `x`, `X` or `data`, else the only one.
 
     Raises:
         BadInput: where several arrays could be meant, or none has the name.
@@ -59,16 +61,16 @@ def from_npz(path: Path, key: str | None) -> Parts:
     if not named:
         raise BadInput(str(path), f"the arrays {', '.join(archive)}", "one of them has to be chosen", "data.key=NAME")
     rows, labels = named[0], LABEL_KEYS.get(named[0], "y")
-    test = TEST_KEY if rows == "x_train" and TEST_KEY in archive else None
+    has_test = rows == "x_train" and "x_test" in archive
     return Parts(
         archive[rows],
-        archive[labels] if labels in archive else None,
-        archive[test] if test else None,
-        archive["y_test"] if test and "y_test" in archive else None,
+        archive.get(labels),
+        archive["x_test"] if has_test else None,
+        archive.get("y_test") if has_test else None,
     )
 
 
-def checked(x: Any, where: str) -> tuple[Rows, tuple[Finding, ...]]:
+def checked(x: Any, where: str, columns: tuple[str, ...] = ()) -> tuple[Rows, tuple[Finding, ...]]:
     """Rows as uint8, int64 or float32; a memory map keeps its own dtype, and a tensor its device.
 
     Raises:
@@ -88,7 +90,7 @@ def checked(x: Any, where: str) -> tuple[Rows, tuple[Finding, ...]]:
         kind = "Python objects" if rows.dtype.hasobject else f"dtype {rows.dtype}"
         raise BadInput(where, kind, "must hold plain numbers", "convert it, such as x.astype('float32')")
     if not isinstance(rows, np.memmap):
-        rows = _cast(rows, where)
+        rows = _cast(rows, where, columns)
     notes = [_masked(int(np.ma.count_masked(x)))] if masked else []
     if rows.dtype.kind in "iu" and rows.dtype.itemsize > 2 and rows.size:
         largest = max(abs(int(rows.min())), abs(int(rows.max())))
@@ -96,7 +98,7 @@ def checked(x: Any, where: str) -> tuple[Rows, tuple[Finding, ...]]:
     return rows, tuple(notes)
 
 
-def _cast(rows: np.ndarray, where: str) -> np.ndarray:
+def _cast(rows: np.ndarray, where: str, columns: tuple[str, ...]) -> np.ndarray:
     target = np.uint8 if rows.dtype == np.uint8 else CASTS[rows.dtype.kind]
     with np.errstate(over="ignore"):
         cast = rows.astype(target, order="C", copy=False)
@@ -104,7 +106,7 @@ def _cast(rows: np.ndarray, where: str) -> np.ndarray:
     if np.any(lost):
         index = np.argwhere(lost)[0]
         value, name = rows[tuple(index)], np.dtype(target).name
-        raise BadInput(where, f"{value} in {place(index)}", f"is beyond {name}", "rescale it, or drop the row")
+        raise BadInput(where, f"{value} in {place(index, columns)}", f"is beyond {name}", "rescale it, or drop the row")
     return cast
 
 
@@ -131,7 +133,7 @@ def rounded(largest: float, where: str) -> Finding:
         "warning",
         f"whole numbers in {where} are rounded",
         measured=largest,
-        unit="(the largest magnitude)",
+        unit="as the largest magnitude",
         why=f"networks compute in float32, which holds whole numbers exactly up to {EXACT_IN_FLOAT32}",
         advice="subtract an offset or change the unit; drop the column where it is an identifier",
     )

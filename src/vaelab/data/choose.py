@@ -59,7 +59,7 @@ class _Facts:
     def ceiling(self) -> float | None:
         """The value that becomes 1 where the values are known to lie in [0, ceiling], else None."""
         low, high = self.extent
-        return next((top for top in (1.0, self.source.top) if top is not None and 0 <= low and high <= top), None)
+        return next((top for top in (1.0, self.source.top) if top is not None and low >= 0 and high <= top), None)
 
     @property
     def scale(self) -> str:
@@ -127,8 +127,8 @@ def choose(summary: Summary, source: Source, config: Config) -> Choice:
         >>> choice.likelihood, choice.transform.scale.item()
         ('continuous_bernoulli', 16.0)
     """
-    for predicate, kind, rule, fix in UNUSABLE:
-        _refuse_where(source, predicate, kind, rule, fix)
+    for predicate, *words in UNUSABLE:
+        _refuse_where(source, predicate, *words)
     facts = _Facts(summary, source, config)
     rule = next(rule for rule in RULES if rule.applies(facts))
     given = config.likelihood.name
@@ -226,8 +226,12 @@ def _within_unit(name: str, facts: _Facts, transform: Affine) -> None:
 def _whole(name: str, facts: _Facts, transform: Affine) -> None:
     if not transform.is_identity:
         setting = "data.binarize" if facts.config.data.binarize != "none" else "data.scale"
-        raise BadInput(setting, getattr(facts.config.data, setting[5:]), f"{name} takes whole numbers as they are",
-                       f"leave {setting} out")  # fmt: skip
+        raise BadInput(
+            setting,
+            getattr(facts.config.data, setting[5:]),
+            f"{name} takes whole numbers as they are",
+            f"leave {setting} out",
+        )
     rule, fix = f"{name} needs whole numbers of at least 0", "likelihood=gaussian for real values"
     _refuse_where(facts.source, lambda chunk: (chunk < 0) | (chunk != np.floor(chunk)), "an entry", rule, fix)
 

@@ -59,8 +59,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _read_all(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray, list[Path]]:
-    pictures = []
-    animated = []
+    pictures: list[np.ndarray] = []
+    animated: list[Path] = []
     for file in files:
         pixels, frames = read_image(file)
         animated += [file] if frames > 1 else []

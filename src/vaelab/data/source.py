@@ -21,7 +21,8 @@ from ..core.finding import Finding
 from .arrays import Axes, Layout, Parts, Rows, arranged, as_numpy, checked, column_name, from_npy, from_npz, labels_of
 from .builtin import digits, mnist
 from .images import from_folder
-from .tables import from_frame, from_text
+from .tables import from_frame
+from .text_tables import from_text
 from .torchsets import from_dataset, from_loader
 
 FINGERPRINT_BYTES, FINGERPRINT_ROWS = 256 << 20, 1000
@@ -98,14 +99,10 @@ def _read(name: str, key: str | None, data_dir: str | None) -> Parts:
     if name in NAMES:
         return NAMES[name](data_dir)
     path = Path(name)
-    try:
-        if path.is_dir():
-            return from_folder(path)
-        if not path.suffix and not os.path.lexists(path):
-            raise BadInput(name, None, "no such file, folder or data set", did_you_mean(name, NAMES))
-    except (OSError, ValueError):
-        check_file(path)
-        raise
+    if os.path.isdir(path):  # unlike the method of Path, false for names that no file can have
+        return from_folder(path)
+    if not path.suffix and not os.path.lexists(path):
+        raise BadInput(name, None, "no such file, folder or data set", did_you_mean(name, NAMES))
     suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
     if suffix not in READERS:
         check_file(path)
@@ -130,7 +127,7 @@ def _in_memory(source: Any, where: str) -> Parts:
 
 
 def _assemble(parts: Parts, name: str) -> Source:
-    train, findings = checked(parts.x, name)
+    train, findings = checked(parts.x, name, parts.columns)
     rows, layout, axes = arranged(train, name)
     if len(rows) < 2:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
@@ -163,22 +160,6 @@ def _held_out(parts: Parts, train: Rows, name: str) -> tuple[Rows | None, tuple[
     return arranged(test, where)[0], findings
 
 
-def aligned(source: Source, columns: tuple[str, ...]) -> Source:
-    """A table with exactly these columns in this order, so that a model sees what it was trained on.
-
-    Raises:
-        BadInput: naming the columns that are missing.
-    """
-    if source.columns == columns or source.layout != "table":
-        return source
-    if missing := [name for name in columns if name not in source.columns]:
-        fix = f"there are: {', '.join(source.columns)}"
-        raise BadInput(source.name, f"no column {', '.join(missing)}", "the model was trained on it", fix)
-    order = [source.columns.index(name) for name in columns]
-    test = None if source.test is None else source.test[:, order]
-    return replace(source, train=source.train[:, order], test=test, columns=columns)
-
-
 def split(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices of the training and the held-out rows, at least one each, the same for the same seed.
 
@@ -204,7 +185,7 @@ def fingerprint(rows: Rows) -> str:
 
     Example:
         >>> fingerprint(np.zeros((2, 3)))[:12]
-        'c105fd9fdfe6'
+        '9646fe05fff9'
     """
     dtype = as_numpy(rows[:1]).dtype
     digest = hashlib.sha256(f"{tuple(rows.shape)} {dtype.name}".encode())

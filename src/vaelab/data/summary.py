@@ -87,7 +87,7 @@ class _Running:
         self.high = _extreme(self.high, chunk, max, np.max)
         self.column_low = np.minimum(self.column_low, chunk.min(0))
         self.column_high = np.maximum(self.column_high, chunk.max(0))
-        self.zeros += chunk.size - np.count_nonzero(chunk)
+        self.zeros += chunk.size - int(np.count_nonzero(chunk))
         if chunk.dtype.kind == "f":
             self.whole &= (chunk == np.floor(chunk)).all(0)
         if self.ordered:

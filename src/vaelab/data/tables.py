@@ -1,26 +1,20 @@
-"""Text tables and data frames: columns of numbers, with truth values and dates turned into numbers and said so."""
+"""Tables as columns of numbers, with truth values and dates turned into numbers and said so; and data frames."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core.errors import BadInput
-from ..core.files import read_text
 from ..core.finding import Finding
-from .arrays import EXACT_IN_FLOAT32, Parts, column_name, rounded
+from .arrays import EXACT_IN_FLOAT32, Parts, rounded
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 TRUTH = {"false": 0.0, "true": 1.0, "0": 0.0, "1": 1.0}
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 DAY = 86_400.0
 
 
@@ -91,11 +85,6 @@ READINGS = (
 )
 
 
-def from_text(path: Path) -> Parts:
-    """The rows of a text table; see `read_table`."""
-    return _parts(read_table(path))
-
-
 def from_frame(frame: Any, where: str) -> Parts:
     """The rows of a pandas data frame; the same rules as for a file hold for its columns."""
     columns = [frame.iloc[:, position] for position in range(frame.shape[1])]
@@ -103,75 +92,16 @@ def from_frame(frame: Any, where: str) -> Parts:
         ["" if missing else str(value) for value, missing in zip(column.tolist(), column.isna(), strict=True)]
         for column in columns
     ]
-    return _parts(numbers(Cells(where, tuple(str(name) for name in frame.columns), cells, ())))
+    return as_parts(numbers(Cells(where, tuple(str(name) for name in frame.columns), cells, ())))
 
 
-def _parts(table: Table) -> Parts:
+def as_parts(table: Table) -> Parts:
+    """The parts of a source that a table brings."""
     return Parts(table.rows, columns=table.columns, findings=tuple(table.findings))
 
 
-def read_table(path: Path) -> Table:
-    """A table from comma-, semicolon-, tab- or space-separated text, gzipped or not.
-
-    A first line of values alone is a row and not a header; its columns are then called column_1, column_2, and so on.
-
-    Raises:
-        BadInput: naming the line of a ragged row or a broken quote, columns of one name, and every column that holds
-            text; also for a table without rows.
-    """
-    where = str(path)
-    text = read_text(path)
-    delimiter = _delimiter(text)
-    lines, records = _records(text, delimiter, where)
-    if not records:
-        raise BadInput(where, "no lines but blank ones", "must hold rows of numbers")
-    bare = all(_is_value(cell) for cell in records[0])
-    names = [column_name(i) if bare else name for i, name in enumerate(records[0])]
-    rows, lines = (records, lines) if bare else (records[1:], lines[1:])
-    if not rows:
-        raise BadInput(where, "a header and no rows", "must hold rows of numbers")
-    for row, (line, record) in enumerate(zip(lines, rows, strict=True), 1):
-        if len(record) != len(names):
-            what = f"{len(record)} cells in row {row} (line {line})"
-            raise BadInput(where, what, f"must be {len(names)} as in the first line", "mend the line")
-    values = [list(column) for column in zip(*rows, strict=True)]
-    commas = 0 if delimiter == "," else _turn_decimal_commas(values)
-    table = numbers(Cells(where, tuple(name or column_name(i) for i, name in enumerate(names)), values, lines))
-    table.warn("DA105", "decimal commas are read as points", commas, "cells",
-               "numbers such as 1,5 stand between other separators", "write numbers with points")  # fmt: skip
-    table.warn("DA106", "columns without a name are called by their position", sum(not name for name in names),
-               "columns", "the header has empty cells", "name the columns")  # fmt: skip
-    if bare:
-        table.findings.append(Finding("DA107", "info", "no header: columns are called column_1, column_2, ...",
-                                      why="the first line holds values alone", advice="add a line of names"))  # fmt: skip
-    return table
-
-
-def _delimiter(text: str) -> str:
-    """The separator of the first line; blanks count only where the second line has as many fields."""
-    first, second = [*(line for line in text[:1_000_000].splitlines() if line.strip())[:2], "", ""][:2]
-    unquoted = re.sub(r'"[^"]*"', "", first)
-    marks = [mark for mark in "\t;," if mark in unquoted]
-    blanks = len(first.split()) == len(second.split()) > 1
-    return marks[0] if marks else " " if blanks else ","
-
-
-def _records(text: str, delimiter: str, where: str) -> tuple[list[int], list[list[str]]]:
-    lines: list[int] = []
-    records: list[list[str]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
-    try:
-        for cells in reader:
-            record = [cell.strip() for cell in (" ".join(cells).split() if delimiter == " " else cells)]
-            if any(record) or len(record) > 1:
-                records.append(record)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise BadInput(where, None, f"is broken in line {reader.line_num}: {error}", "mend the quotes") from None
-    return lines, records
-
-
-def _is_value(cell: str) -> bool:
+def is_value(cell: str) -> bool:
+    """Whether a cell is missing, a number, a truth value or a date, and so is no name."""
     return cell.lower() in MISSING or any(_read([cell], reading) is not None for reading in READINGS)
 
 
@@ -181,16 +111,6 @@ def _read(cells: Sequence[str], reading: Reading) -> np.ndarray | None:
         return np.array([np.nan if cell.lower() in MISSING else reading.value(cell) for cell in cells])
     except (ValueError, OverflowError):
         return None
-
-
-def _turn_decimal_commas(values: list[list[str]]) -> int:
-    count = 0
-    for column in values:
-        for row, cell in enumerate(column):
-            if "," in cell and DECIMAL_COMMA.fullmatch(cell):
-                column[row] = cell.replace(",", ".")
-                count += 1
-    return count
 
 
 def numbers(cells: Cells) -> Table:
@@ -207,8 +127,14 @@ def numbers(cells: Cells) -> Table:
     table = Table(cells.columns, rows)
     for reading in READINGS[1:]:
         columns = [name for name, found in zip(cells.columns, read, strict=True) if found and found[0] is reading]
-        table.warn(reading.code, f"{reading.name}: {listed(columns)}", len(columns), "columns", reading.why,
-                   "encode the columns yourself where you mean something else")  # fmt: skip
+        table.warn(
+            reading.code,
+            f"{reading.name}: {listed(columns)}",
+            len(columns),
+            "columns",
+            reading.why,
+            "encode the columns yourself where you mean something else",
+        )
     _note_large(cells, table)
     return _without_empty(cells.where, table)
 
@@ -221,8 +147,12 @@ def listed(names: Sequence[str]) -> str:
 def _refuse_twins(cells: Cells) -> None:
     for position, name in enumerate(cells.columns):
         if (first := cells.columns.index(name)) != position:
-            raise BadInput(cells.where, f"columns {first + 1} and {position + 1} both called {name}",
-                           "names must differ", "rename one")  # fmt: skip
+            raise BadInput(
+                cells.where,
+                f"columns {first + 1} and {position + 1} both called {name}",
+                "names must differ",
+                "rename one",
+            )
 
 
 def _refuse_text(cells: Cells, positions: list[int]) -> None:
@@ -245,7 +175,9 @@ def _refuse_infinite(cells: Cells, rows: np.ndarray) -> None:
 def _note_large(cells: Cells, table: Table) -> None:
     for column, name in enumerate(table.columns):
         sizes = np.nan_to_num(np.abs(table.rows[:, column]))
-        large = [row for row in np.flatnonzero(sizes > EXACT_IN_FLOAT32) if _is_whole(cells.values[column][row])]
+        large = [
+            row for row in np.flatnonzero(sizes > EXACT_IN_FLOAT32).tolist() if _is_whole(cells.values[column][row])
+        ]
         if large:
             table.findings.append(rounded(float(sizes[large].max()), f"column {name}"))
 
@@ -260,10 +192,22 @@ def _without_empty(where: str, table: Table) -> Table:
     if not columns.any():
         raise BadInput(where, "a table without a single value", "must hold rows of numbers")
     empty = [name for name, kept in zip(table.columns, columns, strict=True) if not kept]
-    table.warn("DA101", f"columns without any value are left out: {listed(empty)}", len(empty), "columns",
-               "nothing can be learned from them", "remove them from the table")  # fmt: skip
-    table.warn("DA102", "rows without any value are left out", int((~rows).sum()), "rows",
-               "nothing can be learned from them", "remove them from the table")  # fmt: skip
+    table.warn(
+        "DA101",
+        f"columns without any value are left out: {listed(empty)}",
+        len(empty),
+        "columns",
+        "nothing can be learned from them",
+        "remove them from the table",
+    )
+    table.warn(
+        "DA102",
+        "rows without any value are left out",
+        int((~rows).sum()),
+        "rows",
+        "nothing can be learned from them",
+        "remove them from the table",
+    )
     table.columns = tuple(name for name, kept in zip(table.columns, columns, strict=True) if kept)
     table.rows = table.rows[rows][:, columns]
     return table

@@ -54,11 +54,11 @@ def from_dataset(dataset: Dataset) -> Parts:
 
 def _items(dataset: Dataset) -> Iterator[Any]:
     if isinstance(dataset, (IterableDataset, Iterable)):
-        yield from dataset  # type: ignore[misc]
+        yield from dataset
     elif not hasattr(dataset, "__len__"):
         raise BadInput(type(dataset).__name__, "a dataset without a length", "must have __len__ or __iter__")
     else:
-        yield from (dataset[i] for i in range(len(dataset)))  # type: ignore[arg-type]
+        yield from (dataset[i] for i in range(len(dataset)))
 
 
 def _row_and_label(item: Any, name: str) -> tuple[np.ndarray, Any]:

@@ -49,7 +49,9 @@ class Affine:
         return -self.scale.double().log().expand(shape).sum().item()
 
     def to(self, device: torch.device | str) -> Self:
-        """A copy on that device."""
+        """The same transform on that device."""
+        if self.shift.device == torch.device(device):
+            return self
         return type(self)(self.shift.to(device), self.scale.to(device))
 
     def state(self) -> dict[str, Tensor]:

@@ -74,15 +74,34 @@ def _single(summary: Summary, source: Source, config: Config) -> tuple[float, st
 
 WORRIES = (
     _Worry(
-        "DA122", _few_rows, "a code with more dimensions than rows can store every row by heart", "a smaller model.latent"
+        "DA122",
+        _few_rows,
+        "a code with more dimensions than rows can store every row by heart",
+        "a smaller model.latent",
     ),
     _Worry("DA121", _constant, "they tell nothing, and a density may grow without bound on them", "remove the columns"),
-    _Worry("DA123", _identifier, "whole numbers in strict order number the rows and say nothing of them",
-           "remove the columns, unless time itself is to be modelled"),
-    _Worry("DA124", _wide, "without standardising, the widest columns alone decide the loss",
-           "data.scale=standardize, or a logarithm of the widest columns"),
-    _Worry("DA125", _duplicates, "copies in both splits make the held-out loss look better than it is",
-           "remove the copies, or split by what they have in common"),
-    _Worry("DA126", _single, "a latent variable explains what columns share, and one column shares nothing",
-           "add columns, or fit a density to it"),
-)  # fmt: skip
+    _Worry(
+        "DA123",
+        _identifier,
+        "whole numbers in strict order number the rows and say nothing of them",
+        "remove the columns, unless time itself is to be modelled",
+    ),
+    _Worry(
+        "DA124",
+        _wide,
+        "without standardising, the widest columns alone decide the loss",
+        "data.scale=standardize, or a logarithm of the widest columns",
+    ),
+    _Worry(
+        "DA125",
+        _duplicates,
+        "copies in both splits make the held-out loss look better than it is",
+        "remove the copies, or split by what they have in common",
+    ),
+    _Worry(
+        "DA126",
+        _single,
+        "a latent variable explains what columns share, and one column shares nothing",
+        "add columns, or fit a density to it",
+    ),
+)

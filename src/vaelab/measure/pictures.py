@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -39,16 +39,18 @@ def image_grid(rows: np.ndarray, columns: int | None = None, top: float | None =
     return Image.fromarray(canvas.reshape(lines * (height + GAP), columns * (width + GAP), -1)[:-GAP, :-GAP])
 
 
-def channels_first(rows: np.ndarray, spec: Any) -> np.ndarray:
-    """Images as a user has them, as [..., C, H, W].
+def channels_first(rows: np.ndarray, axes: str) -> np.ndarray:
+    """Images of a known layout, as [..., C, H, W].
 
     Args:
-        rows: Images in the layout that `spec.axes` names: [..., H, W], [..., H, W, C] or [..., C, H, W].
-        spec: What the run knows of its data: its `axes`, and the `shape` [C, H, W].
+        rows: [..., H, W], [..., H, W, C] or [..., C, H, W].
+        axes: Which of these: "HW", "HWC" or "CHW".
+
+    Example:
+        >>> channels_first(np.zeros((5, 32, 24, 3)), "HWC").shape
+        (5, 3, 32, 24)
     """
-    if spec.axes == "HWC":
-        return np.moveaxis(rows, -1, -3)
-    return rows.reshape(*rows.shape[: rows.ndim - len(spec.axes)], *spec.shape)
+    return LAYOUTS[axes](rows)
 
 
 def value_range(rows: np.ndarray, top: float | None = None) -> tuple[float, float]:
@@ -69,6 +71,13 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "HW": lambda rows: rows[..., None, :, :],
+    "HWC": lambda rows: np.moveaxis(rows, -1, -3),
+    "CHW": lambda rows: rows,
+}
 
 
 def _levels(rows: np.ndarray, low: float, top: float) -> np.ndarray:

@@ -33,13 +33,23 @@ def pairs(run: Any) -> list[tuple[int, int]]:
 
 def reconstructions(run: Any) -> list[Panel]:
     """Originals above their reconstructions, for picked rows and for those that are reconstructed worst."""
-    decoded = channels_first(run.reconstruct(run.preview), run.spec)
-    distance = ((decoded - run.preview.astype(np.float64)) ** 2).reshape(len(decoded), -1).mean(1)
+    decoded = channels_first(run.reconstruct(run.preview), run.spec.axes)
+    originals = run.preview.reshape(decoded.shape)
+    distance = ((decoded - originals.astype(np.float64)) ** 2).reshape(len(decoded), -1).mean(1)
     hardest = np.argsort(-np.nan_to_num(distance), kind="stable")
     count = run.config.report.images
+    shown = (
+        ("Held-out rows and their reconstructions", _RECONSTRUCTED, pick(run, count)),
+        ("Worst reconstructed", _WORST, hardest[:count]),
+    )
     return [
-        _pair(run, decoded, pick(run, count), "Held-out rows and their reconstructions", _RECONSTRUCTED),
-        _pair(run, decoded, hardest[:count], "Worst reconstructed", _WORST),
+        _pixels(
+            title,
+            caption,
+            _strip(run, originals[rows], len(rows), "original"),
+            _strip(run, decoded[rows], len(rows), "reconstructed"),
+        )
+        for title, caption, rows in shown
     ]
 
 
@@ -62,17 +72,12 @@ def grid(run: Any) -> list[Panel]:
     return [_pixels("Decoded plane", _PLANE, _user_strip(run, run.decode(quantile_grid(GRID_STEPS)), GRID_STEPS))]
 
 
-def _pair(run: Any, decoded: np.ndarray, rows: np.ndarray, title: str, caption: str) -> Panel:
-    shown = (("original", run.preview[rows]), ("reconstructed", decoded[rows]))
-    return _pixels(title, caption, *(_strip(run, images, len(rows), label) for label, images in shown))
-
-
 def _pixels(title: str, caption: str, *strips: Strip) -> Panel:
     return Panel(title, caption, strips, wide=True, pixels=True)
 
 
 def _user_strip(run: Any, rows: np.ndarray, columns: int) -> Strip:
-    return _strip(run, channels_first(rows, run.spec), columns)
+    return _strip(run, channels_first(rows, run.spec.axes), columns)
 
 
 def _strip(run: Any, rows: np.ndarray, columns: int, label: str = "") -> Strip:

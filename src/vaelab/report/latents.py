@@ -65,27 +65,28 @@ def _planar(run: Any, means: np.ndarray, draws: np.ndarray) -> list[Panel]:
     if means.shape[1] < 2:
         return []
     view = plane(means)
-    codes = means @ view.directions.T
+    codes, spread = means @ view.directions.T, draws @ view.directions.T
+    reach = max(_reach(codes), _reach(spread))
     return [
         plot(
             "Held-out rows in latent space",
             f"Posterior means{', coloured by label' if run.preview_labels is not None else ''}. Healthy: the cloud "
             f"fills the dashed circle, which holds {INSIDE:.0%} of the prior; rows far outside it, or all in the "
             "middle, do not match the prior.",
-            partial(_scatter, run=run, codes=codes, view=view),
+            partial(_scatter, run=run, codes=codes, view=view, reach=reach),
             height=4.6,
         ),
         plot(
             "Aggregate posterior",
             "Samples of q(z|x) over the held-out rows, counted on a logarithmic scale. Healthy: one round cloud "
             "without holes; samples from the prior that fall into a hole decode to something never seen.",
-            partial(_histogram, draws=draws @ view.directions.T, view=view),
+            partial(_histogram, draws=spread, view=view, reach=reach),
             height=4.6,
         ),
     ]
 
 
-def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane) -> None:
+def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane, reach: float) -> None:
     axes = figure.subplots()
     labels = run.preview_labels
     groups = {"": np.ones(len(codes), bool)} if labels is None else _groups(labels, run.spec.label_names)
@@ -97,7 +98,7 @@ def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane) -> None:
         center.set_path_effects([patheffects.withStroke(linewidth=3, foreground=rcParams["figure.facecolor"])])
     if labels is not None:
         figure.legend(loc="outside lower center", ncols=5, markerscale=1.8, handletextpad=0.1, columnspacing=1.0)
-    _prior_circle(axes, view, codes)
+    _prior_circle(axes, view, reach)
 
 
 def _groups(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -113,9 +114,8 @@ def _groups(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]
     return groups
 
 
-def _histogram(figure: Figure, draws: np.ndarray, view: Plane) -> None:
+def _histogram(figure: Figure, draws: np.ndarray, view: Plane, reach: float) -> None:
     axes = figure.subplots()
-    reach = _reach(draws)
     edges = np.linspace(-reach, reach, 61)
     counts, _, _ = np.histogram2d(draws[:, 0], draws[:, 1], bins=(edges, edges))
     shown = np.ma.masked_equal(counts.T, 0)
@@ -124,13 +124,12 @@ def _histogram(figure: Figure, draws: np.ndarray, view: Plane) -> None:
     figure.colorbar(
         mesh, ax=axes, ticks=marks, format="%g", label="samples in a cell", location="bottom", shrink=0.7, aspect=40
     )
-    _prior_circle(axes, view, draws)
+    _prior_circle(axes, view, reach)
 
 
-def _prior_circle(axes: Axes, view: Plane, codes: np.ndarray) -> None:
+def _prior_circle(axes: Axes, view: Plane, reach: float) -> None:
     turn = np.linspace(0, 2 * np.pi, 200)
     axes.plot(CIRCLE * np.cos(turn), CIRCLE * np.sin(turn), color=rcParams["text.color"], linestyle="--", linewidth=1.2)
-    reach = _reach(codes)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.labels[0], ylabel=view.labels[1])
 
 

@@ -115,6 +115,8 @@ def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str],
                 axes.plot(steps, values, color=color, label=words)
         if settled:
             _settled_limits(axes, drawn)
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
         axes.yaxis.set_major_locator(MaxNLocator(4))
     if len(panels[0].lines) > 1:

@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN, PURPLE, GRAY = "#1B7FC4", "#D55E00", "#009E73", "#B5608F", 
 # Petroff, Accessible Color Sequences for Data Visualization, 2021.
 CLASSES = ("#3f90da", "#ffa90e", "#bd1f01", "#717581", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#2b8a4b", "#92dadd")
 HALF, FULL = 5.2, 10.6  # inches: a figure that shares its line with another, and one that has it alone
-DOTS = 170
+DOTS = 144
 SETTINGS: Any = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,

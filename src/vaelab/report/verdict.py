@@ -17,7 +17,7 @@ WORDS: dict[Severity, str] = {
     "warning": "Worth a look",
     "error": "Something is wrong",
 }
-UNJUDGED = "there is no evaluation yet, so nothing can be said about the model; train for longer or resume the run"
+FINISHED = "TR100"  # the finding that every finished run has
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,11 @@ class Number:
 
 def verdict(run: Any) -> Verdict:
     """The worst that any finding says, and what it is."""
-    severity = worst(run.findings)
-    if not run.metrics:
-        severity = max(severity, "warning", key=SEVERITIES.index)
-    pressing = urgent(run.findings)
+    pressing, unfinished = urgent(run.findings), _unfinished(run)
+    floor: Severity = "warning" if unfinished else "ok"
+    severity: Severity = max(worst(run.findings), floor, key=SEVERITIES.index)
     parts = [_lead(pressing)] if pressing else []
-    parts += [] if run.metrics else [UNJUDGED]
+    parts += [unfinished] if unfinished else []
     return Verdict(severity, WORDS[severity], _sentence("; ".join(parts) or "nothing that was checked looks wrong"))
 
 
@@ -70,6 +69,16 @@ def numbers(run: Any) -> list[Number]:
         Number("KL", f"{summary['kl']:.2f}", "nats", "what the code carries about a row, at most"),
         Number("active units", f"{summary['active_units']}", units, active),
     ]
+
+
+def _unfinished(run: Any) -> str:
+    """Why the model cannot be judged, or an empty string."""
+    last = max((line["step"] for line in run.history), default=0)
+    if not run.metrics:
+        return f"there is no evaluation yet after {last} steps, so that nothing can be said about the model"
+    if any(finding.code == FINISHED for finding in run.findings):
+        return ""
+    return f"training has not ended: these are the numbers so far, at step {last} of {run.config.train.steps}"
 
 
 def _lead(pressing: list[Finding]) -> str:

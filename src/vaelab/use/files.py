@@ -67,10 +67,10 @@ def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *conten
 def _rows_png(run: Any, rows: np.ndarray) -> bytes:
     from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 
-    images = channels_first(rows, run.spec)
+    images = channels_first(rows, run.spec.axes)
     columns = images.shape[-4] if images.ndim > 4 else None
     low, top = value_range(run.preview, run.spec.top)
-    return png_bytes(image_grid(images.reshape(-1, *run.spec.shape), columns, top, low))
+    return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns, top, low))
 
 
 def _rows_csv(run: Any, rows: np.ndarray) -> bytes:
