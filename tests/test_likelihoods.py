@@ -13,6 +13,7 @@ from torch import nn
 from vaelab.core.errors import BadInput
 from vaelab.core.tables import pick
 from vaelab.distributions.likelihoods import LIKELIHOODS, LOG_RATE_BOUND, LOG_SIGMA_BOUND, Decoder, Gaussian
+from vaelab.distributions.observations import LOG_SINHC
 from vaelab.nets.conv import ConvDecoder
 from vaelab.nets.mlp import MLP
 
@@ -167,6 +168,13 @@ def test_continuous_bernoulli_slope_is_the_observed_minus_the_mean(logit, sign):
     (curvature,) = torch.autograd.grad(slope, parameters)
     truth = -1 / 12 if logit < 1e-3 else 0.25 / math.sinh(min(logit, 600) / 2) ** 2 - 1 / logit**2
     assert curvature.item() == pytest.approx(truth, abs=1e-6)
+
+
+def test_continuous_bernoulli_series_has_the_coefficients_of_the_bernoulli_numbers():
+    """log(sinh(h) / h) is the sum of 2^(2n - 1) B_2n h^2n / (n (2n)!), as its derivative coth(h) - 1/h shows."""
+    numbers = special.bernoulli(2 * len(LOG_SINHC))[2::2]
+    truth = [2 ** (2 * n - 1) * number / (n * math.factorial(2 * n)) for n, number in enumerate(numbers, 1)]
+    assert pytest.approx(truth, rel=1e-12) == LOG_SINHC
 
 
 def test_continuous_bernoulli_in_float32_agrees_with_float64_near_the_middle():

@@ -13,6 +13,8 @@ import matplotlib
 import numpy as np
 import pytest
 from linear_run import LinearRun, digits_run, wine_run
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
@@ -220,7 +222,7 @@ def test_the_verdict_is_the_worst_finding(
 
 
 def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
-    run = wine_run(tmp_path)
+    run = wine_run(tmp_path, config=build_config({"model": {"latent": 3}}))
     run.metrics |= {"negative_elbo": 13 * np.log(2) * 1.5, "reconstruction": 9.25, "kl": 4.125, "active_units": 2}
     told = numbers(run)
     assert [number.value for number in told] == ["13.52", "9.25", "4.12", "2"]
@@ -283,3 +285,15 @@ def test_one_and_many_latents_have_their_figures(tmp_path: Path, latent: int) ->
     panels = latents.latent(digits_run(tmp_path, latent))
     assert [panel.title for panel in panels][-1] == "Marginals of the aggregate posterior"
     assert len(panels) == (1 if latent == 1 else 3)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_map_of_the_divergence_has_a_cell_for_every_group_and_evaluation(groups: int) -> None:
+    figure, steps = Figure(), np.array([10, 20, 40, 80])
+    values = np.arange(4.0 * groups).reshape(4, groups)
+    plots._kl_map(figure, steps, values, values[-1], [f"z{index}" for index in range(groups)])
+    (mesh,) = [found for axes in figure.axes for found in axes.collections if isinstance(found, QuadMesh)][:1]
+    corners = mesh.get_coordinates()
+    assert np.array_equal(mesh.get_array(), np.maximum(values.T, 1e-3))
+    assert corners[0, :, 0].tolist() == [5, 15, 30, 60, 100]
+    assert corners[:, 0, 1].tolist() == [place - 0.5 for place in range(groups + 1)]

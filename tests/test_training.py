@@ -379,8 +379,7 @@ def test_a_linear_model_reaches_the_closed_form_optimum(tmp_path, name: str) -> 
     }
     run = vaelab.train(path, out=tmp_path / "run", config=config, progress=False)
     optimum = PCA(latent).fit(train).score(test)
-    noise = [
-        run.metrics["negative_elbo"],
-        *(line["negative_elbo"] for line in run.history[-3:] if line["kind"] == "held_out"),
-    ]
-    assert -run.metrics["negative_elbo"] == pytest.approx(optimum, abs=0.05), noise
+    last = [line for line in run.history if line["kind"] == "held_out"][-1]
+    assert -last["negative_elbo"] == pytest.approx(optimum, abs=0.05)
+    # Selection may stop before the training rows' own optimum, where that serves the held-out rows better.
+    assert -run.metrics["negative_elbo"] >= optimum - 0.05

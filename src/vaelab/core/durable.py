@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,9 @@ def save_folder(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         with saying_why(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
             for name, data in files.items():
                 _write_flushed(temporary / name, data)
             digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}

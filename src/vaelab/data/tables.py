@@ -35,7 +35,7 @@ class Table:
     def warn(self, code: str, title: str, measured: float, unit: str, why: str, advice: str) -> None:
         """Adds a warning where `measured` is above 0."""
         if measured:
-            self.findings.append(Finding(code, "warning", title, measured, unit, why=why, advice=advice))
+            self.findings.append(Finding(code, "warning", title, measured, plural(measured, unit), why=why, advice=advice))
 
 
 class Cells(NamedTuple):
@@ -131,12 +131,17 @@ def numbers(cells: Cells) -> Table:
             reading.code,
             f"{reading.name}: {listed(columns)}",
             len(columns),
-            "columns",
+            "column",
             reading.why,
             "encode the columns yourself where you mean something else",
         )
     _note_large(cells, table)
     return _without_empty(cells.where, table)
+
+
+def plural(count: float, unit: str) -> str:
+    """The unit as it is written after the count."""
+    return unit if count == 1 else f"{unit}s"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -196,7 +201,7 @@ def _without_empty(where: str, table: Table) -> Table:
         "DA101",
         f"columns without any value are left out: {listed(empty)}",
         len(empty),
-        "columns",
+        "column",
         "nothing can be learned from them",
         "remove them from the table",
     )
@@ -204,7 +209,7 @@ def _without_empty(where: str, table: Table) -> Table:
         "DA102",
         "rows without any value are left out",
         int((~rows).sum()),
-        "rows",
+        "row",
         "nothing can be learned from them",
         "remove them from the table",
     )

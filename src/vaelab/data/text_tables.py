@@ -52,7 +52,7 @@ def read_table(path: Path) -> Table:
         "DA105",
         "decimal commas are read as points",
         commas,
-        "cells",
+        "cell",
         "numbers such as 1,5 stand between other separators",
         "write numbers with points",
     )
@@ -60,7 +60,7 @@ def read_table(path: Path) -> Table:
         "DA106",
         "columns without a name are called by their position",
         sum(not name for name in names),
-        "columns",
+        "column",
         "the header has empty cells",
         "name the columns",
     )

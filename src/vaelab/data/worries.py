@@ -11,7 +11,7 @@ from ..core.config import Config
 from ..core.finding import Finding
 from .source import Source
 from .summary import Summary
-from .tables import listed
+from .tables import listed, plural
 
 MANY_DUPLICATES = 0.05
 WIDE_SPAN = 1e6
@@ -38,7 +38,7 @@ def worries(summary: Summary, source: Source, config: Config) -> Iterator[Findin
 def _columns(which: np.ndarray, source: Source, title: str) -> tuple[float, str, str] | None:
     """The named columns of a table; the pixels of images may well be constant."""
     names = [name for name, found in zip(source.columns, which, strict=True) if found] if source.columns else []
-    return (len(names), "columns", f"{title}: {listed(names)}") if names else None
+    return (len(names), plural(len(names), "column"), f"{title}: {listed(names)}") if names else None
 
 
 def _constant(summary: Summary, source: Source, config: Config) -> tuple[float, str, str] | None:

@@ -57,8 +57,8 @@ def divergence(run: Any) -> list[Panel]:
     if not lines:
         return []
     steps = np.array([line["step"] for line in lines])
-    values = np.array([_floats(line["kl_per_dimension"]) for line in lines])
-    final = _floats(run.metrics.get("kl_per_dimension") or values[-1])
+    values = np.array([line["kl_per_dimension"] for line in lines], np.float64)
+    final = np.array(run.metrics.get("kl_per_dimension") or values[-1], np.float64)
     order = np.argsort(-final, kind="stable")[:DIMENSIONS_SHOWN]
     names = [
         f"z{index + 1}" if run.config.model.latent in (None, len(final)) else f"group {index + 1}" for index in order
@@ -79,11 +79,7 @@ def divergence(run: Any) -> list[Panel]:
 def series(lines: Sequence[Line], kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one recorded number; what was not finite is NaN."""
     kept = [line for line in lines if line["kind"] == kind and key in line]
-    return np.array([line["step"] for line in kept]), _floats([line[key] for line in kept])
-
-
-def _floats(values: Any) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array([line["step"] for line in kept]), np.array([line[key] for line in kept], np.float64)
 
 
 def _loss(figure: Figure, run: Any) -> None:
@@ -158,9 +154,10 @@ def _kl_map(figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.nda
     scale = LogNorm(1e-3, max(1.0, float(np.nanmax(values, initial=1.0))))
     left.grid(visible=False)
     if len(steps) > 1:
-        mesh = left.pcolormesh(
-            steps, places, np.clip(values, 1e-3, None).T, shading="nearest", norm=scale, cmap="viridis", rasterized=True
-        )
+        middles = (steps[1:] + steps[:-1]) / 2
+        edges = np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
+        cells = np.clip(values, 1e-3, None).T
+        mesh = left.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, cells, norm=scale, cmap="viridis")
         figure.colorbar(mesh, ax=left, location="left", format="%g", label="nats", pad=0.02)
     left.set(xlabel="step", ylabel="latent dimension", title="over the evaluations")
     right.barh(places, np.maximum(final, 1e-3), color=[BLUE if value > ACTIVE_NATS else GRAY for value in final])

@@ -61,7 +61,8 @@ def numbers(run: Any) -> list[Number]:
     if not summary:
         return []
     bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
-    error, units = f"± {summary['standard_error']:.2f} nats", f"of {len(summary['kl_per_dimension'])}"
+    error, groups = f"± {summary['standard_error']:.2f} nats", len(summary["kl_per_dimension"])
+    units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
     active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [
         Number("held-out negative ELBO", f"{summary['negative_elbo']:.2f}", error, f"{bits:.3f} bits per dimension"),

@@ -47,7 +47,7 @@ def _bound(m: Measured) -> Iterator[Finding]:
         m.selected["negative_elbo"],
         NATS,
         1.96 * m.selected["standard_error"],
-        f"{m.selected['rows']} held-out rows, beta = 1, one posterior sample a row, weights of step {m.selected['step']}",
+        f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, weights of step {m.selected['step']}",
     )
 
 
