@@ -82,7 +82,9 @@ def test_every_flipped_byte_truncation_and_missing_file_is_detected_and_named(tm
     files = {"model.safetensors": chance.randbytes(3000), "progress.json": b'{"step": 1}'}
     durable.save_folder(folder, files)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    damages = [("flip", chance.randrange(10**9)) for _ in range(200)] + [("cut", chance.randrange(10**9)) for _ in range(50)]
+    damages = [("flip", chance.randrange(10**9)) for _ in range(200)] + [
+        ("cut", chance.randrange(10**9)) for _ in range(50)
+    ]
     for kind, place in damages:
         name = chance.choice(sorted(whole))
         data = bytearray(whole[name])

@@ -72,7 +72,9 @@ def test_flags_are_frozen() -> None:
     from vaelab.cli import app
 
     flags = {
-        command: sorted({name for item in app[command].assemble_argument_collection() for name in item.names if name[0] == "-"})
+        command: sorted(
+            {name for item in app[command].assemble_argument_collection() for name in item.names if name[0] == "-"}
+        )
         for command in ("train", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
     }
     assert flags == {

@@ -175,6 +175,9 @@ def test_continuous_bernoulli_series_has_the_coefficients_of_the_bernoulli_numbe
     numbers = special.bernoulli(2 * len(LOG_SINHC))[2::2]
     truth = [2 ** (2 * n - 1) * number / (n * math.factorial(2 * n)) for n, number in enumerate(numbers, 1)]
     assert pytest.approx(truth, rel=1e-12) == LOG_SINHC
+    logits = torch.tensor([0.4999, 1.0, 1.4], **DOUBLE)
+    mean = LIKELIHOODS["continuous_bernoulli"]()(logits.view(1, 1, 1, 3)).mean.flatten()
+    torch.testing.assert_close(mean, 0.5 + 0.5 / (logits / 2).tanh() - 1 / logits, rtol=0, atol=1e-14)
 
 
 def test_continuous_bernoulli_in_float32_agrees_with_float64_near_the_middle():
@@ -189,7 +192,7 @@ def test_continuous_bernoulli_in_float32_agrees_with_float64_near_the_middle():
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("value", [1e4, -1e4])
+@pytest.mark.parametrize("value", [1e4, -1e4, 1e6, -1e6])
 def test_extreme_parameters_stay_finite_in_value_and_gradient(member, value):
     likelihood, draw, _, parameters = member
     parameters = torch.full_like(parameters, value).float().requires_grad_()

@@ -1,4 +1,4 @@
-"""The loop: exact resume, nothing non-finite in the weights, processes and slices that agree, the optimum of a linear model."""
+"""The loop: exact resume, nothing non-finite in the weights, processes and slices that agree, a known optimum."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return found
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -67,7 +67,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def advance(self: Loop, number: int) -> bool:
         if number == step:
-            raise Stop
+            raise StopError
         return real(self, number)
 
     monkeypatch.setattr(Loop, "_advance", advance)
@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, monk
         out = tmp_path / f"cut-{cut}"
         with monkeypatch.context() as patch:
             stopped_at(patch, cut)
-            with pytest.raises(Stop):
+            with pytest.raises(StopError):
                 vaelab.train("digits", out=out, config=config, progress=False)
         vaelab.train(resume=out, progress=False)
         assert contents(out) == contents(tmp_path / "whole")
@@ -90,7 +90,8 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, monk
 def test_the_same_seed_gives_the_same_bits_whatever_is_written_beside(tmp_path) -> None:
     plain = vaelab.train("digits", out=tmp_path / "a", config=settings(), progress=False)
     torch.manual_seed(123)
-    watched = settings({"train": {"evaluate_every": 3, "log_every": 1, "checkpoint_every": 2}, "report": {"tensorboard": True}})
+    often = {"evaluate_every": 3, "log_every": 1, "checkpoint_every": 2}
+    watched = settings({"train": often, "report": {"tensorboard": True}})
     other = vaelab.train("digits", out=tmp_path / "b", config=watched, progress=False)
     last = [Checkpoints(run.folder / "checkpoints").load_last()[1]["model"] for run in (plain, other)]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
@@ -250,7 +251,8 @@ def command(*arguments: object) -> list[str]:
 
 
 def overrides(config: dict[str, Any]) -> list[str]:
-    return [f"{section}.{key}={json.dumps(value)}" for section, values in config.items() for key, value in values.items()]
+    pairs = [(f"{section}.{key}", value) for section, values in config.items() for key, value in values.items()]
+    return [f"{name}={json.dumps(value)}" for name, value in pairs]
 
 
 QUIET = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True}
@@ -276,7 +278,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path) -> None:
 def test_a_signal_saves_and_exits_with_its_status(tmp_path, number: int, status: int) -> None:
     config = settings({"train": {"steps": 100_000}})
     out = tmp_path / "a"
-    child = subprocess.Popen(command("train", "digits", *overrides(config), "--out", out), stderr=subprocess.PIPE, text=True)
+    train = command("train", "digits", *overrides(config), "--out", out)
+    child = subprocess.Popen(train, stderr=subprocess.PIPE, text=True)
     wait_for(out / "metrics.jsonl", child)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
@@ -296,7 +299,8 @@ def wait_for(path: Path, child: subprocess.Popen, seconds: float = 60) -> None:
 @pytest.mark.slow
 def test_twenty_kills_at_random_times_change_nothing(tmp_path) -> None:
     """Kill -9, resume, and again; in the end metrics and weights are those of a run that nobody touched."""
-    config = settings(FANCY, {"train": {"steps": 4000, "checkpoint_every": 100, "evaluate_every": 500, "log_every": 50}})
+    often = {"steps": 4000, "checkpoint_every": 100, "evaluate_every": 500, "log_every": 50}
+    config = settings(FANCY, {"train": often})
     vaelab.train("digits", out=tmp_path / "whole", config=config, progress=False)
     out, chance, kills = tmp_path / "killed", random.Random(0), 0
     script = tmp_path / "child.py"

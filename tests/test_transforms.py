@@ -96,7 +96,7 @@ def test_summary_against_the_whole_array(monkeypatch: pytest.MonkeyPatch, kind: 
 def test_columns_are_judged_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 200)
     count = np.arange(40.0)
-    back = np.where(count == 17, 0, count)
+    back = np.where(count == 16, 0, count)  # a chunk of four rows begins there
     rows = np.stack([count, -count, count / 2, back, np.full(40, 0.1), np.minimum(count, 30)], 1).astype(np.float32)
     found = summarise(rows)
     assert found.identifier.tolist() == [True, True, False, False, False, False]
@@ -133,6 +133,7 @@ GRAY = RANDOM.integers(0, 256, (30, 6, 6)).astype(np.uint8)
         (255 * (GRAY > 99).astype(np.uint8), {}, "bernoulli", 255),
         ((GRAY > 99).astype(np.uint8), {}, "bernoulli", 1),
         (UNIT, {}, "continuous_bernoulli", 1),
+        (0.2 + 0.6 * BINARY, {}, "continuous_bernoulli", 1),  # two values, but not the ends of the range
         (GRAY, {}, "continuous_bernoulli", 255),
         ("digits", {}, "continuous_bernoulli", 16),
         (COUNTS, {}, "poisson", 1),
@@ -219,7 +220,10 @@ def with_entry(rows: np.ndarray, value: float) -> np.ndarray:
         (with_entry(COUNTS, 0.5), {"likelihood": "categorical"}, ("(0.5)", "row 17")),
     ],
 )
-def test_data_outside_the_support_is_refused(x: np.ndarray, sections: dict, parts: tuple[str, ...]) -> None:
+def test_data_outside_the_support_is_refused(
+    monkeypatch: pytest.MonkeyPatch, x: np.ndarray, sections: dict, parts: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 100)  # so that the place has to be counted over chunks
     with pytest.raises(BadInput) as caught:
         chosen(x, **sections)
     assert "\n" not in str(caught.value)

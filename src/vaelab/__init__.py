@@ -29,7 +29,7 @@ _HOMES = {
     "VaelabError": "core.errors",
     "BadInput": "core.errors",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from . import schedules as schedules

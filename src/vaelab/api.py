@@ -36,8 +36,8 @@ def train(
     """Trains a VAE and returns the run.
 
     Args:
-        x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy or
-            .csv file or to a folder of images, or a name (`digits`, `mnist`).
+        x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy
+            or .csv file or to a folder of images, or a name (`digits`, `mnist`).
         out: A new folder for the run; None: one under `runs/`.
         config: Settings: a nested dict, a YAML file, or a `Config`; None: the defaults.
         model: A model of your own, such as `vaelab.VAE(...)`; None: the one the settings describe.

@@ -42,7 +42,7 @@ def train(
     from .core.config import parse_overrides
 
     if source is not None and "=" in source and not os.path.exists(source):
-        source, settings = None, (source, *settings)
+        settings, source = (source, *settings), None
     overrides: dict[str, Any] = parse_overrides(settings)
     if data_dir is not None:
         overrides.setdefault("data", {})["data_dir"] = data_dir

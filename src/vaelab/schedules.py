@@ -18,7 +18,8 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: progress,
     "cosine": lambda progress: 0.5 * (1 - math.cos(math.pi * progress)),
     "sigmoid": _sigmoid,
-    # Fu, Li, Liu, Gao, Celikyilmaz, Carin: Cyclical Annealing Schedule (2019): rise in the first half of a cycle, then hold.
+    # Rises in the first half of a cycle and then holds: Fu, Li, Liu, Gao, Celikyilmaz, Carin, Cyclical Annealing
+    # Schedule: A Simple Approach to Mitigating KL Vanishing, 2019.
     "cyclical": lambda progress: min(1.0, 2 * progress),
 }
 

@@ -1,7 +1,7 @@
 """One typed config for everything; each default stands here and nowhere else.
 
-A config comes from a YAML file, a nested dict, `key=value` overrides, or all three, later ones winning. Unknown keys are
-refused with a suggestion, and all problems are reported at once. The resolved config is saved with the run.
+A config comes from a YAML file, a nested dict, `key=value` overrides, or all three, later ones winning. Unknown keys
+are refused with a suggestion, and all problems are reported at once. The resolved config is saved with the run.
 """
 
 from __future__ import annotations

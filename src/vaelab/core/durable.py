@@ -1,7 +1,8 @@
 """All writes that must last: atomic, flushed to disk, with digests; and the lock on a run folder.
 
 A folder is saved by writing every file into a temporary sibling, flushing each, writing a manifest with their SHA-256
-digests, flushing that, renaming the folder, and flushing its parent. A crash at any point leaves the old state or the new.
+digests, flushing that, renaming the folder, and flushing its parent. A crash at any point leaves the old
+state or the new.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Interrupted(VaelabError):
 
 
 def one_line(text: str) -> str:
-    """Text with control characters shown escaped, so that data cannot break a message into lines or steer a terminal."""
+    """Text with control characters shown escaped, so that data cannot break a line or steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 

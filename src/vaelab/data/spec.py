@@ -106,7 +106,10 @@ class Spec:
     def to_files(self, preview: np.ndarray, labels: np.ndarray | None) -> dict[str, bytes]:
         """The content of a run folder's `data`; `preview` [n, *shape] holds held-out rows on the data's own scale."""
         plain = {key: value for key, value in asdict(replace(self, transform=None)).items() if key != "transform"}  # type: ignore[arg-type]
-        files = {"spec.json": to_json(plain, indent=1).encode(), "transform.safetensors": save_tensors(self.transform.state())}
+        files = {
+            "spec.json": to_json(plain, indent=1).encode(),
+            "transform.safetensors": save_tensors(self.transform.state()),
+        }
         files["preview.npy"] = _npy(preview)
         return files | ({"labels.npy": _npy(labels)} if labels is not None else {})
 

@@ -35,7 +35,9 @@ class Table:
     def warn(self, code: str, title: str, measured: float, unit: str, why: str, advice: str) -> None:
         """Adds a warning where `measured` is above 0."""
         if measured:
-            self.findings.append(Finding(code, "warning", title, measured, plural(measured, unit), why=why, advice=advice))
+            self.findings.append(
+                Finding(code, "warning", title, measured, plural(measured, unit), why=why, advice=advice)
+            )
 
 
 class Cells(NamedTuple):

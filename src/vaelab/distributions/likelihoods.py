@@ -154,7 +154,6 @@ class OptimalNoise(nn.Module):
         self.register_buffer("weighted", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
 
-    @torch.no_grad()
     def forward(self, own: Tensor, squares: Tensor | None) -> Tensor:
         """log σ, a scalar: of this batch in training, of the running average otherwise."""
         if squares is None or not self.training:

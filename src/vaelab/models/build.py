@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.config import Config, LikelihoodConfig, ModelConfig
 from ..core.errors import BadInput
 from ..core.seeds import derive
-from ..distributions.likelihoods import LIKELIHOODS, Decoder
+from ..distributions.likelihoods import LIKELIHOODS, Decoder, Gaussian, Likelihood
 from ..distributions.posteriors import GaussianPosterior
 from ..nets.conv import ConvDecoder, ConvEncoder
 from ..nets.init import initialise
@@ -67,10 +67,10 @@ def mirrored(model: ModelConfig) -> tuple[int, ...]:
     return model.decoder_hidden if model.decoder_hidden is not None else tuple(reversed(model.hidden))
 
 
-def build_likelihood(config: LikelihoodConfig) -> nn.Module:
+def build_likelihood(config: LikelihoodConfig) -> Likelihood:
     """The likelihood that a config describes."""
     kind = LIKELIHOODS[config.name]
-    return kind(noise=config.noise, sigma=config.sigma) if config.name == "gaussian" else kind()
+    return Gaussian(config.noise, config.sigma) if kind is Gaussian else kind()
 
 
 def build_model(config: Config, shape: Shape) -> VAE:

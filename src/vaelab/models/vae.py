@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +19,46 @@ from ..distributions.posteriors import GaussianPosterior
 from ..distributions.priors import StandardNormalPrior
 
 
-@runtime_checkable
-class Model(Protocol):
-    """Whatever offers these is a model; objectives, the loop and the run folder ask for nothing else."""
+class Model(nn.Module):
+    """What a model offers: objectives, the loop and the run folder ask for nothing else.
 
-    def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput: ...
-    def encode(self, x: Tensor) -> Distribution: ...
-    def decode(self, z: Tensor) -> Any: ...
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Any: ...
+    Attributes:
+        latent: Dimensions of z.
+        noise_size: Standard normal entries that the posterior takes for each row and sample; None: it draws its own.
+        channels: Parameters of the likelihood for each entry of a row.
+    """
+
+    latent: int | None
+    noise_size: int | None = None
+    channels: int = 1
+
+    @abstractmethod
+    def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
+        """The record of a batch x [B, ...] with K = `samples` draws of z."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z|x) for a batch [B, ...]."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Any:
+        """p(x|z) for z [K, B, L] or [B, L]."""
+
+    @abstractmethod
+    def prior_distribution(self) -> Distribution:
+        """p(z)."""
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Any:
+        """p(x|z) for `count` draws of z from the prior, with leading shape [1, count]."""
+        return self.decode(self.prior_distribution().sample(count, generator)[None])
 
 
-class VAE(nn.Module):
+class VAE(Model):
     """A model from three conditional distributions (Kingma and Welling, Auto-Encoding Variational Bayes, 2014).
 
     Each part is a module whose forward returns a distribution; plain networks are taken too. An encoder network that
-    returns a tensor [B, 2 L] or a pair of [B, L] means a diagonal normal by its mean and log-variance. A decoder network
-    that returns a tensor needs `likelihood`.
+    returns a tensor [B, 2 L] or a pair of [B, L] means a diagonal normal by its mean and log-variance. A decoder
+    network that returns a tensor needs `likelihood`.
 
     Args:
         encoder: x [B, ...] to q(z|x).
@@ -71,13 +96,8 @@ class VAE(nn.Module):
         self.prior = prior if prior is not None else StandardNormalPrior(int(latent or 0))
         self.decoder = decoder if likelihood is None else PlainDecoder(decoder, likelihood)
         self.latent = latent
-        # Standard normal entries that the posterior takes for each row and sample; None: it draws its own noise.
         self.noise_size = latent if isinstance(encoder, GaussianPosterior) else None
-
-    @property
-    def channels(self) -> int:
-        """Parameters of the likelihood for each entry of a row."""
-        return getattr(getattr(self.decoder, "likelihood", None), "channels", 1)
+        self.channels = getattr(getattr(self.decoder, "likelihood", None), "channels", 1)
 
     def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
         """The record of a batch x [B, ...] with K = `samples` draws of z, from given base noise [K, B, L] or fresh."""
@@ -120,10 +140,6 @@ class VAE(nn.Module):
             raise BadInput("decoder", "a tensor", "must return a distribution over x", fix)
         return likelihood
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Any:
-        """p(x|z) for `count` draws of z from the prior, with leading shape [1, count]."""
-        return self.decode(self.prior_distribution().sample(count, generator)[None])
-
 
 class PlainDecoder(nn.Module):
     """A plain network's output [N, ...] as the parameters of a likelihood, in the shape of the data's rows.
@@ -136,7 +152,9 @@ class PlainDecoder(nn.Module):
         super().__init__()
         self.net = net
         self.shape: tuple[int, ...] | None = None
-        self.likelihood: Any = pick(LIKELIHOODS, likelihood, "likelihood")() if isinstance(likelihood, str) else likelihood
+        self.likelihood: Any = (
+            pick(LIKELIHOODS, likelihood, "likelihood")() if isinstance(likelihood, str) else likelihood
+        )
 
     def forward(self, z: Tensor) -> Any:
         """p(x|z) for z [K, B, L] or [B, L]."""

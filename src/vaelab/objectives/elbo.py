@@ -18,8 +18,8 @@ class ELBO:
 
     .. math:: L = E[-\log p(x|z)] + \beta \, KL(q(z|x) \| p(z))
 
-    With `free_bits` (Kingma, Salimans et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016) the
-    divergence of each dimension or group is averaged over the batch first and then floored, which keeps a gradient for
+    With `free_bits` (Kingma, Salimans et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016)
+    the divergence of each dimension or group is averaged over the batch first and then floored, which keeps a gradient for
     single samples: `sum_g max(free_bits, mean_B KL_g)`. With `capacity` (Burgess et al., Understanding Disentangling in
     beta-VAE, 2018) the divergence is held at a target: `beta * |mean_B KL - capacity|`.
 
@@ -49,12 +49,12 @@ class ELBO:
     ) -> None:
         numbers = {"beta": beta, "free_bits": free_bits, "capacity": capacity}
         for name, value in numbers.items():
-            if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
+            if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise BadInput(name, value, "must be a finite number of at least 0")
         if capacity is not None and free_bits > 0:
             raise BadInput("capacity", capacity, "cannot be combined with free_bits", "set one of them")
         self.beta = beta if isinstance(beta, Schedule) else constant(float(beta))
-        self.capacity = constant(float(capacity)) if isinstance(capacity, (int, float)) else capacity
+        self.capacity = constant(float(capacity)) if isinstance(capacity, int | float) else capacity
         self.free_bits, self.free_bits_per, self.samples = free_bits, free_bits_per, samples
 
     @property
@@ -98,8 +98,8 @@ def build_objective(config: ObjectiveConfig) -> ELBO:
     cycles = config.cycles if config.anneal == "cyclical" else 1
     beta = Schedule(config.anneal, 0.0, config.beta, config.warmup_steps, cycles)
     capacity: float | Schedule | None = config.capacity
-    if capacity is not None and config.capacity_steps:
-        capacity = Schedule("linear", 0.0, capacity, config.capacity_steps)
+    if config.capacity is not None and config.capacity_steps:
+        capacity = Schedule("linear", 0.0, config.capacity, config.capacity_steps)
     return ELBO(
         beta if beta.ends else config.beta,
         free_bits=config.free_bits,

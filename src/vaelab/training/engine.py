@@ -1,7 +1,7 @@
 """The engine: PyTorch's own processes, behind one small class. Alone it costs nothing.
 
-Started by `torchrun`, it reads the launcher's environment; every process holds the whole data and takes its slice of each
-global batch, so that the numbers are those of a single process.
+Started by `torchrun`, it reads the launcher's environment; every process holds the whole data and takes its slice of
+each global batch, so that the numbers are those of a single process.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ MOST_SAMPLES = 256
 
 
 @torch.no_grad()
-def evaluate(model: Model, rows: Rows, *, seed: int, engine: Engine, shift: float, most: int | None = None) -> dict[str, Any]:
+def evaluate(
+    model: Model, rows: Rows, *, seed: int, engine: Engine, shift: float, most: int | None = None
+) -> dict[str, Any]:
     """The bound on rows at beta = 1; see `BoundSums.compute` for what is returned.
 
     Each row gets one posterior sample, and more where there are fewer than `DRAWS` rows; `samples` says how many.

@@ -49,13 +49,13 @@ class Events(Display):
 
     @torch.no_grad()
     def _pictures(self, step: int, model: Model) -> None:
-        training = model.training  # type: ignore[attr-defined]
-        model.eval()  # type: ignore[attr-defined]
+        training = model.training
+        model.eval()
         means = model.decode(model.encode(self.originals).mean[None]).mean[0]
         self.writer.add_images("reconstructions", _interleaved(self.originals, means), step)
         samples = model.sample(self.images, generator(self.seed, "samples", device=self.originals.device)).mean[0]
         self.writer.add_images("samples", _to_unit(samples), step)
-        model.train(training)  # type: ignore[attr-defined]
+        model.train(training)
 
     def _scalars(self, prefix: str, step: int, line: dict[str, Any]) -> None:
         for name, value in line.items():

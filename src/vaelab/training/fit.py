@@ -36,7 +36,15 @@ from .rules import Measured, judge
 from .run import Run
 from .show import Display, Several, choose_display
 
-MAY_CHANGE = ("train.steps", "train.patience", "train.device", "train.threads", "data.source", "data.data_dir", "report.")
+MAY_CHANGE = (
+    "train.steps",
+    "train.patience",
+    "train.device",
+    "train.threads",
+    "data.source",
+    "data.data_dir",
+    "report.",
+)
 
 
 @dataclass
@@ -167,9 +175,7 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     )
     findings = [*source.findings, *choice.findings]
     chosen = objective or build_objective(config.objective)
-    return Job(
-        config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None
-    )
+    return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
 
 
 def _split(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
@@ -251,15 +257,13 @@ def _refuse_changes(changed: Mapping[str, tuple[Any, Any]]) -> None:
 def _resumed_otherwise(changed: Mapping[str, tuple[Any, Any]], config: Config) -> Finding:
     listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
     moved = "train.steps" in changed and config.train.schedule != "constant"
+    why = f"the {config.train.schedule} schedule of the learning rate ends elsewhere: not the weights of one long run"
     return Finding(
         "TR109",
         "info",
         f"resumed with other settings: {listed}",
         evidence="config.yaml holds the new ones",
-        why=f"the {config.train.schedule} learning-rate schedule now ends elsewhere, so that the weights are not those of "
-        "one uninterrupted run"
-        if moved
-        else "",
+        why=why if moved else "",
     )
 
 

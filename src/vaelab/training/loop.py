@@ -1,4 +1,4 @@
-"""The one training loop: steps, not epochs; nothing non-finite enters the weights; every step is a function of its number."""
+"""The one training loop: steps, not epochs; nothing non-finite enters the weights; a step is a function of its number."""
 
 from __future__ import annotations
 
@@ -124,9 +124,8 @@ class Loop:
             for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.copy_(value)
             return self._refuse(number, loss, size)
-        clip = self.config.train.clip_norm
-        clipped = clip is not None and size > clip
-        if clipped:
+        clip = self.config.train.clip_norm or math.inf
+        if clipped := size > clip:
             nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
         rate = self._rate(number)
         for group in self.optimizer.param_groups:

@@ -11,6 +11,7 @@ from ..core.finding import Finding
 from .checkpoint import Progress
 
 NATS = "nats per sample"
+REGULARISE = "train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden"
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ def _bound(m: Measured) -> Iterator[Finding]:
         m.selected["negative_elbo"],
         NATS,
         1.96 * m.selected["standard_error"],
-        f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, weights of step {m.selected['step']}",
+        f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, "
+        f"weights of step {m.selected['step']}",
     )
 
 
 def _collapse(m: Measured) -> Iterator[Finding]:
     """No dimension above 0.01 nats: the decoder draws from the marginal, and z says nothing about x."""
     if m.selected["active_units"] == 0:
-        beta, rate = m.config.objective.beta, m.config.train.learning_rate
+        beta, train = m.config.objective.beta, m.config.train
+        slower = f"objective.anneal=linear objective.warmup_steps={max(1, train.steps // 4)}"
         yield Finding(
             "TR101",
             "warning",
@@ -62,10 +65,8 @@ def _collapse(m: Measured) -> Iterator[Finding]:
             m.selected["kl"],
             NATS,
             evidence="held-out KL(q(z|x) || p(z)), summed over dimensions; none is above 0.01 nats",
-            why="the bound is best served by ignoring z: beta is high, the decoder's noise is large, or the data is noise",
-            advice=f"objective.beta={beta / 4:.3g}"
-            if beta > 1
-            else f"objective.anneal=linear objective.warmup_steps={max(1, m.config.train.steps // 4)} train.learning_rate={rate / 3:.2g}",
+            why="ignoring z serves the bound best: beta is high, the decoder's noise is large, or the data is noise",
+            advice=f"objective.beta={beta / 4:.3g}" if beta > 1 else slower,
         )
 
 
@@ -85,7 +86,7 @@ def _unused(m: Measured) -> Iterator[Finding]:
 
 
 def _overfitting(m: Measured) -> Iterator[Finding]:
-    """The bound got worse by more than three standard errors after its best: the selection saved it, but steps were wasted."""
+    """Worse by more than three standard errors after the best: the selection saved it, but steps were wasted."""
     rise = m.last["negative_elbo"] - m.selected["negative_elbo"]
     if rise > 3 * m.selected["standard_error"] and m.progress.step > m.selected["step"]:
         yield Finding(
@@ -96,7 +97,7 @@ def _overfitting(m: Measured) -> Iterator[Finding]:
             NATS,
             evidence=f"best at step {m.selected['step']}, last at step {m.progress.step}",
             why="the model went on to learn the training rows by heart",
-            advice=f"train.steps={m.selected['step']}, train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden",
+            advice=f"train.steps={m.selected['step']}, or {REGULARISE}",
         )
 
 
@@ -114,7 +115,7 @@ def _gap(m: Measured) -> Iterator[Finding]:
             1.96 * error,
             f"selected weights on {m.training['rows']} training and {m.selected['rows']} held-out rows",
             "the model knows the training rows better than new ones",
-            "more data, train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden",
+            f"more data, {REGULARISE}",
         )
 
 
@@ -178,7 +179,7 @@ def _stopped_early(m: Measured) -> Iterator[Finding]:
             "stopped early",
             float(m.progress.step),
             "steps",
-            evidence=f"{m.progress.stale} evaluations without a better held-out bound; train.patience={m.config.train.patience}",
+            evidence=f"{m.progress.stale} evaluations without a better held-out bound (train.patience)",
         )
 
 

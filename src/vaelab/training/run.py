@@ -69,7 +69,9 @@ class Run:
     def model(self) -> Any:
         """The model with the selected weights, in evaluation mode on the CPU."""
         if self.environment.get("own_model") and self._given is None:
-            raise BadInput("model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)")
+            raise BadInput(
+                "model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)"
+            )
         model = self._given or build_model(self.config, self.spec.shape)
         if hasattr(model.decoder, "shape") and model.decoder.shape is None:
             model.decoder.shape = self.spec.shape

@@ -48,7 +48,9 @@ class Window:
         self._settle()
         if engine.world > 1 and self.sums is not None:
             self.sums = engine.total(self.sums)
-            self.plain["loss"] = engine.total(torch.tensor(self.plain["loss"], dtype=torch.float64)).item() / engine.world
+            self.plain["loss"] = (
+                engine.total(torch.tensor(self.plain["loss"], dtype=torch.float64)).item() / engine.world
+            )
             if not engine.is_main:
                 self.sums = torch.zeros_like(self.sums)
         sums = None if self.sums is None else self.sums.tolist()
