@@ -134,7 +134,9 @@ class TrainConfig(Section):
     )
     on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what a non-finite loss or gradient does")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: Int | None = Field(None, ge=1, le=1024, description="CPU threads; None: PyTorch's choice")
+    threads: Int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
+    )
     deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import generator
+from .arrays import as_numpy
 from .transforms import Affine
 
 RESIDENT_BYTES = 2 * 2**30  # rows up to this size are kept transformed, in float32, where the model is
@@ -58,7 +59,7 @@ class Rows:
     def raw(self, index: np.ndarray) -> np.ndarray:
         """The rows at `index` on the data's own scale."""
         rows = self._raw[index if self._indices is None else self._indices[index]]
-        return np.asarray(rows)
+        return as_numpy(rows)
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """Consecutive index ranges that cover every row once; the last may be short."""

@@ -46,6 +46,8 @@ MAY_CHANGE = (
     "report.",
 )
 
+SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
+
 
 @dataclass
 class Job:
@@ -155,6 +157,8 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
     config = _in_steps(resolve(config, shape, source.layout), len(source.train) if index is None else len(index))
     built = model if model is not None else build_model(config, shape)
+    if engine.device.type == "cpu":
+        torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     rows, held_out = (
         Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device)
         for raw, part in ((source.train, index), (held_rows, held_index))
@@ -176,6 +180,17 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     findings = [*source.findings, *choice.findings]
     chosen = objective or build_objective(config.objective)
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _threads(model: nn.Module, batch: int) -> int:
+    """One thread for a small network, else PyTorch's choice.
+
+    A step of some milliseconds gains little from a second thread, and takes ten times as long where another process wants
+    the core that the second thread waits for.
+    """
+    small = batch * sum(parameter.numel() for parameter in model.parameters()) < SMALL_STEP
+    convolves = any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
+    return 1 if small and not convolves else torch.get_num_threads()
 
 
 def _split(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
@@ -276,8 +291,6 @@ def _say_damage(damaged: list[str], display: Display) -> None:
 def _engine(config: Config) -> Iterator[Engine]:
     """The engine with threads and determinism as configured; all put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
