@@ -7,6 +7,7 @@ Usage: python benchmarks/overhead.py [--blocks 15]
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 
 from vaelab.core.config import build_config
 from vaelab.training.engine import Engine
-from vaelab.training.fit import prepare
 from vaelab.training.folder import RunFolder
+from vaelab.training.job import prepare
 from vaelab.training.loop import Loop
 from vaelab.training.show import Display
 
@@ -64,7 +65,7 @@ def bare(x: np.ndarray, hidden: list[int], latent: int) -> tuple[Callable[[int],
 
     def stack(widths: list[int]) -> nn.Sequential:
         layers: list[nn.Module] = []
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in itertools.pairwise(widths):
             layers += [nn.Linear(wide, narrow), nn.SiLU()]
         return nn.Sequential(*layers[:-1])
 

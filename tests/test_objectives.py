@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -106,7 +107,7 @@ def test_schedules_rise_from_start_to_end_and_stay(shape: str) -> None:
     values = [schedule(step) for step in range(150)]
     assert values[0] == 0.5
     assert values[100:] == [2.0] * 50
-    assert all(a <= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(values))
     assert schedule(50) == pytest.approx(1.25)
     if shape in SHAPES:
         assert values[:100] == pytest.approx([0.5 + 1.5 * SHAPES[shape](t / 100) for t in range(100)])

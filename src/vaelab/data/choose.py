@@ -21,6 +21,7 @@ __all__ = ["Choice", "Summary", "choose", "summarise"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LEVELS = 256
+PILED_UP = 0.1  # share of entries at the ends from which they drive a density on [0, 1]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ class _Facts:
         return self.ceiling == 1 or (self.ceiling is not None and self.scale != "none")
 
     @property
+    def is_piled_up(self) -> bool:
+        """Whether many values sit exactly at an end of the known range, as the blank border of an image does."""
+        reached = self.summary.minimum == 0 or self.summary.maximum == self.ceiling
+        return reached and 1 - self.summary.between > PILED_UP
+
+    @property
     def is_counts(self) -> bool:
         """Whether every value is a whole number of at least 0, and is to stay one."""
         return self.summary.all_integer and self.extent[0] >= 0 and self.scale in ("auto", "none")
@@ -96,6 +103,12 @@ RULES = (
     _Rule("bernoulli", lambda f: f.config.data.binarize != "none", "data.binarize makes every value 0 or 1"),
     _Rule("gaussian", lambda f: f.scale == "standardize", "standardised values are real numbers of either sign"),
     _Rule("bernoulli", lambda f: f.is_binary, "every value is one of two, the ends of its range"),
+    _Rule(
+        "gaussian",
+        lambda f: f.is_bounded and f.is_piled_up,
+        "many values sit exactly at the ends of the range, where a density on [0, 1] would grow without bound; one "
+        "noise for all entries keeps it finite",
+    ),
     _Rule("continuous_bernoulli", lambda f: f.is_bounded, "the values fill a known range, which is scaled to [0, 1]"),
     _Rule("poisson", lambda f: f.is_counts, "every value is a whole number of at least 0, as counts are"),
     _Rule("gaussian", lambda f: True, "the values are real numbers without a known range"),
@@ -125,7 +138,7 @@ def choose(summary: Summary, source: Source, config: Config) -> Choice:
         >>> source = load("digits")
         >>> choice = choose(summarise(source.train), source, Config())
         >>> choice.likelihood, choice.transform.scale.item()
-        ('continuous_bernoulli', 16.0)
+        ('gaussian', 6.016...)
     """
     for predicate, *words in UNUSABLE:
         _refuse_where(source, predicate, *words)

@@ -13,7 +13,7 @@ from ..core.output import VAEOutput
 from ..core.tables import pick
 from ..distributions.foreign import as_distribution
 from ..distributions.kl import divergence
-from ..distributions.likelihoods import LIKELIHOODS, Decoder
+from ..distributions.likelihoods import LIKELIHOODS, Decoder, Likelihood
 from ..distributions.normal import DiagonalNormal, Distribution
 from ..distributions.posteriors import GaussianPosterior
 from ..distributions.priors import StandardNormalPrior
@@ -85,7 +85,7 @@ class VAE(Model):
         decoder: nn.Module,
         prior: nn.Module | None = None,
         *,
-        likelihood: str | nn.Module | None = None,
+        likelihood: str | Likelihood | None = None,
         latent: int | None = None,
     ) -> None:
         super().__init__()
@@ -94,15 +94,15 @@ class VAE(Model):
             raise BadInput("latent", None, "is needed where neither encoder nor prior says it", "such as latent=16")
         self.encoder = encoder
         self.prior = prior if prior is not None else StandardNormalPrior(int(latent or 0))
-        self.decoder = decoder if likelihood is None else PlainDecoder(decoder, likelihood)
+        self.decoder = decoder if likelihood is None else Decoder(decoder, _likelihood(likelihood))
         self.latent = latent
         self.noise_size = latent if isinstance(encoder, GaussianPosterior) else None
         self.channels = getattr(getattr(self.decoder, "likelihood", None), "channels", 1)
 
     def draw(self, x: Tensor, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
         """The record of a batch x [B, ...] with K = `samples` draws of z, from given base noise [K, B, L] or fresh."""
-        if isinstance(self.decoder, PlainDecoder):
-            self.decoder.shape = tuple(x.shape[1:])
+        if isinstance(self.decoder, Decoder):
+            self.decoder.shape = self.decoder.shape or tuple(x.shape[1:])
         posterior, prior = self.encode(x), self.prior_distribution()
         z = posterior.rsample(samples, noise)
         likelihood = self.decode(z)
@@ -141,25 +141,5 @@ class VAE(Model):
         return likelihood
 
 
-class PlainDecoder(nn.Module):
-    """A plain network's output [N, ...] as the parameters of a likelihood, in the shape of the data's rows.
-
-    Attributes:
-        shape: Shape of a row; None until the model has seen one, and the network's own shape holds until then.
-    """
-
-    def __init__(self, net: nn.Module, likelihood: str | nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.shape: tuple[int, ...] | None = None
-        self.likelihood: Any = (
-            pick(LIKELIHOODS, likelihood, "likelihood")() if isinstance(likelihood, str) else likelihood
-        )
-
-    def forward(self, z: Tensor) -> Any:
-        """p(x|z) for z [K, B, L] or [B, L]."""
-        if self.shape is not None:
-            return Decoder(self.net, self.likelihood, self.shape)(z)
-        samples, rows = (1, *z.shape[:-1])[-2:]
-        out, channels = self.net(z.reshape(-1, z.shape[-1])), self.likelihood.channels
-        return self.likelihood(out.reshape(samples, rows, channels, out.shape[1] // channels, *out.shape[2:]))
+def _likelihood(given: str | Likelihood) -> Likelihood:
+    return pick(LIKELIHOODS, given, "likelihood")() if isinstance(given, str) else given

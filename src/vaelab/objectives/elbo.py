@@ -19,9 +19,9 @@ class ELBO:
     .. math:: L = E[-\log p(x|z)] + \beta \, KL(q(z|x) \| p(z))
 
     With `free_bits` (Kingma, Salimans et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016)
-    the divergence of each dimension or group is averaged over the batch first and then floored, which keeps a gradient for
-    single samples: `sum_g max(free_bits, mean_B KL_g)`. With `capacity` (Burgess et al., Understanding Disentangling in
-    beta-VAE, 2018) the divergence is held at a target: `beta * |mean_B KL - capacity|`.
+    the divergence of each dimension or group is averaged over the batch first and then floored, which keeps a gradient
+    for single samples: `sum_g max(free_bits, mean_B KL_g)`. With `capacity` (Burgess et al., Understanding
+    Disentangling in beta-VAE, 2018) the divergence is held at a target: `beta * |mean_B KL - capacity|`.
 
     Args:
         beta: Weight of the divergence, a number or a schedule (Higgins et al., beta-VAE, 2017).

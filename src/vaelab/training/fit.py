@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,15 @@ from ..core.durable import locked, saying_why
 from ..core.errors import BadInput, VaelabError
 from ..core.finding import Finding
 from ..core.units import readable_bytes
-from ..data.batches import Rows
-from ..data.choose import choose, summarise
-from ..data.source import Source, fingerprint, load, split
 from ..data.spec import Spec, preview_count
-from ..models.build import build_model, resolve
-from ..objectives.elbo import ELBO, build_objective
+from ..objectives.elbo import ELBO
 from .checkpoint import Progress, load_weights
 from .engine import Engine
 from .environment import describe
 from .evaluate import evaluate
 from .events import Events
 from .folder import RunFolder, existing_folder, new_folder
+from .job import Job, prepare
 from .loop import Loop
 from .rules import Measured, judge
 from .run import Run
@@ -45,24 +40,6 @@ MAY_CHANGE = (
     "data.data_dir",
     "report.",
 )
-
-SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
-
-
-@dataclass
-class Job:
-    """All that the loop needs, ready to start."""
-
-    config: Config
-    spec: Spec
-    rows: Rows
-    held_out: Rows
-    labels: np.ndarray | None
-    model: Any
-    objective: ELBO
-    findings: list[Finding]
-    own_model: bool
-    own_objective: bool
 
 
 def fit(
@@ -142,78 +119,6 @@ def resume(
                 job.findings.append(_resumed_otherwise(changed, config))
             _train(job, folder, engine, progress, resumed=True)
     return Run(folder_path, model)
-
-
-def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: ELBO | None) -> Job:
-    """Reads and checks the data, makes every choice that depends on it, and builds the model."""
-    source = load(x, key=config.data.key, data_dir=config.data.data_dir)
-    held_rows, index, held_index = _split(source, config)
-    labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
-    summary = summarise(source.train)
-    choice = choose(summary, source, config)
-    shape = tuple(source.train.shape[1:])
-    if model is not None and source.axes == "HW":
-        shape = shape[1:]  # a network of one's own sees images as one has them
-    config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
-    config = _in_steps(resolve(config, shape, source.layout), len(source.train) if index is None else len(index))
-    built = model if model is not None else build_model(config, shape)
-    if engine.device.type == "cpu":
-        torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
-    rows, held_out = (
-        Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device)
-        for raw, part in ((source.train, index), (held_rows, held_index))
-    )
-    spec = Spec(
-        name=source.name,
-        layout=source.layout,
-        axes=source.axes,
-        shape=shape,
-        columns=source.columns,
-        label_names=source.label_names,
-        top=source.top,
-        fingerprint="+".join(fingerprint(part) for part in (source.train, source.test) if part is not None),
-        rows=len(rows),
-        held_out_rows=len(held_out),
-        log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
-        transform=choice.transform,
-    )
-    findings = [*source.findings, *choice.findings]
-    chosen = objective or build_objective(config.objective)
-    return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
-
-
-def _threads(model: nn.Module, batch: int) -> int:
-    """One thread for a small network, else PyTorch's choice.
-
-    A step of some milliseconds gains little from a second thread, and takes ten times as long where another process wants
-    the core that the second thread waits for.
-    """
-    small = batch * sum(parameter.numel() for parameter in model.parameters()) < SMALL_STEP
-    convolves = any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
-    return 1 if small and not convolves else torch.get_num_threads()
-
-
-def _split(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
-    """Held-out rows, and the indices of the training and of the held-out rows (None: all)."""
-    if source.test is not None:
-        return source.test, None, None
-    index, held_index = split(len(source.train), config.data.held_out, config.seed)
-    return source.train, index, held_index
-
-
-def _pick(labels: np.ndarray | None, index: np.ndarray | None) -> np.ndarray | None:
-    return labels if labels is None or index is None else labels[index]
-
-
-def _named(x: Any) -> str | None:
-    return str(x) if isinstance(x, (str, os.PathLike)) else None
-
-
-def _in_steps(config: Config, rows: int) -> Config:
-    """Epochs turned into steps: as many batches as it takes to draw every row that often."""
-    if config.train.epochs is None:
-        return config
-    return config.updated(train={"steps": math.ceil(config.train.epochs * rows / config.train.batch_size)})
 
 
 def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:

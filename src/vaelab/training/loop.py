@@ -1,4 +1,4 @@
-"""The one training loop: steps, not epochs; nothing non-finite enters the weights; a step is a function of its number."""
+"""The one training loop: steps, not epochs; nothing non-finite enters the weights; a step follows from its number."""
 
 from __future__ import annotations
 
