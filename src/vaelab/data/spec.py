@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.durable import to_json
 from ..core.errors import BadInput
+from .arrays import as_numpy
 from .transforms import Affine
 
 PREVIEW_ROWS, PREVIEW_BYTES = 2000, 32 * 2**20
@@ -59,7 +60,8 @@ class Spec:
         Raises:
             BadInput: if the rows are not of the shape the model was trained on, or hold no finite numbers.
         """
-        rows = torch.as_tensor(np.asarray(x))
+        given = x if isinstance(x, np.ndarray | Tensor) else np.asarray(x)
+        rows = torch.from_numpy(np.require(as_numpy(given), requirements=["C", "W"]))
         if self.axes == "HWC" and rows.ndim == 4 and rows.shape[1:] != self.shape:
             rows = rows.movedim(-1, 1)
         if rows.ndim < 2 or rows.shape[1:].numel() != int(np.prod(self.shape)) or len(rows) == 0:
