@@ -29,11 +29,12 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "improved": ("tutorial-mnist", BETTER),
     "guide": ("guide-mnist", {}),
 }
-NOTES = """Held-out (the 10,000 test images) negative ELBO at beta = 1 in nats per sample, evaluated once an epoch. selected:
-the best of those, which the run keeps; last 10: mean over the last ten epochs. tutorial and improved: 50 epochs, gray images
-under a Bernoulli, so a loss and no likelihood (published: about 140; bound asked for: 139). guide: 100 epochs, dynamically
-binarised images, so a bound on a likelihood. improved: learning rate 2e-3 with a cosine to 0, no weight decay, clip at 100;
-same network, batch and epochs as tutorial."""
+NOTES = """Held-out (the 10,000 test images) negative ELBO at beta = 1 in nats per sample, evaluated once an epoch.
+selected: the best of those, which the run keeps; last 10: mean over the last ten epochs. tutorial and
+improved: 50 epochs, gray images under a Bernoulli, so a loss and no likelihood (published: about 140; bound
+asked for: 139). guide: 100 epochs, dynamically binarised images, so a bound on a likelihood. improved:
+learning rate 2e-3 with a cosine to 0, no weight decay, clip at 100; same network, batch and epochs as
+tutorial."""
 
 
 def results(path: str, names: list[str], seeds: list[int]) -> Iterator[str]:

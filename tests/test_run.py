@@ -1,4 +1,4 @@
-"""What a run gives back: rows on the user's scale and in the user's layout, numbers on the data's own scale, own parts."""
+"""What a run gives back: rows in the user's layout and scale, numbers on the data's own scale, models from own parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(x: Any, folder: Path, **options: Any) -> vaelab.Run:
     return vaelab.train(x, out=folder / "run", progress=False, **{"config": QUICK, **options})
 
 
-# Layouts ----------------------------------------------------------------------------------------------------------------
+# Layouts --------------------------------------------------------------------------------------------------------------
 
 GRAY = RANDOM.integers(0, 256, (50, 16, 18)).astype(np.uint8)
 COLOUR = RANDOM.integers(0, 256, (50, 3, 16, 18)).astype(np.uint8)
@@ -102,7 +102,7 @@ def test_a_folder_of_colour_images_by_class(tmp_path: Path) -> None:
     assert run.preview_labels is not None
 
 
-# Numbers ----------------------------------------------------------------------------------------------------------------
+# Numbers --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_bound_is_on_the_datas_own_scale(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_every_row_is_drawn_equally_often_and_no_batch_is_short(count: int, size
     assert all(torch.equal(again.batch(t), batches[t]) for t in reversed(range(len(batches))))
 
 
-# Own parts --------------------------------------------------------------------------------------------------------------
+# Own parts ------------------------------------------------------------------------------------------------------------
 
 
 class LaplacePosterior(nn.Module):

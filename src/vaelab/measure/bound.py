@@ -16,21 +16,24 @@ class BoundSums:
     """Sums over rows of the negative ELBO and its parts, always at beta = 1, in nats.
 
     Example:
-        >>> sums = BoundSums(latent_groups=2)
+        >>> sums = BoundSums(groups=1, latent=2)
         >>> sums.vector.shape
-        torch.Size([6])
+        torch.Size([9])
     """
 
-    def __init__(self, latent_groups: int) -> None:
-        # count, negative ELBO, its square, reconstruction, KL of each group
-        self.vector = torch.zeros(4 + latent_groups, dtype=torch.float64)
+    def __init__(self, groups: int, latent: int) -> None:
+        self.groups = groups
+        # count, negative ELBO, its square, reconstruction; KL of each group; first and second moments of q(z)
+        self.vector = torch.zeros(4 + groups + 2 * latent, dtype=torch.float64)
 
     def update(self, output: VAEOutput) -> None:
         """Adds the rows of a batch."""
         negative = -output.elbo.double()
         reconstruction = -output.log_px.double().mean(0)
         head = torch.stack([torch.ones_like(negative), negative, negative.square(), reconstruction]).sum(1)
-        self.vector += torch.cat([head, output.kl.double().sum(0)]).cpu()
+        mean, variance = output.posterior.mean.double(), output.posterior.variance.double()
+        moments = [mean.sum(0), (mean.square() + variance).sum(0)]
+        self.vector += torch.cat([head, output.kl.double().sum(0), *moments]).cpu()
 
     def compute(self, shift: float = 0.0) -> dict[str, Any]:
         """Means in nats per sample on the data's own scale.
@@ -41,9 +44,12 @@ class BoundSums:
 
         Returns:
             `negative_elbo` with its `standard_error` (of the mean over rows), `reconstruction`, `kl`,
-            `kl_per_dimension` and `active_units` (dimensions with more than 0.01 nats).
+            `kl_per_dimension`, `active_units` (dimensions with more than 0.01 nats) and `aggregate_kl`: the divergence
+            from N(0, 1) of a normal with the moments of the aggregate posterior q(z), summed over dimensions. It is a
+            part of `kl` that says nothing about a row: what a prior in the wrong place costs.
         """
-        count, negative, square, reconstruction, *groups = self.vector.tolist()
+        count, negative, square, reconstruction, *rest = self.vector.tolist()
+        groups, moments = rest[: self.groups], self.vector[4 + self.groups :] / count
         mean = negative / count
         variance = max(square / count - mean**2, 0.0) * count / max(count - 1, 1)
         kl = [group / count for group in groups]
@@ -55,5 +61,12 @@ class BoundSums:
             "kl": sum(kl),
             "kl_per_dimension": kl,
             "active_units": sum(value > ACTIVE_NATS for value in kl),
+            "aggregate_kl": _from_standard(*moments.chunk(2)),
         }
 
+
+
+def _from_standard(first: torch.Tensor, second: torch.Tensor) -> float:
+    """KL(N(m, v) || N(0, 1)) summed over dimensions, from first and second moments, [L] each."""
+    variance = (second - first.square()).clamp(min=1e-30)
+    return 0.5 * (second - 1 - variance.log()).sum().item()

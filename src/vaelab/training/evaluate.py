@@ -57,7 +57,7 @@ def _add(
     if len(x) == 0 and sums is not None:  # more processes than rows in the last chunk
         return sums
     output = model.draw(x, samples=samples, noise=noise)
-    sums = sums or BoundSums(output.kl.shape[1])
+    sums = sums or BoundSums(output.kl.shape[1], output.z.shape[2])
     sums.update(output)
     return sums
 

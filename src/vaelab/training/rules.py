@@ -70,6 +70,22 @@ def _collapse(m: Measured) -> Iterator[Finding]:
         )
 
 
+def _off_centre(m: Measured) -> Iterator[Finding]:
+    """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
+    spent, rate = m.selected["aggregate_kl"], m.selected["kl"]
+    if spent > 0.5 and spent > 0.1 * rate:
+        yield Finding(
+            "TR110",
+            "warning",
+            "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+            spent,
+            NATS,
+            evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}",
+            why="training stopped early, beta is small, or the likelihood rewards ever larger outputs",
+            advice=f"train.steps={2 * m.config.train.steps}; or likelihood=gaussian; or objective.beta=1 if it is less",
+        )
+
+
 def _unused(m: Measured) -> Iterator[Finding]:
     active, latent = m.selected["active_units"], len(m.selected["kl_per_dimension"])
     if 0 < active < latent:
@@ -186,6 +202,7 @@ def _stopped_early(m: Measured) -> Iterator[Finding]:
 RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _bound,
     _collapse,
+    _off_centre,
     _refused,
     _unused,
     _overfitting,
