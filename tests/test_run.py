@@ -1,4 +1,4 @@
-"""What a run gives back: rows in the user's layout and scale, numbers on the data's own scale, models from own parts."""
+"""What a run gives back: rows in the user's layout and scale, numbers on the data's own, models from own parts."""
 
 from __future__ import annotations
 
@@ -254,3 +254,25 @@ def test_rows_of_another_kind_are_refused_at_use(tmp_path: Path, rows: np.ndarra
     with pytest.raises(BadInput) as caught:
         run.embed(rows)
     assert said in str(caught.value)
+
+
+def test_drawn_codes_have_the_posteriors_moments(tmp_path: Path) -> None:
+    encoder = vaelab.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full")
+    model = vaelab.VAE(encoder, nn.Linear(2, 7), likelihood="gaussian", latent=2)
+    run = train(LAYOUTS["table"], tmp_path, model=model, config=quick(train={"steps": 10}))
+    x = LAYOUTS["table"][:1]
+    drawn = run.embed(np.repeat(x, 20_000, 0), sample=True)
+    posterior = run.model.encode(run.spec.to_model(x))
+    covariance = (posterior.scale_tril @ posterior.scale_tril.mT)[0].detach().numpy()
+    assert np.allclose(drawn.mean(0), posterior.mean[0].detach().numpy(), atol=0.05)
+    assert np.allclose(np.cov(drawn.T), covariance, atol=0.05)
+    assert np.array_equal(run.embed(x, sample=True, seed=3), run.embed(x, sample=True, seed=3))
+
+
+@pytest.mark.parametrize("train_settings", [{"precision": "bfloat16"}, {"deterministic": True}, {"schedule": "linear"}])
+def test_other_ways_to_train_run_and_improve(tmp_path: Path, train_settings: dict[str, Any]) -> None:
+    run = train(LAYOUTS["table"], tmp_path, config=quick(train=train_settings | {"learning_rate": 0.01}))
+    held_out = [line["negative_elbo"] for line in run.history if line["kind"] == "held_out"]
+    assert min(held_out) < held_out[0]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())

@@ -58,15 +58,19 @@ class Engine:
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
-        if self.world > 1:
-            dist.all_reduce(values)
-        return values
+        return self._reduced(values, dist.ReduceOp.SUM)
 
     def most(self, value: Tensor) -> Tensor:
         """The largest value over all processes."""
-        if self.world > 1:
-            dist.all_reduce(value, dist.ReduceOp.MAX)
-        return value
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, values: Tensor, how: Any) -> Tensor:
+        """Over all processes, by way of the device: NCCL takes nothing else."""
+        if self.world == 1:
+            return values
+        there = values.to(self.device)
+        dist.all_reduce(there, how)
+        return there.to(values.device)
 
     def tell(self, value: Any) -> Any:
         """The main process's value, in every process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from ..core.config import Config
 from ..core.durable import load_folder
 from ..core.errors import BadInput, Corrupt
 from ..core.finding import Finding
-from ..core.seeds import generator
+from ..core.seeds import generator, seed_global
 from ..data.spec import Spec
+from ..distributions.normal import Distribution
 from ..measure.paths import latent_path
 from ..models.build import build_model
 from .checkpoint import Checkpoints, load_weights
@@ -86,17 +88,21 @@ class Run:
     # Uses: rows in and out on the data's own scale ------------------------------------------------------------------
 
     @torch.no_grad()
+    def _encoded(self, x: Any, read: Callable[[Distribution], Tensor]) -> np.ndarray:
+        """A number of q(z|x) for rows x [n, ...], in chunks."""
+        return torch.cat([read(self.model.encode(part)) for part in self.spec.to_model(x).split(CHUNK)]).numpy()
+
     def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
-        posteriors = [self.model.encode(part) for part in self.spec.to_model(x).split(CHUNK)]
-        mean, variance = (torch.cat([getattr(q, name) for q in posteriors]) for name in ("mean", "variance"))
-        return mean.numpy(), variance.sqrt().numpy()
+        return self._encoded(x, lambda q: q.mean), self._encoded(x, lambda q: q.variance.sqrt())
 
     def embed(self, x: Any, sample: bool = False, seed: int = 0) -> np.ndarray:
-        """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw each."""
-        mean, deviation = self.posterior(x)
-        noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32) if sample else 0
-        return mean + deviation * noise
+        """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw of q(z|x) each."""
+        if not sample:
+            return self._encoded(x, lambda q: q.mean)
+        with torch.random.fork_rng(devices=[]):
+            seed_global(seed, "embed")
+            return self._encoded(x, lambda q: q.rsample(1)[0])
 
     @torch.no_grad()
     def decode(self, z: Any, noisy: bool = False, seed: int = 0) -> np.ndarray:
