@@ -26,7 +26,7 @@ class LinearRun:
     columns: tuple[str, ...] = ()
     top: float | None = None
     latent: int = 2
-    config: Config = field(default_factory=build_config)
+    config: Config = field(default_factory=lambda: build_config({"train": {"steps": 10_000}}))
     findings: list[Finding] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=lambda: {"seed": 0, "data": {"name": "digits"}})
     name: str = "digits"

@@ -115,8 +115,10 @@ class ObjectiveConfig(Named):
 class TrainConfig(Section):
     """The loop: counted in steps, since a stream has no epochs."""
 
-    steps: Int = Field(10_000, ge=1, le=10**9)
-    epochs: Int | None = Field(None, ge=1, description="another way to give steps: passes over the training rows")
+    steps: Int | None = Field(
+        None, ge=1, le=10**9, description="None: 200 passes over the rows, at least 2,000 and at most 10,000 steps"
+    )
+    epochs: Int | None = Field(None, ge=1, description="passes over the training rows, where steps are not given")
     batch_size: Int = Field(128, ge=1, le=2**24, description="rows per step over all processes")
     accumulate: Int = Field(1, ge=1, description="slices of a batch whose gradients are added up before a step")
     learning_rate: Float = Field(1e-3, gt=0, le=1e3)
@@ -138,6 +140,12 @@ class TrainConfig(Section):
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
     )
     deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+
+    @property
+    def total(self) -> int:
+        """The steps of a run, once the data has been seen."""
+        assert self.steps is not None, "the config is not resolved"
+        return self.steps
 
 
 class ReportConfig(Section):

@@ -142,7 +142,7 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
     with torch.random.fork_rng(devices=[]), _memory(config, job.spec):
         if resumed:
             _say_damage(loop.restore(), display)
-        display.begin(loop.progress.step, config.train.steps)
+        display.begin(loop.progress.step, config.train.total)
         try:
             done = loop.run()
         finally:

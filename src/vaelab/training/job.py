@@ -21,6 +21,7 @@ from ..models.build import build_model, resolve
 from ..objectives.elbo import ELBO, build_objective
 from .engine import Engine
 
+DEFAULT_PASSES, LEAST_STEPS, MOST_STEPS = 200, 2_000, 10_000
 SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
 
 
@@ -106,7 +107,14 @@ def _named(x: Any) -> str | None:
 
 
 def _in_steps(config: Config, rows: int) -> Config:
-    """Epochs turned into steps: as many batches as it takes to draw every row that often."""
-    if config.train.epochs is None:
+    """The number of steps: as given, or as many batches as it takes to draw every row so many times.
+
+    Two hundred passes are plenty for a small table; ten thousand steps are enough to see how a model does.
+    """
+    if config.train.steps is not None:
         return config
-    return config.updated(train={"steps": math.ceil(config.train.epochs * rows / config.train.batch_size)})
+    passes = config.train.epochs or DEFAULT_PASSES
+    steps = math.ceil(passes * rows / config.train.batch_size)
+    if config.train.epochs is None:
+        steps = min(max(steps, LEAST_STEPS), MOST_STEPS)
+    return config.updated(train={"steps": steps})

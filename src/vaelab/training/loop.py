@@ -66,7 +66,7 @@ class Loop:
         self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
         self.averaged = {name: value.clone() for name, value in self.state.items()} if train.ema else None
         self.order = Order(len(rows), train.batch_size, derive(config.seed, "rows"))
-        self.decay = Schedule(train.schedule, 1.0, 1.0 if train.schedule == "constant" else 0.0, train.steps)
+        self.decay = Schedule(train.schedule, 1.0, 1.0 if train.schedule == "constant" else 0.0, train.total)
         self.warmup = Schedule("linear", 0.0, 1.0, train.warmup_steps)
         self.checkpoints = Checkpoints(folder.path / "checkpoints")
         self.progress, self.window = Progress(), Window()
@@ -213,7 +213,7 @@ class Loop:
     # What is due between steps ------------------------------------------------------------------------------------
 
     def _every(self, name: str, times: int) -> int:
-        return getattr(self.config.train, name) or max(1, self.config.train.steps // times)
+        return getattr(self.config.train, name) or max(1, self.config.train.total // times)
 
     def _due(self, step: int) -> None:
         if step % self._every("log_every", 200) == 0:
@@ -246,7 +246,7 @@ class Loop:
                 progress.stale += 1
 
     def _is_over(self) -> bool:
-        steps, patience = self.config.train.steps, self.config.train.patience
+        steps, patience = self.config.train.total, self.config.train.patience
         return self.progress.step >= steps or (patience is not None and self.progress.stale >= patience)
 
     def _checkpoint(self) -> None:

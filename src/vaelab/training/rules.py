@@ -57,7 +57,7 @@ def _collapse(m: Measured) -> Iterator[Finding]:
     """No dimension above 0.01 nats: the decoder draws from the marginal, and z says nothing about x."""
     if m.selected["active_units"] == 0:
         beta, train = m.config.objective.beta, m.config.train
-        slower = f"objective.anneal=linear objective.warmup_steps={max(1, train.steps // 4)}"
+        slower = f"objective.anneal=linear objective.warmup_steps={max(1, train.total // 4)}"
         yield Finding(
             "TR101",
             "warning",
@@ -82,7 +82,7 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
             NATS,
             evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}",
             why="training stopped early, beta is small, or the likelihood rewards ever larger outputs",
-            advice=f"train.steps={2 * m.config.train.steps}; or likelihood=gaussian; or objective.beta=1 if it is less",
+            advice=f"train.steps={2 * m.config.train.total}; or likelihood=gaussian; or objective.beta=1 if it is less",
         )
 
 
@@ -151,7 +151,7 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
             NATS,
             evidence=f"gain over the last {tenth} evaluations",
             why="training stopped before it was done",
-            advice=f"train.steps={2 * m.config.train.steps}",
+            advice=f"train.steps={2 * m.config.train.total}",
         )
 
 
@@ -188,7 +188,7 @@ def _clipped(m: Measured) -> Iterator[Finding]:
 
 
 def _stopped_early(m: Measured) -> Iterator[Finding]:
-    if m.progress.step < m.config.train.steps:
+    if m.progress.step < m.config.train.total:
         yield Finding(
             "TR108",
             "info",
