@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,28 @@ def test_a_resume_with_other_settings_or_data_is_refused_with_the_differences(tm
     longer = vaelab.train(x, resume=out, config={"train": {"steps": 30}}, progress=False)
     assert max(line["step"] for line in longer.history) == 30
     assert any("train.steps 10 -> 30" in f.title for f in longer.findings)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch) -> None:
+    from vaelab.training.checkpoint import Checkpoints
+    from vaelab.training.folder import RunFolder
+
+    config = settings({"train": {"steps": 10}})
+    whole = contents(vaelab.train("digits", out=tmp_path / "whole", config=config, progress=False).folder)
+
+    def die(*_: Any) -> None:
+        raise StopError
+
+    for owner, name, again in ((Checkpoints, "save", {"resume": tmp_path / "a"}), (RunFolder, "save_config", None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, die)
+            with pytest.raises(StopError):
+                vaelab.train("digits", out=tmp_path / "a", config=config, progress=False)
+        vaelab.train(**again, progress=False) if again else vaelab.train(
+            "digits", out=tmp_path / "a", config=config, progress=False
+        )
+        assert contents(tmp_path / "a") == whole
+        shutil.rmtree(tmp_path / "a")
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete"])

@@ -24,7 +24,7 @@ from .engine import Engine
 from .environment import describe
 from .evaluate import evaluate
 from .events import Events
-from .folder import RunFolder, existing_folder, new_folder
+from .folder import RunFolder, existing_folder, new_folder, refuse_second_run
 from .job import Job, prepare
 from .loop import Loop
 from .rules import Measured, judge
@@ -64,6 +64,8 @@ def fit(
             with saying_why(path):
                 path.mkdir(parents=True, exist_ok=True)
         with _lock(path, engine):
+            if engine.is_main:
+                refuse_second_run(path)
             folder = RunFolder(path, writes=engine.is_main)
             environment = describe(job.config, engine, job.spec, job.model, job.own_model, job.own_objective)
             preview = job.held_out.raw(np.arange(preview_count(job.spec.shape, len(job.held_out))))

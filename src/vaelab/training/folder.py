@@ -17,6 +17,9 @@ from ..core.files import read_json, read_json_lines, read_yaml
 from ..core.finding import Finding
 
 
+BEGUN = ("data", "environment.json")  # what a run that was killed before its config was written leaves behind
+
+
 def new_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
     """A path for a new run: `out`, or a fresh one under `runs/`; nothing is made yet.
 
@@ -32,13 +35,18 @@ def new_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
     try:
         if path.is_file():
             raise BadInput("out", path, "is a file", "name a folder for the run")
-        if path.is_dir() and (path / "config.yaml").exists():
-            raise BadInput("out", path, "already holds a run", f"continue it with --resume {path}, or name another")
-        if path.is_dir() and any(not item.name.startswith(".") for item in path.iterdir()):
+        refuse_second_run(path)
+        if path.is_dir() and any(item.name not in BEGUN and item.name[0] != "." for item in path.iterdir()):
             raise BadInput("out", path, "is a folder with other things in it", "name a new or an empty folder")
     except OSError as error:
         raise BadInput("out", str(path)[:80], f"cannot be used ({error.strerror})", "name another folder") from None
     return path
+
+
+def refuse_second_run(path: Path) -> None:
+    """Raises where a folder already holds a run; to be asked again once the lock is held."""
+    if (path / "config.yaml").exists():
+        raise BadInput("out", path, "already holds a run", f"continue it with --resume {path}, or name another")
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:

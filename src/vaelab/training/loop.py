@@ -102,7 +102,13 @@ class Loop:
         return self.progress
 
     def restore(self) -> list[str]:
-        """Continues from the newest whole checkpoint; returns a line for each damaged one passed over."""
+        """Continues from the newest whole checkpoint; returns a line for each damaged one passed over.
+
+        A run that was killed before its first checkpoint starts from the beginning.
+        """
+        if not any(self.checkpoints.folder.glob("step-*")):
+            self.folder.cut_metrics(0)
+            return []
         progress, tensors, damaged = self.checkpoints.load_last()
         self._load(tensors)
         self.progress, self.window = progress, Window.restored(progress.window, self.engine)
