@@ -16,7 +16,6 @@ from ..core.errors import BadInput
 from ..core.files import read_json, read_json_lines, read_yaml
 from ..core.finding import Finding
 
-
 BEGUN = ("data", "environment.json")  # what a run that was killed before its config was written leaves behind
 
 
