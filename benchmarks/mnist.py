@@ -78,7 +78,8 @@ def main() -> None:
         f"{'recon.':>8} {'KL':>7} {'active':>8} {'seconds':>7}"
     )
     lines = list(results(arguments.path, arguments.only, arguments.seeds))
-    write_table("-".join(["mnist", *arguments.only]), "Recipes on MNIST", [*textwrap.wrap(NOTES, 120), "", head, *lines])
+    name = "-".join(["mnist", *arguments.only])
+    write_table(name, "Recipes on MNIST", [*textwrap.wrap(NOTES, 120), "", head, *lines])
 
 
 if __name__ == "__main__":

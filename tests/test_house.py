@@ -80,7 +80,7 @@ def test_flags_are_frozen() -> None:
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
         "report": ["--to"],
-        "sample": ["--count", "--noisy", "--no-noisy", "--seed", "--to"],
+        "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
         "reconstruct": ["--count", "--to"],
         "embed": ["--count", "--no-sample", "--sample", "--to"],
         "interpolate": ["--first", "--path", "--second", "--steps", "--to"],

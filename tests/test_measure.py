@@ -45,7 +45,7 @@ def test_batches_of_any_size_give_the_means_over_rows(sizes: tuple[int, ...]) ->
 
 HEALTHY: dict[str, Any] = {
     "step": 100, "rows": 100, "samples": 1, "negative_elbo": 10.0, "standard_error": 0.1, "reconstruction": 7.0,
-    "kl": 3.0, "kl_per_dimension": [2.0, 1.0], "active_units": 2, "aggregate_kl": 0.1,
+    "kl": 3.0, "kl_per_dimension": [2.0, 1.0], "active_units": 2, "aggregate_kl": 0.1, "kl_is_exact": True,
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from scipy.stats import norm
 from vaelab.core.errors import BadInput
 from vaelab.measure.paths import axis_walk, latent_path, quantile_grid
 from vaelab.measure.pictures import GAP, channels_first, image_grid, value_range
+from vaelab.training.run import Run
 from vaelab.use.files import save_codes, save_rows
-from vaelab.use.walks import traverse
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -109,7 +109,7 @@ def test_a_walk_changes_one_dimension_at_a_time() -> None:
 
 def test_a_traversal_of_a_linear_model_moves_along_its_columns(tmp_path: Path) -> None:
     run = wine_run(tmp_path)
-    around, origin = traverse(run, run.preview[0], [2], 3, 1.5), traverse(run, steps=3, span=1.5)
+    around, origin = Run.traverse(run, run.preview[0], [2], 3, 1.5), Run.traverse(run, steps=3, span=1.5)
     assert around.shape == (1, 3, 13)
     assert origin.shape == (3, 3, 13)
     move = 1.5 * run.weights * run.unit[:, None]
@@ -123,14 +123,14 @@ def test_a_traversal_of_a_linear_model_moves_along_its_columns(tmp_path: Path) -
 @pytest.mark.parametrize("dimension", [0, 4, -1])
 def test_a_traversal_refuses_a_dimension_the_model_has_not(tmp_path: Path, dimension: int) -> None:
     with pytest.raises(BadInput, match=rf"dimension: got {dimension}; the model has the latent dimensions 1 to 3"):
-        traverse(wine_run(tmp_path), None, [1, dimension])
+        Run.traverse(wine_run(tmp_path), None, [1, dimension])
 
 
 @pytest.mark.parametrize("make", [digits_run, wine_run])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".NPY"])
 def test_arrays_are_read_back_as_they_were(tmp_path: Path, make: Any, suffix: str) -> None:
     run = make(tmp_path)
-    rows = traverse(run, steps=4)
+    rows = Run.traverse(run, steps=4)
     path = save_rows(run, rows, tmp_path / f"rows{suffix}")
     read = np.load(path, allow_pickle=False)
     assert np.array_equal(read["x"] if suffix == ".npz" else read, rows)
@@ -149,7 +149,7 @@ def test_a_table_is_read_back_to_the_last_digit(tmp_path: Path) -> None:
 
 def test_a_picture_has_a_line_for_each_walk(tmp_path: Path) -> None:
     run = digits_run(tmp_path)
-    walks = traverse(run, steps=5)
+    walks = Run.traverse(run, steps=5)
     image = np.asarray(Image.open(save_rows(run, walks, tmp_path / "walks.png")))
     assert image.shape == (2 * 48 + GAP, 5 * 48 + 4 * GAP, 2)
     expected = np.rint(255 * np.clip(walks[1, 2] / 16, 0, 1))

@@ -84,7 +84,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Run:
         BadInput: if the folder holds no run.
         Corrupt: if a file does not match its digest.
     """
-    return Run(Path(folder), model)
+    return Run(folder, model)
 
 
 def _resume(path: Any, x: Any, out: Any, config: Any, recipe: Any, model: Any, objective: Any, progress: bool) -> Run:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +69,7 @@ def report(
 
     loaded = load(run)
     print(f"page      {write_report(loaded, to)}")
-    return _print_findings(loaded.findings)
+    return _print_findings(loaded)
 
 
 @app.command
@@ -85,7 +87,7 @@ def sample(
     from .use.files import save_rows
 
     loaded = load(run)
-    return _wrote(save_rows(loaded, loaded.sample(count, seed, noisy), to))
+    return _wrote(save_rows(loaded, loaded.sample(count, seed, noisy), to), f"{count} rows from the prior")
 
 
 @app.command
@@ -98,12 +100,19 @@ def reconstruct(
     count: Annotated[int | None, Parameter(help="only the first rows")] = None,
 ) -> int:
     """Encode rows and decode them again."""
+    import numpy as np
+
     from .api import load
     from .use.files import save_rows
 
     loaded = load(run)
-    rows, _ = _rows(loaded, source, count)
-    return _wrote(save_rows(loaded, loaded.reconstruct(rows), to))
+    rows, _, what = _rows(loaded, source, count, to)
+    if to.suffix.lower() == ".png":  # originals above, reconstructions below
+        rows = np.asarray(rows[: count or 10])
+        again = loaded.reconstruct(rows)
+        shown = np.stack([np.reshape(rows, again.shape), again])
+        return _wrote(save_rows(loaded, shown, to), f"the first {len(rows)} {what}, reconstructions below")
+    return _wrote(save_rows(loaded, loaded.reconstruct(rows), to), f"reconstructions of {what}")
 
 
 @app.command
@@ -121,8 +130,8 @@ def embed(
     from .use.files import save_codes
 
     loaded = load(run)
-    rows, labels = _rows(loaded, source, count)
-    return _wrote(save_codes(loaded.embed(rows, sample), to, labels))
+    rows, labels, what = _rows(loaded, source, count, to)
+    return _wrote(save_codes(loaded.embed(rows, sample), to, labels), f"codes of {what}")
 
 
 @app.command
@@ -142,9 +151,11 @@ def interpolate(
     from .use.files import save_rows
 
     loaded = load(run)
-    rows, _ = _rows(loaded, source, None)
+    rows, _, what = _rows(loaded, source, None, to)
     a, b = _row(rows, first, "first"), _row(rows, second, "second")
-    return _wrote(save_rows(loaded, loaded.interpolate(a, b, steps, path), to))
+    between = loaded.interpolate(a, b, steps, path)
+    line = between[None] if to.suffix.lower() == ".png" else between
+    return _wrote(save_rows(loaded, line, to), f"{steps} steps from row {first} to row {second} of {what}")
 
 
 @app.command
@@ -162,11 +173,11 @@ def traverse(
     """Decode walks along single latent dimensions."""
     from .api import load
     from .use.files import save_rows
-    from .use.walks import traverse as walk
 
     loaded = load(run)
-    base = None if row is None else _row(_rows(loaded, source, None)[0], row, "row")
-    return _wrote(save_rows(loaded, walk(loaded, base, dimension, steps, span), to))
+    base = None if row is None else _row(_rows(loaded, source, None, to)[0], row, "row")
+    walks = loaded.traverse(base, dimension, steps, span)
+    return _wrote(save_rows(loaded, walks, to), f"{len(walks)} dimensions, {steps} steps each")
 
 
 @app.command
@@ -192,6 +203,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits with its status."""
     from .core.errors import VaelabError
 
+    # Until training saves on a signal itself, Ctrl-C may come in the middle of an import: leave at once and say so.
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, _leave) if main_thread else None
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -200,13 +214,19 @@ def main(arguments: list[str] | None = None) -> None:
         status = _fail(str(error), error.status)
     except BrokenPipeError:
         status = 0
-    except KeyboardInterrupt:
-        status = 130
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, before)
     sys.exit(status or 0)
 
 
+def _leave(number: int, _frame: Any) -> None:
+    os.write(2, b"vaelab: interrupted\n")
+    os._exit(128 + number)
+
+
 def _fail(text: str, status: int) -> int:
-    for line in " ".join(text.split(" ")).strip().splitlines():
+    for line in text.strip().splitlines():
         print(f"vaelab: {line.strip()}", file=sys.stderr)
     return status
 
@@ -218,20 +238,23 @@ def _layers(path: Path, overrides: dict[str, Any]) -> Any:
     return build_config(read_yaml(path), overrides)
 
 
-def _rows(run: Any, source: str | None, count: int | None) -> tuple[Any, Any]:
-    """Rows to work on, with their labels: of a file, or the ones kept in the run."""
+def _rows(run: Any, source: str | None, count: int | None, to: Path) -> tuple[Any, Any, str]:
+    """Rows to work on, their labels, and what they are: of a file, or the held-out rows kept in the run."""
     from .core.errors import BadInput
     from .data.source import load
 
     if count is not None and count < 1:
         raise BadInput("count", count, "must be at least 1")
     if source is None:
-        rows, labels = run.preview, run.preview_labels
+        rows, labels, name = run.preview, run.preview_labels, "held-out rows kept in the run"
     else:
+        if to.exists() and Path(source).exists() and to.samefile(source):
+            raise BadInput("to", to, "is the file that is read", "name another file to write")
         read = load(source, key=run.config.data.key, data_dir=run.config.data.data_dir)
-        rows, labels = (read.train, read.train_labels) if read.test is None else (read.test, read.test_labels)
-        rows = run.spec.in_order(rows, read.columns)
-    return rows[:count], None if labels is None else labels[:count]
+        test = read.test is not None
+        rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
+        rows, name = run.spec.in_order(rows, read.columns), f"{'test ' * test}rows of {source}"
+    return rows[:count], None if labels is None else labels[:count], f"{len(rows[:count])} {name}"
 
 
 def _row(rows: Any, index: int, argument: str) -> Any:
@@ -246,7 +269,7 @@ def _show(run: Any) -> int:
     """What a person reads after training: findings, then the verdict and where the page is."""
     if int(os.environ.get("RANK", 0)) != 0:
         return 0
-    status = _print_findings(run.findings)
+    status = _print_findings(run)
     page = run.folder / "report.html"
     print(f"run       {run.folder}")
     if page.exists():
@@ -254,24 +277,18 @@ def _show(run: Any) -> int:
     return status
 
 
-def _print_findings(findings: Any) -> int:
-    from .core.finding import SEVERITIES, worst
+def _print_findings(run: Any) -> int:
+    """Findings, the worst first, and the verdict that the page gives too."""
+    from .core.finding import SEVERITIES
+    from .report.verdict import verdict
 
-    for finding in sorted(findings, key=lambda f: -SEVERITIES.index(f.severity)):
+    for finding in sorted(run.findings, key=lambda f: -SEVERITIES.index(f.severity)):
         print(finding)
-    verdict = worst(findings)
-    print(f"verdict   {VERDICTS[verdict]}")
-    return int(verdict == "error")
+    judged = verdict(run)
+    print(f"verdict   {judged.words}: {judged.sentence}")
+    return int(judged.severity == "error")
 
 
-def _wrote(path: Path) -> int:
-    print(f"wrote     {path}")
+def _wrote(path: Path, what: str) -> int:
+    print(f"wrote     {path} ({what})")
     return 0
-
-
-VERDICTS = {
-    "ok": "healthy",
-    "info": "healthy; the notes above say what could be better",
-    "warning": "look at the warnings above before you use this model",
-    "error": "do not use this model before the errors above are mended",
-}

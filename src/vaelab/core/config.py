@@ -7,10 +7,11 @@ are refused with a suggestion, and all problems are reported at once. The resolv
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import BadInput, did_you_mean
 
@@ -25,9 +26,21 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _as_list(value: Any) -> Any:
+    """A single width stands for a list of one."""
+    return (value,) if isinstance(value, int) else value
+
+
+def _device_name(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return value
+
+
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65536)]
+Layers = Annotated[tuple[Layer, ...], BeforeValidator(_as_list)]
 
 
 class Section(BaseModel):
@@ -64,11 +77,11 @@ class ModelConfig(Section):
     """The encoder, the posterior's head and the decoder."""
 
     latent: Int | None = Field(None, ge=1, le=65536, description="latent dimensions; None: from the data's size")
-    encoder: NetName | None = Field(None, description="None: conv for images of 16 pixels and more, else mlp")
+    encoder: NetName | None = Field(None, description="None: conv for images of more than 1024 entries, else mlp")
     decoder: NetName | None = Field(None, description="None: the same kind as the encoder")
-    hidden: tuple[Layer, ...] = Field((256, 256), description="widths of the MLP encoder's layers")
-    decoder_hidden: tuple[Layer, ...] | None = Field(None, description="None: the encoder's widths, mirrored")
-    channels: tuple[Layer, ...] = Field((32, 64, 128), description="channels of the convolutional blocks")
+    hidden: Layers = Field((256, 256), description="widths of the MLP encoder's layers")
+    decoder_hidden: Layers | None = Field(None, description="None: the encoder's widths, mirrored")
+    channels: Layers = Field((32, 64, 128), description="channels of the convolutional blocks")
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"] = "silu"
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: Float = Field(0.0, ge=0, lt=1)
@@ -125,17 +138,17 @@ class TrainConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
     warmup_steps: Int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
-    clip_norm: Float | None = Field(1000.0, gt=0, description="bound of the gradient's norm; None: not clipped")
+    clip_norm: Float | None = Field(None, gt=0, description="bound of the gradient's norm; None: not clipped")
     ema: Float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then the ones kept")
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run")
+    evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run, fewer where costly")
     checkpoint_every: Int | None = Field(None, ge=1, description="steps; None: ten times a run")
     log_every: Int | None = Field(None, ge=1, description="steps between lines of metrics; None: 200 lines a run")
     patience: Int | None = Field(
         None, ge=1, description="evaluations without a better held-out loss before stopping; counts after the warm-up"
     )
     on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what a non-finite loss or gradient does")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_device_name)] = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: Int | None = Field(
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
     )
@@ -221,15 +234,21 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configs differ, as `{"train.steps": (old, new)}`."""
-    left, right = _flat(old.model_dump()), _flat(new.model_dump())
+    left, right = flat(old.model_dump()), flat(new.model_dump())
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names.
+
+    Example:
+        >>> flat({"train": {"steps": 5}})
+        {'train.steps': 5}
+    """
+    found: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +271,9 @@ def _problem(item: Any) -> BadInput:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         *parents, key = item["loc"]
-        return BadInput(path, None, "no such setting", did_you_mean(str(key), _keys(parents)))
+        nested = [f"{section}.{key}" for section in _keys(()) if not parents and key in _keys((section,))]
+        fix = f"did you mean {nested[0]}?" if nested else did_you_mean(str(key), _keys(parents))
+        return BadInput(path, None, "no such setting", fix)
     received = item["input"] if not isinstance(item["input"], Mapping) else "these settings"
     rule = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if isinstance(received, float) and not math.isfinite(received):
@@ -266,7 +287,7 @@ def _keys(parents: Sequence[Any]) -> list[str]:
     model: Any = Config
     for part in parents:
         model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    return list(getattr(model, "model_fields", ()))
 
 
 def describe_settings() -> str:

@@ -75,19 +75,32 @@ def save_folder(path: Path, files: Mapping[str, bytes]) -> None:
             _write_flushed(temporary / MANIFEST, to_json(digests, indent=1).encode())
             _flush_folder(temporary)
             if path.exists():  # left by an interrupted run that is now being repeated
-                shutil.rmtree(path)
+                _set_aside(path)
             _rename(temporary, path)
             _flush_folder(path.parent)
+            shutil.rmtree(_aside(path), ignore_errors=True)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.old.part")
+
+
+def _set_aside(path: Path) -> None:
+    """Moves a folder of ours out of the way; what this module did not save is never touched."""
+    if not (path / MANIFEST).is_file():
+        raise FileExistsError(17, "something else is there under that name")
+    shutil.rmtree(_aside(path), ignore_errors=True)
+    _rename(path, _aside(path))
 
 
 def load_folder(path: Path) -> dict[str, bytes]:
     """Reads back what `save_folder` wrote, every file checked against its digest.
 
     Raises:
-        Corrupt: naming the file that is missing, added or altered.
+        Corrupt: naming the file that is missing or altered.
     """
     try:
         digests = json.loads((path / MANIFEST).read_bytes())

@@ -27,7 +27,7 @@ class Finding:
 
     Example:
         >>> print(Finding("TR101", "ok", "the model learns", measured=-3.25, unit="nats", interval=0.1))
-        ok       TR101  the model learns: -3.25 ± 0.1 nats
+        ok       TR101  the model learns: -3.25 ± 0.1 (95 %) nats
     """
 
     code: str
@@ -45,7 +45,7 @@ class Finding:
         """The measured number with its interval and unit, or an empty string."""
         if self.measured is None:
             return ""
-        spread = f" ± {self.interval:.2g}" if self.interval is not None else ""
+        spread = f" ± {self.interval:.2g} (95 %)" if self.interval is not None else ""
         return f"{self.measured:.6g}{spread} {self.unit}".strip()
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +11,20 @@ from .arrays import as_numpy
 from .transforms import Affine
 
 RESIDENT_BYTES = 2 * 2**30  # rows up to this size are kept transformed, in float32, where the model is
+
+
+class Part:
+    """Some rows of an array, read chunk by chunk."""
+
+    def __init__(self, rows: np.ndarray | Tensor, indices: np.ndarray) -> None:
+        self.rows, self.indices = rows, indices
+        self.shape, self.ndim, self.dtype = (len(indices), *rows.shape[1:]), rows.ndim, rows.dtype
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return as_numpy(self.rows[self.indices[part]])
 
 
 class Rows:
@@ -60,10 +72,6 @@ class Rows:
         """The rows at `index` on the data's own scale."""
         rows = self._raw[index if self._indices is None else self._indices[index]]
         return as_numpy(rows)
-
-    def chunks(self, size: int) -> Iterator[Tensor]:
-        """Consecutive index ranges that cover every row once; the last may be short."""
-        return iter(torch.arange(self.count).split(size))
 
     def _read(self, index: np.ndarray) -> Tensor:
         raw = torch.from_numpy(np.ascontiguousarray(self.raw(index))).to(self.device)

@@ -147,6 +147,7 @@ def choose(summary: Summary, source: Source, config: Config) -> Choice:
     given = config.likelihood.name
     name = rule.likelihood if given == "auto" else given
     transform = SCALES[facts.scale if facts.scale != "auto" else _natural_scale(name, facts)](facts)
+    _binarisable(name, facts)
     CHECKS.get(name, lambda *_: None)(name, facts, transform)
     notes = [_chosen(rule, facts)] if given == "auto" else []
     gray = name == "bernoulli" and config.data.binarize == "none" and not facts.is_binary
@@ -163,7 +164,7 @@ def _chosen(rule: _Rule, facts: _Facts) -> Finding:
         100 * facts.summary.between,
         f"% of the entries lie strictly between the lowest, {facts.summary.minimum:.6g}, "
         f"and the highest, {facts.summary.maximum:.6g}",
-        evidence=f"{facts.summary.rows} training rows; everything loaded lies in [{low:.6g}, {high:.6g}]",
+        evidence=f"{facts.summary.rows} rows; everything loaded lies in [{low:.6g}, {high:.6g}]",
         why=rule.reason,
         advice="likelihood=NAME sets another: bernoulli, continuous_bernoulli, gaussian, categorical or poisson",
     )
@@ -225,6 +226,16 @@ UNUSABLE = (
     (_is_missing, "a missing entry", "every entry must have a value", "fill it in, or drop its row or column"),
     (_is_beyond, "an entry", "must be finite and within float32", "correct it, or drop its row or column"),
 )
+
+
+def _binarisable(name: str, facts: _Facts) -> None:
+    given = facts.config.data.binarize
+    if given != "none" and name != "bernoulli":
+        raise BadInput("likelihood.name", name, f"data.binarize={given} makes zeros and ones", "likelihood=bernoulli")
+    if given == "dynamic" and facts.ceiling is None:
+        low, high = facts.extent
+        rule = f"needs probabilities, or levels of a known range, and the values go from {low:.6g} to {high:.6g}"
+        raise BadInput("data.binarize", given, rule, "scale the values to [0, 1] first, or leave data.binarize out")
 
 
 def _within_unit(name: str, facts: _Facts, transform: Affine) -> None:

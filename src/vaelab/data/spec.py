@@ -38,6 +38,7 @@ class Spec:
         rows: Training rows.
         held_out_rows: Held-out rows.
         log_abs_det: Of the transform, nats per sample; 0 for a discrete likelihood.
+        binarize: "threshold" is applied to new rows too; for "dynamic" they stay probabilities.
         transform: From the data's own scale to the model's.
     """
 
@@ -52,6 +53,7 @@ class Spec:
     rows: int
     held_out_rows: int
     log_abs_det: float
+    binarize: str
     transform: Affine
 
     def to_model(self, x: Any) -> Tensor:
@@ -60,16 +62,31 @@ class Spec:
         Raises:
             BadInput: if the rows are not of the shape the model was trained on, or hold no finite numbers.
         """
+        columns = tuple(str(name) for name in getattr(x, "columns", ()))
         given = x if isinstance(x, np.ndarray | Tensor) else np.asarray(x)
-        rows = torch.from_numpy(np.require(as_numpy(given), requirements=["C", "W"]))
-        if self.axes == "HWC" and rows.ndim == 4 and rows.shape[1:] != self.shape:
-            rows = rows.movedim(-1, 1)
-        if rows.ndim < 2 or rows.shape[1:].numel() != int(np.prod(self.shape)) or len(rows) == 0:
-            expected = ("n", *self.user_shape)
-            raise BadInput("x", f"shape {tuple(rows.shape)}", f"the model takes ({', '.join(map(str, expected))})")
+        if (
+            given.ndim < 2
+            or (given.dtype.kind if isinstance(given, np.ndarray) else "f") not in "biuf"
+            or not len(given)
+        ):
+            raise BadInput("x", self._seen(x, given), self._wanted)
+        rows = torch.from_numpy(np.require(as_numpy(self.in_order(given, columns)), requirements=["C", "W"]))
+        if rows.shape[1:].numel() != int(np.prod(self.shape)):
+            raise BadInput("x", self._seen(x, given), self._wanted)
         if not torch.isfinite(rows).all():
             raise BadInput("x", "missing or infinite entries", "the model takes complete rows", "fill them first")
-        return self.transform(rows.reshape(-1, *self.shape))
+        if self.axes == "HWC" and rows.shape[1:] != self.shape:
+            rows = rows.reshape(-1, *self.user_shape).movedim(-1, 1)
+        y = self.transform(rows.reshape(-1, *self.shape))
+        return (y >= 0.5).float() if self.binarize == "threshold" else y
+
+    @property
+    def _wanted(self) -> str:
+        return f"the model takes numbers of shape ({', '.join(map(str, ('n', *self.user_shape)))})"
+
+    @staticmethod
+    def _seen(x: Any, rows: Any) -> str:
+        return f"shape {tuple(rows.shape)}" if rows.ndim else f"{type(x).__name__} {str(x)[:40]}"
 
     def to_user(self, y: Tensor) -> np.ndarray:
         """Rows [..., *shape] on the model's scale, as the user has them."""
@@ -98,12 +115,6 @@ class Spec:
         if missing:
             raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", "add it to the table")
         return rows[:, [columns.index(name) for name in self.columns]]
-
-    def channels_first(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as the user has them [..., *user_shape], as images [..., C, H, W] or as they are for a table."""
-        if self.axes == "HWC":
-            return np.moveaxis(rows, -1, -3)
-        return rows[..., None, :, :] if self.axes == "HW" else rows
 
     def to_files(self, preview: np.ndarray, labels: np.ndarray | None) -> dict[str, bytes]:
         """The content of a run folder's `data`; `preview` [n, *shape] holds held-out rows on the data's own scale."""

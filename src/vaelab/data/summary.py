@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,11 @@ class Summary:
         return self.mean.mean(), np.sqrt((self.std**2).mean() + self.mean.var())
 
 
-def summarise(rows: Rows) -> Summary:
+def summarise(rows: Any) -> Summary:
     """Statistics of the rows in one pass over chunks, so that a memory map is never read whole.
+
+    Args:
+        rows: [N, ...], an array, a tensor, or whatever has a shape and gives slices of rows.
 
     Example:
         >>> summary = summarise(np.array([[0.0, 2.0], [1.0, 4.0]]))

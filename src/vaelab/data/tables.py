@@ -176,7 +176,7 @@ def _refuse_text(cells: Cells, positions: list[int]) -> None:
 def _refuse_infinite(cells: Cells, rows: np.ndarray) -> None:
     for row, column in np.argwhere(np.isinf(rows))[:1]:
         what = f"{cells.values[column][row][:40]} in {cells.spot(row)}, column {cells.columns[column]}"
-        raise BadInput(cells.where, what, "numbers must be finite", "correct it, or leave the cell empty")
+        raise BadInput(cells.where, what, "numbers must be finite", "correct it, or drop its row")
 
 
 def _note_large(cells: Cells, table: Table) -> None:

@@ -103,7 +103,8 @@ class NormalObservation:
         """Log-density in nats of x [B, *shape], [K, B]."""
         squares = (x - self.mean).square()
         log_sigma = self.log_sigma(squares)
-        return -_per_row(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma) - squares[0, 0].numel() * HALF_LOG_2PI
+        constant = squares.shape[2:].numel() * HALF_LOG_2PI
+        return -_per_row(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma) - constant
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..core.output import VAEOutput
+from ..distributions.normal import StandardNormal
 
-ACTIVE_NATS = 0.01  # a dimension is active when its average divergence is above this (the field's usual 0.01 nats)
+ACTIVE_NATS = 0.01  # a dimension is in use when its average divergence is above this
 
 
 class BoundSums:
@@ -22,12 +23,14 @@ class BoundSums:
     """
 
     def __init__(self, groups: int, latent: int) -> None:
-        self.groups = groups
+        self.groups, self.kl_is_exact, self.standard_prior = groups, True, True
         # count, negative ELBO, its square, reconstruction; KL of each group; first and second moments of q(z)
         self.vector = torch.zeros(4 + groups + 2 * latent, dtype=torch.float64)
 
     def update(self, output: VAEOutput) -> None:
         """Adds the rows of a batch."""
+        self.kl_is_exact &= output.kl_is_exact
+        self.standard_prior &= isinstance(output.prior, StandardNormal)
         negative = -output.elbo.double()
         reconstruction = -output.log_px.double().mean(0)
         head = torch.stack([torch.ones_like(negative), negative, negative.square(), reconstruction]).sum(1)
@@ -46,7 +49,8 @@ class BoundSums:
             `negative_elbo` with its `standard_error` (of the mean over rows), `reconstruction`, `kl`,
             `kl_per_dimension`, `active_units` (dimensions with more than 0.01 nats) and `aggregate_kl`: the divergence
             from N(0, 1) of a normal with the moments of the aggregate posterior q(z), summed over dimensions. It is a
-            part of `kl` that says nothing about a row: what a prior in the wrong place costs.
+            part of `kl` that says nothing about a row: what a prior in the wrong place costs; None for another prior.
+            `kl_is_exact` is False where the divergence is a Monte Carlo estimate.
         """
         count, negative, square, reconstruction, *rest = self.vector.tolist()
         groups, moments = rest[: self.groups], self.vector[4 + self.groups :] / count
@@ -61,9 +65,9 @@ class BoundSums:
             "kl": sum(kl),
             "kl_per_dimension": kl,
             "active_units": sum(value > ACTIVE_NATS for value in kl),
-            "aggregate_kl": _from_standard(*moments.chunk(2)),
+            "aggregate_kl": _from_standard(*moments.chunk(2)) if self.standard_prior else None,
+            "kl_is_exact": self.kl_is_exact,
         }
-
 
 
 def _from_standard(first: torch.Tensor, second: torch.Tensor) -> float:

@@ -20,6 +20,7 @@ from ..nets.mlp import MLP
 from .vae import VAE
 
 Shape = tuple[int, ...]
+LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many times as fast
 
 
 class Prepare(nn.Module):
@@ -56,7 +57,7 @@ def resolve(config: Config, shape: Shape, layout: str) -> Config:
     Latent dimensions: half the entries of a row, at most 16; unused ones cost nothing, the bound switches them off.
     """
     model = config.model
-    big = layout == "image" and min(shape[1:]) >= 2 ** max(4, len(model.channels))
+    big = layout == "image" and prod(shape) > LARGE_IMAGE and min(shape[1:]) >= 2 ** len(model.channels)
     encoder = model.encoder or ("conv" if big else "mlp")
     latent = model.latent or min(16, max(1, prod(shape) // 2))
     return config.updated(model={"latent": latent, "encoder": encoder, "decoder": model.decoder or encoder})

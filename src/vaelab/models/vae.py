@@ -14,7 +14,7 @@ from ..core.tables import pick
 from ..distributions.foreign import as_distribution
 from ..distributions.kl import divergence
 from ..distributions.likelihoods import LIKELIHOODS, Decoder, Likelihood
-from ..distributions.normal import DiagonalNormal, Distribution
+from ..distributions.normal import DiagonalNormal, Distribution, Normal, full_precision
 from ..distributions.posteriors import GaussianPosterior
 from ..distributions.priors import StandardNormalPrior
 
@@ -104,6 +104,8 @@ class VAE(Model):
         if isinstance(self.decoder, Decoder):
             self.decoder.shape = self.decoder.shape or tuple(x.shape[1:])
         posterior, prior = self.encode(x), self.prior_distribution()
+        if self.noise_size is None and isinstance(posterior, Normal):
+            self.noise_size = posterior.mean.shape[-1]
         z = posterior.rsample(samples, noise)
         likelihood = self.decode(z)
         kl, exact = divergence(posterior, prior, z)
@@ -124,7 +126,7 @@ class VAE(Model):
         if isinstance(posterior, Tensor):
             posterior = posterior.chunk(2, -1)
         if isinstance(posterior, tuple):
-            mean, log_variance = posterior
+            mean, log_variance = (full_precision(part) for part in posterior)
             return DiagonalNormal(mean, 0.5 * log_variance)
         return as_distribution(posterior)
 

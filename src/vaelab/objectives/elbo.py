@@ -10,6 +10,7 @@ from ..core.across import global_mean
 from ..core.config import ObjectiveConfig
 from ..core.errors import BadInput
 from ..core.output import Loss, VAEOutput
+from ..core.tables import pick
 from ..schedules import SHAPES, Schedule, constant
 
 
@@ -49,13 +50,27 @@ class ELBO:
     ) -> None:
         numbers = {"beta": beta, "free_bits": free_bits, "capacity": capacity}
         for name, value in numbers.items():
+            if not isinstance(value, int | float | Schedule | None):
+                raise BadInput(name, value, "must be a number or a schedule")
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise BadInput(name, value, "must be a finite number of at least 0")
         if capacity is not None and free_bits > 0:
             raise BadInput("capacity", capacity, "cannot be combined with free_bits", "set one of them")
+        if not isinstance(samples, int) or samples < 1:
+            raise BadInput("samples", samples, "must be a whole number of at least 1")
+        pick({"dimension": 0, "group": 0}, free_bits_per, "free_bits_per")
         self.beta = beta if isinstance(beta, Schedule) else constant(float(beta))
         self.capacity = constant(float(capacity)) if isinstance(capacity, int | float) else capacity
         self.free_bits, self.free_bits_per, self.samples = free_bits, free_bits_per, samples
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"ELBO({settings})"
+
+    @property
+    def bends(self) -> bool:
+        """Whether the loss is no mean over rows: free bits and a capacity bend the batch's mean."""
+        return bool(self.free_bits) or self.capacity is not None
 
     @property
     def warmup_ends(self) -> int:

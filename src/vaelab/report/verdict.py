@@ -22,11 +22,12 @@ FINISHED = "TR100"  # the finding that every finished run has
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst severity, two or three words for it, and one sentence."""
+    """The worst severity, two or three words for it, one sentence, and what to do where no finding is pressing."""
 
     severity: Severity
     words: str
     sentence: str
+    action: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ def verdict(run: Any) -> Verdict:
     severity: Severity = max(worst(run.findings), floor, key=SEVERITIES.index)
     parts = [_lead(pressing)] if pressing else []
     parts += [unfinished] if unfinished else []
-    return Verdict(severity, WORDS[severity], _sentence("; ".join(parts) or "nothing that was checked looks wrong"))
+    notes = sum(finding.severity == "info" and bool(finding.advice) for finding in run.findings)
+    fine = "no check found anything wrong" + (
+        f"; {notes} note{'s' * (notes > 1)} on what could be better" * bool(notes)
+    )
+    action = "Continue the run: vaelab train --resume, and its folder." if unfinished else "Nothing has to be done."
+    return Verdict(severity, WORDS[severity], _sentence("; ".join(parts) or fine), action)
 
 
 def urgent(findings: list[Finding]) -> list[Finding]:
@@ -76,10 +82,11 @@ def _unfinished(run: Any) -> str:
     """Why the model cannot be judged, or an empty string."""
     last = max((line["step"] for line in run.history), default=0)
     if not run.metrics:
-        return f"there is no evaluation yet after {last} steps, so that nothing can be said about the model"
+        return f"there is no evaluation yet after {last} steps, so that nothing can be said; continue with --resume"
     if any(finding.code == FINISHED for finding in run.findings):
         return ""
-    return f"training has not ended: these are the numbers so far, at step {last} of {run.config.train.steps}"
+    of = f"at step {last} of {run.config.train.steps}"
+    return f"training has not ended: these are the numbers so far, {of}; continue with --resume"
 
 
 def _lead(pressing: list[Finding]) -> str:

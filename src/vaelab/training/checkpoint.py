@@ -100,10 +100,10 @@ class Checkpoints:
         self._prune(progress)
         return path
 
-    def save_best(self, step: int, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
+    def save_best(self, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
         """Writes `best-N`: the selected weights and what was measured on held-out rows."""
         files = {"model.safetensors": pack(weights), "measured.json": to_json(dict(measured), indent=1).encode()}
-        save_folder(self.folder / f"best-{step:09d}", files)
+        save_folder(self.folder / f"best-{measured['step']:09d}", files)
 
     def load_last(self) -> tuple[Progress, dict[str, dict[str, Tensor]], list[str]]:
         """The newest checkpoint that is whole, and a line for each damaged one that was passed over.
@@ -130,9 +130,12 @@ class Checkpoints:
             raise Corrupt(f"{self.folder}: holds no selected weights yet")
         files = load_folder(paths[-1])
         try:
-            return unpack(files["model.safetensors"], paths[-1]), json.loads(files["measured.json"])
+            weights, measured = unpack(files["model.safetensors"], paths[-1]), json.loads(files["measured.json"])
+            if paths[-1].name != f"best-{measured['step']:09d}":
+                raise Corrupt(f"{paths[-1]}: holds step {measured['step']}, which its name denies")
         except KeyError as error:
             raise Corrupt(f"{paths[-1]}: the file {error} is missing") from None
+        return weights, measured
 
     def _prune(self, progress: Progress) -> None:
         """Keeps the last `KEEP` full checkpoints and every selection that one of them refers to."""

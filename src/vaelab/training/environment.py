@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
@@ -9,19 +10,35 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..core.config import Config
-from ..data.spec import Spec
+from ..core.config import Config, flat
+from ..core.durable import to_json
 from .engine import Engine
+from .job import Job
 
 PACKAGES = ("vaelab", "torch", "numpy", "scikit-learn", "safetensors", "pydantic")
 
 
-def describe(
-    config: Config, engine: Engine, spec: Spec, model: nn.Module, own_model: bool, own_objective: bool
-) -> dict[str, Any]:
+MAY_CHANGE = (
+    "train.steps",
+    "train.patience",
+    "train.device",
+    "train.threads",
+    "data.source",
+    "data.data_dir",
+    "report.",
+)
+
+
+def settings_digest(config: Config) -> str:
+    """A digest of the settings that a resumed run has to keep."""
+    kept = {key: value for key, value in flat(config.model_dump(mode="json")).items() if not key.startswith(MAY_CHANGE)}
+    return hashlib.sha256(to_json(kept).encode()).hexdigest()
+
+
+def describe(job: Job, engine: Engine) -> dict[str, Any]:
     """Plain values for `environment.json`."""
+    config, spec = job.config, job.spec
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -32,9 +49,11 @@ def describe(
         "not_deterministic": _not_deterministic(config, engine),
         "git": _git(),
         "command": " ".join(sys.argv[1:]),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "own_model": own_model,
-        "own_objective": own_objective,
+        "parameters": sum(parameter.numel() for parameter in job.model.parameters()),
+        "own_model": job.own_model,
+        "own_objective": job.own_objective,
+        "objective": repr(job.objective),
+        "settings": settings_digest(config),
         "data": {
             "name": spec.name,
             "fingerprint": spec.fingerprint,

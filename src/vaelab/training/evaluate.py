@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.seeds import derive, generator, seed_global
 from ..data.batches import Rows
@@ -20,35 +21,43 @@ MOST_SAMPLES = 256
 
 @torch.no_grad()
 def evaluate(
-    model: Model, rows: Rows, *, seed: int, engine: Engine, shift: float, most: int | None = None
+    model: Model, rows: Rows, *, seed: int, engine: Engine, shift: float, index: Tensor | None = None
 ) -> dict[str, Any]:
     """The bound on rows at beta = 1; see `BoundSums.compute` for what is returned.
 
     Each row gets one posterior sample, and more where there are fewer than `DRAWS` rows; `samples` says how many.
 
     Args:
-        most: Only the first `most` rows; None for all.
+        index: Only these rows; None for all.
     """
     was_training = model.training
     model.eval()
     sums: BoundSums | None = None
-    samples = max(1, min(MOST_SAMPLES, DRAWS // min(len(rows), most or len(rows))))
+    index = torch.arange(len(rows)) if index is None else index
+    samples = _samples(len(index))
     with torch.random.fork_rng(devices=[]):
-        for number, index in enumerate(rows.chunks(_chunk(model, rows, samples))):
-            if most is not None and int(index[0]) >= most:
-                break
-            sums = _add(sums, model, rows, index, samples, derive(seed, "held out", number), engine)
+        for number, part in enumerate(index.split(_chunk(model, rows, samples))):
+            sums = _add(sums, model, rows, part, samples, derive(seed, "held out", number), engine)
     model.train(was_training)
     assert sums is not None
     sums.vector = engine.total(sums.vector)
     return {"samples": samples, **sums.compute(shift)}
 
 
+def evaluated_rows(rows: Rows) -> int:
+    """How many rows an evaluation decodes, counting each posterior sample."""
+    return len(rows) * _samples(len(rows))
+
+
+def _samples(rows: int) -> int:
+    return max(1, min(MOST_SAMPLES, DRAWS // rows))
+
+
 def _add(
     sums: BoundSums | None, model: Model, rows: Rows, index: torch.Tensor, samples: int, seed: int, engine: Engine
 ) -> BoundSums:
     x = engine.share(rows.take(index, generator(seed, "coins", device=engine.device)))
-    seed_global(seed, engine.rank)
+    seed_global(seed, engine.rank, device=engine.device)
     size = getattr(model, "noise_size", None)
     noise = None
     if size is not None:

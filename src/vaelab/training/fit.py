@@ -17,29 +17,20 @@ from ..core.durable import locked, saying_why
 from ..core.errors import BadInput, VaelabError
 from ..core.finding import Finding
 from ..core.units import readable_bytes
+from ..data.batches import Order
 from ..data.spec import Spec, preview_count
 from ..objectives.elbo import ELBO
 from .checkpoint import Progress, load_weights
 from .engine import Engine
-from .environment import describe
+from .environment import MAY_CHANGE, describe, settings_digest
 from .evaluate import evaluate
 from .events import Events
 from .folder import RunFolder, existing_folder, new_folder, refuse_second_run
 from .job import Job, prepare
 from .loop import Loop
-from .rules import Measured, judge
+from .rules import Measured, judge, never_finite
 from .run import Run
 from .show import Display, Several, choose_display
-
-MAY_CHANGE = (
-    "train.steps",
-    "train.patience",
-    "train.device",
-    "train.threads",
-    "data.source",
-    "data.data_dir",
-    "report.",
-)
 
 
 def fit(
@@ -59,7 +50,7 @@ def fit(
     """
     with _engine(config) as engine:
         job = prepare(x, config, engine, model, objective)
-        path = Path(engine.tell(str(new_folder(out, job.spec.name))))
+        path = Path(engine.tell(str(new_folder(out, job.spec.name)) if engine.is_main else ""))
         if engine.is_main:
             with saying_why(path):
                 path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +58,7 @@ def fit(
             if engine.is_main:
                 refuse_second_run(path)
             folder = RunFolder(path, writes=engine.is_main)
-            environment = describe(job.config, engine, job.spec, job.model, job.own_model, job.own_objective)
+            environment = describe(job, engine)
             preview = job.held_out.raw(np.arange(preview_count(job.spec.shape, len(job.held_out))))
             preview = preview.reshape(-1, *job.spec.shape)
             labels = None if job.labels is None else job.labels[: len(preview)]
@@ -102,9 +93,13 @@ def resume(
     config = build_config(old.model_dump(), changes or {})
     changed = {key: pair for key, pair in differences(old, config).items() if not key.startswith("data.source")}
     _refuse_changes(changed)
+    if environment["settings"] != settings_digest(old):
+        raise BadInput("config.yaml", "other settings", "a run keeps those it was started with", "put them back")
     for name, given in (("model", model), ("objective", objective)):
         if environment[f"own_{name}"] and given is None:
-            raise BadInput(name, None, f"this run trains an {name} of your own", f"pass it again: {name}=...")
+            raise BadInput(name, None, f"this run trains a {name} of your own", f"pass it again: {name}=...")
+        if given is not None and not environment[f"own_{name}"]:
+            raise BadInput(name, type(given).__name__, f"this run trains the {name} that its settings describe")
     source = x if x is not None else config.data.source
     if source is None:
         raise BadInput("x", None, "this run was given its data as an object", "pass the same data again")
@@ -113,6 +108,8 @@ def resume(
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
             raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
+        if type(job.objective) is ELBO and repr(job.objective) != environment["objective"]:
+            raise BadInput("objective", job.objective, f"must be that of the run, {environment['objective']}")
         with _lock(folder_path, engine):
             folder = RunFolder(folder_path, writes=engine.is_main)
             folder.clean()
@@ -156,11 +153,13 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
 def _judge(job: Job, done: Progress, folder: RunFolder, engine: Engine, loop: Loop) -> None:
     """The findings of a finished run, measured with the selected weights."""
     if loop.selected is None:
+        folder.save_findings([never_finite(done), *job.findings])
         return
     weights, selected = loop.selected
     load_weights(job.model, weights, folder.path)
+    some = Order(len(job.rows), min(len(job.rows), len(job.held_out)), job.config.seed).batch(0)
     training = evaluate(
-        job.model, job.rows, seed=job.config.seed, engine=engine, shift=job.spec.log_abs_det, most=len(job.held_out)
+        job.model, job.rows, seed=job.config.seed, engine=engine, shift=job.spec.log_abs_det, index=some
     )
     if engine.is_main:
         metrics = folder.metrics()

@@ -12,7 +12,7 @@ import yaml
 
 from ..core.config import Config, build_config
 from ..core.durable import remove_leftovers, save_folder, saying_why, to_json, write_json, write_text
-from ..core.errors import BadInput
+from ..core.errors import BadInput, Corrupt
 from ..core.files import read_json, read_json_lines, read_yaml
 from ..core.finding import Finding
 
@@ -35,11 +35,18 @@ def new_folder(out: str | os.PathLike[str] | None, name: str) -> Path:
         if path.is_file():
             raise BadInput("out", path, "is a file", "name a folder for the run")
         refuse_second_run(path)
-        if path.is_dir() and any(item.name not in BEGUN and item.name[0] != "." for item in path.iterdir()):
+        if path.is_dir() and not _only_begun(path):
             raise BadInput("out", path, "is a folder with other things in it", "name a new or an empty folder")
     except OSError as error:
         raise BadInput("out", str(path)[:80], f"cannot be used ({error.strerror})", "name another folder") from None
     return path
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether a folder is empty, or holds no more than a run of ours that was killed before its config was written."""
+    found = {item.name for item in path.iterdir() if item.name[0] != "."}
+    ours = all((path / "data" / name).is_file() for name in ("manifest.json", "spec.json"))
+    return not found or (ours and found <= set(BEGUN))
 
 
 def refuse_second_run(path: Path) -> None:
@@ -54,6 +61,8 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         BadInput: if it does not.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput("run", path, "must be the path of a run folder")
     path = Path(path)
     if not (path / "config.yaml").is_file():
         what = "is not there" if not path.exists() else "holds no run (no config.yaml in it)"
@@ -103,6 +112,8 @@ class RunFolder:
         self._lines = []
         if self.writes:
             with saying_why(self._metrics), open(self._metrics, "ab") as handle:
+                if handle.tell() < length:
+                    raise Corrupt(f"{self._metrics}: shorter than when the checkpoint was saved")
                 handle.truncate(length)
 
     def save_findings(self, findings: Iterable[Finding]) -> None:
@@ -120,7 +131,10 @@ class RunFolder:
 
     def config(self) -> Config:
         """The resolved config."""
-        return build_config(read_yaml(self.path / "config.yaml"))
+        try:
+            return build_config(read_yaml(self.path / "config.yaml"))
+        except BadInput as error:
+            raise Corrupt(f"{self.path / 'config.yaml'}: {str(error).splitlines()[0]}") from None
 
     def environment(self) -> dict[str, Any]:
         """Versions, device, seed, data."""
@@ -128,7 +142,8 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics."""
-        return read_json_lines(self._metrics) if self._metrics.exists() else []
+        there = self._metrics.exists() and self._metrics.stat().st_size
+        return read_json_lines(self._metrics) if there else []
 
     def findings(self) -> list[Finding]:
         """All findings."""

@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import Config
+from ..core.config import Config, TrainConfig
+from ..core.errors import BadInput
 from ..core.finding import Finding
-from ..data.batches import Rows
+from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
 from ..data.source import Source, fingerprint, load, split
 from ..data.spec import Spec
+from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
 from ..models.build import build_model, resolve
 from ..objectives.elbo import ELBO, build_objective
 from .engine import Engine
+from .trial import try_out
 
 DEFAULT_PASSES, LEAST_STEPS, MOST_STEPS = 200, 2_000, 10_000
 SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
@@ -46,13 +49,21 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     source = load(x, key=config.data.key, data_dir=config.data.data_dir)
     held_rows, index, held_index = _split(source, config)
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
-    summary = summarise(source.train)
+    if model is not None:
+        config = config.updated(likelihood={"name": _likelihood_of(model)})
+    summary = summarise(source.train if index is None else Part(source.train, index))
     choice = choose(summary, source, config)
     shape = tuple(source.train.shape[1:])
     if model is not None and source.axes == "HW":
         shape = shape[1:]  # a network of one's own sees images as one has them
     config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
-    config = _in_steps(resolve(config, shape, source.layout), len(source.train) if index is None else len(index))
+    count = len(source.train) if index is None else len(index)
+    if model is None:
+        config = resolve(config, shape, source.layout)
+    else:
+        config = config.updated(model={"latent": getattr(model, "latent", None)})
+    config, capped = _batch_within(config, count)
+    config = _in_steps(config, count)
     built = model if model is not None else build_model(config, shape)
     if engine.device.type == "cpu":
         torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
@@ -72,10 +83,14 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         rows=len(rows),
         held_out_rows=len(held_out),
         log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
+        binarize=config.data.binarize,
         transform=choice.transform,
     )
-    findings = [*source.findings, *choice.findings]
-    chosen = objective or build_objective(config.objective)
+    findings = [*source.findings, *choice.findings, *capped]
+    chosen = objective if objective is not None else build_objective(config.objective)
+    if model is not None or objective is not None:
+        try_out(built.to(engine.device), chosen, rows)
+    _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
 
 
@@ -104,6 +119,41 @@ def _pick(labels: np.ndarray | None, index: np.ndarray | None) -> np.ndarray | N
 
 def _named(x: Any) -> str | None:
     return str(x) if isinstance(x, (str, os.PathLike)) else None
+
+
+def _likelihood_of(model: Any) -> str:
+    """The name of the likelihood that a model of one's own decodes to, so that the data is checked against it."""
+    kind = type(getattr(getattr(model, "decoder", None), "likelihood", None))
+    return next((name for name, known in LIKELIHOODS.items() if known is kind), "auto")
+
+
+def _refuse_slices(config: Config, objective: Any, model: nn.Module, engine: Engine, held_out: int) -> None:
+    """Slices of a batch have to have rows, and a loss that is no mean over rows cannot be added up from them."""
+    parts, size = config.train.accumulate * engine.world, config.train.batch_size
+    if size < parts:
+        raise BadInput("train.batch_size", size, f"must be at least {parts}, a row for each slice and process")
+    if held_out < engine.world:
+        raise BadInput("data.held_out", f"{held_out} rows", f"there are {engine.world} processes", "hold out more rows")
+    fitted = any(isinstance(module, OptimalNoise) for module in model.modules())
+    if config.train.accumulate > 1 and (fitted or getattr(objective, "bends", False)):
+        what = "likelihood.noise=optimal" if fitted else "free bits or a capacity"
+        rule = f"with {what} the loss depends on the mean of the whole batch"
+        raise BadInput("train.accumulate", config.train.accumulate, rule, "use train.accumulate=1")
+
+
+def _batch_within(config: Config, rows: int) -> tuple[Config, list[Finding]]:
+    """The config with a batch no larger than the training rows, and the finding that says so."""
+    given = config.train.batch_size
+    if given <= rows:
+        return config, []
+    finding = Finding(
+        "TR111",
+        "info" if given == TrainConfig().batch_size else "warning",
+        f"train.batch_size={given} is more than there are rows to train on; a batch is all of them",
+        float(rows),
+        "rows",
+    )
+    return config.updated(train={"batch_size": rows}), [finding]
 
 
 def _in_steps(config: Config, rows: int) -> Config:

@@ -23,7 +23,7 @@ from ..objectives.elbo import ELBO
 from ..schedules import Schedule
 from .checkpoint import Checkpoints, Progress, load_weights, optimizer_tensors, restore_optimizer
 from .engine import Engine
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluated_rows
 from .folder import RunFolder
 from .show import Display
 from .step import Step
@@ -72,7 +72,9 @@ class Loop:
         self.progress, self.window = Progress(), Window()
         self.selected: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._coins, self._noise = torch.Generator(engine.device), torch.Generator(engine.device)
-        self._signal = 0
+        self._saved: int | None = None  # the step of the last checkpoint, and of the last selection, that is on disk
+        self._saved_best: int | None = None
+        self._received = 0  # the signal that came to this process
         self._started = time.monotonic()
 
     def run(self) -> Progress:
@@ -83,6 +85,7 @@ class Loop:
             Diverged: if a loss or gradient is not finite and the policy says stop, with the last good state saved.
         """
         if self._is_over():
+            self.display.say(f"nothing left to do: the run ended at step {self.progress.step}")
             return self.progress
         if self.progress.step == 0:
             self._checkpoint()
@@ -92,13 +95,10 @@ class Loop:
                 if self._advance(self.progress.step):
                     self.progress.step += 1
                     self._due(self.progress.step)
-                if self._signal_anywhere():
+                if number := self._signal_anywhere():
                     self._checkpoint()
-                    name, step = signal.Signals(self._signal).name, self.progress.step
-                    raise Interrupted(f"{name}: saved at step {step}; continue with --resume", self._signal)
-        if self.progress.step % self._every("evaluate_every", 50):
-            self._evaluate()
-        self._checkpoint()
+                    name, step = signal.Signals(number).name, self.progress.step
+                    raise Interrupted(f"{name}: saved at step {step}; continue with --resume", number)
         return self.progress
 
     def restore(self) -> list[str]:
@@ -112,6 +112,7 @@ class Loop:
         progress, tensors, damaged = self.checkpoints.load_last()
         self._load(tensors)
         self.progress, self.window = progress, Window.restored(progress.window, self.engine)
+        self._saved, self._saved_best, self.selected = progress.step, progress.best_step, None
         if progress.best_step is not None:
             self.selected = self.checkpoints.load_best(progress.best_step)
         self.folder.cut_metrics(progress.metrics_bytes)
@@ -146,7 +147,7 @@ class Loop:
         seed, share = self.config.seed, self.engine.share
         self._coins.manual_seed(derive(seed, "coins", number))
         x = share(self.rows.take(self.order.batch(number), self._coins))
-        seed_global(seed, "step", number, self.engine.rank)
+        seed_global(seed, "step", number, self.engine.rank, device=self.engine.device)
         size = getattr(self.model, "noise_size", None)
         if size is None:
             return x, None
@@ -221,12 +222,20 @@ class Loop:
     def _every(self, name: str, times: int) -> int:
         return getattr(self.config.train, name) or max(1, self.config.train.total // times)
 
+    @property
+    def _evaluate_every(self) -> int:
+        """Fifty times a run, but no more often than costs about a quarter of the training: a row forward is a third."""
+        fewest = 4 * evaluated_rows(self.held_out) // (3 * self.config.train.batch_size)
+        return self.config.train.evaluate_every or min(
+            max(1, self.config.train.total // 50, fewest), self.config.train.total
+        )
+
     def _due(self, step: int) -> None:
         if step % self._every("log_every", 200) == 0:
             self._log(step)
-        if step % self._every("evaluate_every", 50) == 0:
+        if step % self._evaluate_every == 0 or step == self.config.train.total:
             self._evaluate()
-        if step % self._every("checkpoint_every", 10) == 0:
+        if step % self._every("checkpoint_every", 10) == 0 or self._is_over():
             self._checkpoint()
 
     def _log(self, step: int) -> None:
@@ -258,16 +267,18 @@ class Loop:
     def _checkpoint(self) -> None:
         """Saves the selection first and then the state that refers to it, so that a crash between them is harmless."""
         progress = self.progress
+        if progress.step == self._saved:
+            return
         now = time.monotonic()
         progress.seconds, self._started = progress.seconds + now - self._started, now
         progress.window = self.window.saved(self.engine)
+        self._saved = progress.step
         if not self.engine.is_main:
             return
         progress.metrics_bytes = self.folder.flush_metrics()
-        if self.selected is not None and progress.best_step is not None:
-            best = self.checkpoints.folder / f"best-{progress.best_step:09d}"
-            if not best.exists():
-                self.checkpoints.save_best(progress.best_step, *self.selected)
+        if self.selected is not None and progress.best_step != self._saved_best:
+            self.checkpoints.save_best(*self.selected)
+            self._saved_best = progress.best_step
         tensors = {"model": self.state, "optimizer": optimizer_tensors(self.optimizer)}
         if self.averaged is not None:
             tensors["ema"] = self.averaged
@@ -309,11 +320,10 @@ class Loop:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        if self._signal:
+        if self._received and self.engine.world == 1:  # a launcher tells its processes more than once
             os._exit(128 + number)
-        self._signal = number
+        self._received = number
 
-    def _signal_anywhere(self) -> bool:
-        if self.engine.world > 1:
-            self._signal = int(self.engine.most(torch.tensor(self._signal)))
-        return bool(self._signal)
+    def _signal_anywhere(self) -> int:
+        """The signal that any process received, agreed by all; 0 for none."""
+        return self._received if self.engine.world == 1 else int(self.engine.most(torch.tensor(self._received)))

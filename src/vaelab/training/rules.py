@@ -40,6 +40,34 @@ def judge(measured: Measured) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(measured)]
 
 
+def never_finite(progress: Progress) -> Finding:
+    """The one finding of a run without any finite evaluation."""
+    return Finding(
+        "TR112",
+        "error",
+        "no held-out evaluation was finite: there is no model to keep",
+        float(progress.step),
+        "steps",
+        why="the weights or the likelihood have gone beyond what numbers can hold",
+        advice="train.learning_rate a third of what it is, and train.clip_norm=1",
+    )
+
+
+def _not_finite(m: Measured) -> Iterator[Finding]:
+    """An evaluation without a finite bound is one too many."""
+    held_out = [line["negative_elbo"] for line in m.metrics if line["kind"] == "held_out"]
+    if count := sum(value is None for value in held_out):
+        yield Finding(
+            "TR113",
+            "warning",
+            "some held-out evaluations were not finite",
+            float(count),
+            f"of {len(held_out)} evaluations",
+            why="some held-out rows lie where the model's likelihood overflows",
+            advice=f"train.learning_rate={m.config.train.learning_rate / 3:.2g}, train.clip_norm=1",
+        )
+
+
 def _bound(m: Measured) -> Iterator[Finding]:
     yield Finding(
         "TR100",
@@ -49,14 +77,14 @@ def _bound(m: Measured) -> Iterator[Finding]:
         NATS,
         1.96 * m.selected["standard_error"],
         f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, "
-        f"weights of step {m.selected['step']}",
+        f"weights of step {m.selected['step']}, {'closed-form' if m.selected['kl_is_exact'] else 'Monte Carlo'} KL",
     )
 
 
 def _collapse(m: Measured) -> Iterator[Finding]:
     """No dimension above 0.01 nats: the decoder draws from the marginal, and z says nothing about x."""
     if m.selected["active_units"] == 0:
-        beta, train = m.config.objective.beta, m.config.train
+        beta, train = _beta(m), m.config.train
         slower = f"objective.anneal=linear objective.warmup_steps={max(1, train.total // 4)}"
         yield Finding(
             "TR101",
@@ -70,9 +98,14 @@ def _collapse(m: Measured) -> Iterator[Finding]:
         )
 
 
+def _beta(m: Measured) -> float:
+    """The weight of the divergence in the last steps, whoever set it."""
+    return next((line["beta"] for line in reversed(m.metrics) if "beta" in line), 1.0)
+
+
 def _off_centre(m: Measured) -> Iterator[Finding]:
     """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
-    spent, rate = m.selected["aggregate_kl"], m.selected["kl"]
+    spent, rate, beta = m.selected["aggregate_kl"] or 0.0, m.selected["kl"], _beta(m)
     if spent > 0.5 and spent > 0.1 * rate:
         yield Finding(
             "TR110",
@@ -82,7 +115,7 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
             NATS,
             evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}",
             why="training stopped early, beta is small, or the likelihood rewards ever larger outputs",
-            advice=f"train.steps={2 * m.config.train.total}; or likelihood=gaussian; or objective.beta=1 if it is less",
+            advice=f"objective.beta=1 instead of {beta:g}" if beta < 1 else f"train.steps={2 * m.config.train.total}",
         )
 
 
@@ -103,7 +136,8 @@ def _unused(m: Measured) -> Iterator[Finding]:
 
 def _overfitting(m: Measured) -> Iterator[Finding]:
     """Worse by more than three standard errors after the best: the selection saved it, but steps were wasted."""
-    rise = m.last["negative_elbo"] - m.selected["negative_elbo"]
+    last = m.last["negative_elbo"]
+    rise = 0.0 if last is None else last - m.selected["negative_elbo"]
     if rise > 3 * m.selected["standard_error"] and m.progress.step > m.selected["step"]:
         yield Finding(
             "TR103",
@@ -201,6 +235,7 @@ def _stopped_early(m: Measured) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _bound,
+    _not_finite,
     _collapse,
     _off_centre,
     _refused,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,17 @@ from ..core.durable import load_folder
 from ..core.errors import BadInput, Corrupt
 from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
+from ..core.units import readable_bytes
 from ..data.spec import Spec
+from ..distributions.likelihoods import Decoder
 from ..distributions.normal import Distribution
-from ..measure.paths import latent_path
+from ..measure.paths import axis_walk, latent_path
 from ..models.build import build_model
 from .checkpoint import Checkpoints, load_weights
 from .folder import RunFolder, existing_folder
 
 CHUNK = 1024
+MOST_VALUES = 2**33  # entries returned at once: 32 GiB
 
 
 class Run:
@@ -62,8 +64,7 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Held-out numbers of the selected weights, nats per sample on the data's own scale; {} before the first.
 
-        Keys: `negative_elbo`, `standard_error`, `reconstruction`, `kl`, `kl_per_dimension`, `active_units`, `rows`,
-        `step`.
+        Keys: `step`, `samples` (posterior samples a row), and those of `vaelab.measure.bound.BoundSums.compute`.
         """
         return self._selected[1] if list((self.folder / "checkpoints").glob("best-*")) else {}
 
@@ -75,9 +76,15 @@ class Run:
                 "model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)"
             )
         model = self._given or build_model(self.config, self.spec.shape)
-        if hasattr(model.decoder, "shape") and model.decoder.shape is None:
-            model.decoder.shape = self.spec.shape
-        load_weights(model, self._selected[0], self.folder / "checkpoints")
+        decoder = getattr(model, "decoder", None)
+        if isinstance(decoder, Decoder):
+            decoder.shape = decoder.shape or self.spec.shape
+        try:
+            load_weights(model, self._selected[0], self.folder / "checkpoints")
+        except Corrupt as error:
+            if self._given is None:
+                raise
+            raise BadInput("model", None, "is not the one that was trained here", str(error)) from None
         return model.cpu().eval()
 
     @property
@@ -121,8 +128,11 @@ class Run:
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0, noisy: bool = False) -> np.ndarray:
         """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`."""
-        if count < 1:
-            raise BadInput("count", count, "must be at least 1")
+        if not isinstance(count, int) or count < 1:
+            raise BadInput("count", count, "must be a whole number of at least 1")
+        if count * int(np.prod(self.spec.shape)) > MOST_VALUES:
+            size = readable_bytes(4 * count * int(np.prod(self.spec.shape)))
+            raise BadInput("count", count, f"that many rows take {size}", "draw fewer at a time, with several seeds")
         z = self.model.prior_distribution().sample(count, generator(seed, "sample"))
         return self.decode(z.numpy(), noisy, seed)
 
@@ -136,12 +146,33 @@ class Run:
         start, end = self.embed(np.stack([np.asarray(a), np.asarray(b)]))
         return self.decode(latent_path(start, end, steps, path))
 
+    def traverse(
+        self, row: Any = None, dimensions: Sequence[int] | None = None, steps: int = 11, span: float = 3.0
+    ) -> np.ndarray:
+        """Decoded walks along single latent dimensions, all others held fast, [len(dimensions), steps, ...].
+
+        Each dimension in turn runs from -span to span, in standard deviations of the prior, while the others stay at
+        the posterior mean of `row`. Reference: Higgins et al., beta-VAE, 2017.
+
+        Args:
+            row: A row on the data's own scale; None walks around the mean of the prior.
+            dimensions: The dimensions, counted from 1 as in the report; None walks along all.
+            steps: Rows along each dimension, at least 2.
+            span: Half-width of the walk.
+
+        Raises:
+            BadInput: for a dimension the model does not have, or fewer than 2 steps.
+        """
+        chosen = range(1, self.latent + 1) if dimensions is None else dimensions
+        for dimension in chosen:
+            if not 1 <= dimension <= self.latent:
+                raise BadInput("dimension", dimension, f"the model has the latent dimensions 1 to {self.latent}")
+        base = np.zeros(self.latent, np.float32) if row is None else self.embed(np.asarray(row)[None])[0]
+        codes = axis_walk(base, [dimension - 1 for dimension in chosen], steps, span)
+        decoded = self.decode(codes.reshape(-1, self.latent))
+        return decoded.reshape(len(chosen), steps, *decoded.shape[1:])
+
     def __repr__(self) -> str:
         found = self.metrics.get("negative_elbo")
         bound = f", held-out negative ELBO {found:.3f} nats per sample" if found is not None else ""
         return f"Run({str(self.folder)!r}{bound})"
-
-
-def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Run:
-    """The run in a folder; see `Run`."""
-    return Run(Path(folder), model)

@@ -42,7 +42,7 @@ def numbers(line: dict[str, Any]) -> str:
 
 
 class Lines(Display):
-    """Plain lines, about one every five seconds and one for each tenth of the run's evaluations."""
+    """Plain lines, about one every five seconds, and the last held-out bound."""
 
     def __init__(self, seconds: float = 5.0) -> None:
         self.seconds, self.steps = seconds, 0
