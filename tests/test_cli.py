@@ -201,7 +201,7 @@ def test_what_the_commands_write_is_what_the_run_computes(run: Path, capsys) -> 
         (["sample", "RUN", "--to", "x.doc"], ".png"),
         (["sample", "RUN", "--to", "no/x.png"], "no folder"),
         (["embed", "RUN", "no.npy"], "no.npy"),
-        (["embed", "RUN", "TABLE"], "the model takes (n, 8, 8)"),
+        (["embed", "RUN", "TABLE"], "the model takes numbers of shape (n, 8, 8)"),
         (["interpolate", "RUN", "--second", "9999"], "second"),
         (["interpolate", "RUN", "--path", "curved"], "path"),
         (["traverse", "RUN", "--dimension", "99"], "dimension"),

@@ -163,8 +163,8 @@ def test_the_verdict_comes_first_then_advice_then_figures(tmp_path: Path) -> Non
     run = digits_run(tmp_path, findings=[NOTE, WARNING, ERROR, DONE], config=build_config({"train": {"steps": 77}}))
     head, *rest = Page(render(run)).text.partition("Environment")  # the last of the links to the sections
     assert head.index("Something is wrong") < head.index("The loss is wrong (and 1 more") < head.index("active units")
-    order = ["the loss is wrong", "turn it", "posterior collapse", "Loss", "Reconstructions", "Samples from the prior"]
-    order += ["Latent space", "Interpolation", "Decoded plane", "likelihood chosen", "train.steps"]
+    order = ["the loss is wrong", "turn it", "posterior collapse", "likelihood chosen", "Loss", "Reconstructions", "Samples from the prior"]
+    order += ["Latent space", "Interpolation", "Decoded plane", "train.steps"]
     places = ["".join(rest).index(words) for words in order]
     assert places == sorted(places)
     assert matplotlib.rcParams["text.parse_math"]  # the process keeps its own settings
@@ -204,8 +204,8 @@ def test_a_run_that_failed_half_way_is_not_called_healthy(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("findings", "severity", "sentence"),
     [
-        ([DONE], "ok", "Nothing that was checked looks wrong."),
-        ([NOTE, DONE], "info", "Nothing that was checked looks wrong."),
+        ([DONE], "ok", "No check found anything wrong."),
+        ([NOTE, DONE], "info", "No check found anything wrong."),
         ([NOTE, WARNING, DONE], "warning", "Posterior collapse."),
         ([WARNING, DONE, ERROR], "error", "The loss is wrong (and 1 more finding below)."),
         ([WARNING, ERROR, WARNING, DONE], "error", "The loss is wrong (and 2 more findings below)."),
