@@ -22,7 +22,7 @@ from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
 from ..models.build import build_model, resolve
 from ..objectives.elbo import ELBO, build_objective
 from .engine import Engine
-from .trial import try_out
+from .trial import check_kinds, try_out
 
 DEFAULT_PASSES, LEAST_STEPS, MOST_STEPS = 200, 2_000, 10_000
 SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
@@ -46,6 +46,7 @@ class Job:
 
 def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: ELBO | None) -> Job:
     """Reads and checks the data, makes every choice that depends on it, and builds the model."""
+    check_kinds(model, objective)
     source = load(x, key=config.data.key, data_dir=config.data.data_dir)
     held_rows, index, held_index = _split(source, config)
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)

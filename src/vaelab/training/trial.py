@@ -12,17 +12,25 @@ from ..core.output import Loss, VAEOutput
 from ..data.batches import Rows
 
 
-def try_out(model: Any, objective: Any, rows: Rows) -> None:
+def check_kinds(model: Any, objective: Any) -> None:
+    """Refuses what is no model or no objective; None stands for the one that the settings describe.
+
+    Raises:
+        BadInput: naming model or objective, and what it is.
+    """
+    if model is not None and not (isinstance(model, nn.Module) and callable(getattr(model, "draw", None))):
+        fix = "put the parts together: vaelab.VAE(encoder, decoder, ...)"
+        raise BadInput("model", type(model).__name__, "must be a module that offers draw, encode and decode", fix)
+    if objective is not None and not (callable(objective) and callable(getattr(objective, "weights", None))):
+        raise BadInput("objective", type(objective).__name__, "must be an objective", "such as vaelab.ELBO(beta=4.0)")
+
+
+def try_out(model: nn.Module, objective: Any, rows: Rows) -> None:
     """Draws from the model and calls the objective once; weights, buffers, mode and random numbers stay as they were.
 
     Raises:
         BadInput: naming model or objective, and what it did wrong.
     """
-    if not isinstance(model, nn.Module) or not callable(getattr(model, "draw", None)):
-        fix = "put the parts together: vaelab.VAE(encoder, decoder, ...)"
-        raise BadInput("model", type(model).__name__, "must be a module that offers draw, encode and decode", fix)
-    if not callable(objective) or not callable(getattr(objective, "weights", None)):
-        raise BadInput("objective", type(objective).__name__, "must be an objective", "such as vaelab.ELBO(beta=4.0)")
     x = rows.take(torch.arange(min(2, len(rows))), torch.Generator(rows.device).manual_seed(0))
     draw: Any = model.draw
     was_training = model.training
