@@ -48,6 +48,7 @@ class _Facts:
     summary: Summary
     source: Source
     config: Config
+    trained_on: Summary
 
     @cached_property
     def extent(self) -> tuple[float, float]:
@@ -122,11 +123,12 @@ SCALES: dict[str, Callable[[_Facts], Affine]] = {
 DISCRETE = {"bernoulli", "poisson", "categorical"}
 
 
-def choose(summary: Summary, source: Source, config: Config) -> Choice:
+def choose(summary: Summary, source: Source, config: Config, trained_on: Summary | None = None) -> Choice:
     """The likelihood and the transform for these data under this config, with the reasons as findings.
 
     Args:
-        summary: Of the rows trained on.
+        summary: Of all rows, so that the likelihood fits held-out ones too.
+        trained_on: Of the rows trained on, whose mean and deviation standardise; None: of all.
         source: All rows, so that a value that breaks a rule is named by its place, held-out rows included.
         config: `likelihood.name`, `data.scale` and `data.binarize` decide; `auto` leaves the decision to the data.
 
@@ -142,7 +144,7 @@ def choose(summary: Summary, source: Source, config: Config) -> Choice:
     """
     for predicate, *words in UNUSABLE:
         _refuse_where(source, predicate, *words)
-    facts = _Facts(summary, source, config)
+    facts = _Facts(summary, source, config, trained_on or summary)
     rule = next(rule for rule in RULES if rule.applies(facts))
     given = config.likelihood.name
     name = rule.likelihood if given == "auto" else given
@@ -194,7 +196,7 @@ def _unit(facts: _Facts) -> Affine:
 
 
 def _standardize(facts: _Facts) -> Affine:
-    summary = facts.summary
+    summary = facts.trained_on
     if facts.source.layout == "image":  # one scale for all pixels keeps their contrasts comparable
         return standardising(*summary.overall, ())
     return standardising(summary.mean, summary.std, summary.shape)

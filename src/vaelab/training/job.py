@@ -52,8 +52,9 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
-    summary = summarise(source.train if index is None else Part(source.train, index))
-    choice = choose(summary, source, config)
+    summary = summarise(source.train)
+    trained_on = summary if index is None else summarise(Part(source.train, index))
+    choice = choose(summary, source, config, trained_on)
     shape = tuple(source.train.shape[1:])
     if model is not None and source.axes == "HW":
         shape = shape[1:]  # a network of one's own sees images as one has them
