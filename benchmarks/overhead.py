@@ -76,7 +76,8 @@ def bare(x: np.ndarray, hidden: list[int], latent: int) -> tuple[Callable[[int],
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
 
     def loss(batch: Tensor) -> Tensor:
-        mean, log_variance = head(encoder(batch)).chunk(2, -1)
+        mean, raw = head(encoder(batch)).chunk(2, -1)
+        log_variance = 14 * (raw / 14).tanh()  # the model's soft clamp
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         nats = F.binary_cross_entropy_with_logits(decoder(z), batch, reduction="sum")
         return (nats + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()) / len(batch)

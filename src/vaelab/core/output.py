@@ -61,7 +61,7 @@ class Loss:
 
     Args:
         total: The scalar to minimise, a mean over the batch.
-        terms: Named [B] terms in nats per sample, unweighted: what the numbers on the screen are made of.
+        terms: Named [B] terms in nats per sample, unweighted and without gradient: what is shown.
         weights: The floats really used for this step, such as `{"beta": 0.5}`.
     """
 

@@ -84,13 +84,12 @@ class ELBO:
 
     def __call__(self, output: VAEOutput, weights: Mapping[str, float]) -> Loss:
         """The loss of a batch under given weights."""
-        reconstruction = -output.log_px.mean(0)
-        kl = output.kl.sum(1)
-        total = reconstruction.mean() + weights["beta"] * self._rate(output.kl, weights)
+        total = weights["beta"] * self._rate(output.kl, weights) - output.log_px.mean()
         for term in output.extra.values():
             total = total + term.mean()
-        terms = {"reconstruction": reconstruction, "kl": kl, **output.extra}
-        return Loss(total, terms, dict(weights))
+        # What is shown carries no gradient: on a small model its share of the backward pass could be measured.
+        terms = {"reconstruction": -output.log_px.detach().mean(0), "kl": output.kl.detach().sum(1)}
+        return Loss(total, terms | {name: term.detach() for name, term in output.extra.items()}, dict(weights))
 
     def _rate(self, kl: Tensor, weights: Mapping[str, float]) -> Tensor:
         """The batch's divergence after capacity or free bits; `kl` is [B, G].
@@ -98,7 +97,7 @@ class ELBO:
         Both bend the batch's mean, so over several processes the side of the bend is decided by the global batch.
         """
         if "capacity" not in weights and not self.free_bits:
-            return kl.sum(1).mean()
+            return kl.sum() / len(kl)
         per_group = kl if self.free_bits and self.free_bits_per == "dimension" else kl.sum(1, keepdim=True)
         local, everywhere = per_group.mean(0), global_mean(per_group.sum(0), len(kl))
         if "capacity" in weights:

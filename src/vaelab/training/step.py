@@ -28,8 +28,14 @@ class Step(nn.Module):
         self, x: Tensor, weights: Mapping[str, float], noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss to minimise (a mean over the batch), the sums over rows of its terms, and of KL per group [G]."""
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            output = self.model.draw(x, samples=self.objective.samples, noise=noise)
-            loss = self.objective(output, weights)
-        terms = {name: term.detach().sum() for name, term in loss.terms.items()}
-        return loss.total, terms, output.kl.detach().sum(0)
+        if self.autocast is None:
+            return self._computed(x, weights, noise)
+        with torch.autocast(x.device.type, self.autocast):
+            return self._computed(x, weights, noise)
+
+    def _computed(
+        self, x: Tensor, weights: Mapping[str, float], noise: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        output = self.model.draw(x, samples=self.objective.samples, noise=noise)
+        loss = self.objective(output, weights)
+        return loss.total, {name: term.sum() for name, term in loss.terms.items()}, output.kl.detach().sum(0)

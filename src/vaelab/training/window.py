@@ -67,9 +67,11 @@ class Window:
         return window
 
     def _settle(self) -> None:
-        for rows, terms, kl in self._pending:
-            self.names = list(terms)
-            values = torch.cat([torch.stack(list(terms.values())).double(), kl.double()]).cpu()
-            values = torch.cat([torch.tensor([float(rows)], dtype=torch.float64), values])
-            self.sums = values if self.sums is None else self.sums + values
+        if not self._pending:
+            return
+        self.names = list(self._pending[0][1])
+        values = torch.stack([torch.cat([torch.stack([*terms.values()]), kl]) for _, terms, kl in self._pending])
+        counts = torch.tensor([float(rows) for rows, _, _ in self._pending], dtype=torch.float64)
+        for row in torch.cat([counts[:, None], values.double().cpu()], 1):
+            self.sums = row if self.sums is None else self.sums + row
         self._pending = []
