@@ -52,7 +52,7 @@ HEALTHY: dict[str, Any] = {
 def judged(selected: dict[str, Any] | None = None, **changes: Any) -> dict[str, vaelab.Finding]:
     numbers = HEALTHY | (selected or {})
     facts: dict[str, Any] = {
-        "config": build_config({"train": {"steps": 100}}),
+        "config": build_config({"train": {"steps": 100, "learning_rate": 1e-3}}),
         "selected": numbers,
         "training": numbers,
         "last": numbers,

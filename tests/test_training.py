@@ -399,7 +399,7 @@ def test_a_linear_model_reaches_the_closed_form_optimum(tmp_path, name: str) -> 
     config = {
         "model": {"latent": latent, "encoder": "linear", "decoder": "linear"},
         "likelihood": "gaussian",
-        "train": {"steps": 8000, "learning_rate": 3e-3, "threads": 1},
+        "train": {"steps": 8000},
         "data": {"scale": "none"},
         "report": {"html": False},
     }

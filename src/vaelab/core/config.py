@@ -134,7 +134,9 @@ class TrainConfig(Section):
     epochs: Int | None = Field(None, ge=1, description="passes over the training rows, where steps are not given")
     batch_size: Int = Field(128, ge=1, le=2**24, description="rows per step over all processes")
     accumulate: Int = Field(1, ge=1, description="slices of a batch whose gradients are added up before a step")
-    learning_rate: Float = Field(1e-3, gt=0, le=1e3)
+    learning_rate: Float | None = Field(
+        None, gt=0, le=1e3, description="None: 1e-3, and 1e-2 where encoder and decoder are linear"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
     warmup_steps: Int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
     weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
@@ -153,6 +155,12 @@ class TrainConfig(Section):
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
     )
     deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, once the networks are known."""
+        assert self.learning_rate is not None, "the config is not resolved"
+        return self.learning_rate
 
     @property
     def total(self) -> int:

@@ -68,10 +68,11 @@ def numbers(run: Any) -> list[Number]:
         return []
     bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
     error, groups = f"± {summary['standard_error']:.2f} nats", len(summary["kl_per_dimension"])
+    remark = f"± its standard error; {bits:.3f} bits per dimension"
     units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
     active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [
-        Number("held-out negative ELBO", f"{summary['negative_elbo']:.2f}", error, f"± its standard error; {bits:.3f} bits per dimension"),
+        Number("held-out negative ELBO", f"{summary['negative_elbo']:.2f}", error, remark),
         Number("reconstruction", f"{summary['reconstruction']:.2f}", "nats", "-log p(x|z), held-out mean"),
         Number("KL", f"{summary['kl']:.2f}", "nats", "what the code carries about a row, at most"),
         Number("active units", f"{summary['active_units']}", units, active),

@@ -65,7 +65,7 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     else:
         config = config.updated(model={"latent": getattr(model, "latent", None)})
     config, capped = _batch_within(config, count)
-    config = _in_steps(config, count)
+    config = _with_rate(_in_steps(config, count))
     built = model if model is not None else build_model(config, shape)
     if engine.device.type == "cpu":
         torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
@@ -156,6 +156,14 @@ def _batch_within(config: Config, rows: int) -> tuple[Config, list[Finding]]:
         "rows",
     )
     return config.updated(train={"batch_size": rows}), [finding]
+
+
+def _with_rate(config: Config) -> Config:
+    """A linear model stands a higher learning rate, and needs it to arrive at its optimum."""
+    if config.train.learning_rate is not None:
+        return config
+    linear = (config.model.encoder, config.model.decoder) == ("linear", "linear")
+    return config.updated(train={"learning_rate": 1e-2 if linear else 1e-3})
 
 
 def _in_steps(config: Config, rows: int) -> Config:

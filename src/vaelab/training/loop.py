@@ -60,7 +60,7 @@ class Loop:
         self.step = engine.wrap(Step(model, objective, torch.bfloat16 if train.precision == "bfloat16" else None))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+            self.parameters, lr=train.rate, weight_decay=train.weight_decay, fused=True
         )
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
         self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
@@ -180,7 +180,7 @@ class Loop:
 
     def _rate(self, number: int) -> float:
         train = self.config.train
-        return train.learning_rate * self.progress.rate_factor * self.warmup(number + 1) * self.decay(number)
+        return train.rate * self.progress.rate_factor * self.warmup(number + 1) * self.decay(number)
 
     def _average(self, number: int) -> None:
         """Exponential moving average of the weights, with a shorter memory in the first steps."""

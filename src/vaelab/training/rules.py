@@ -64,7 +64,7 @@ def _not_finite(m: Measured) -> Iterator[Finding]:
             float(count),
             f"of {len(held_out)} evaluations",
             why="some held-out rows lie where the model's likelihood overflows",
-            advice=f"train.learning_rate={m.config.train.learning_rate / 3:.2g}, train.clip_norm=1",
+            advice=f"train.learning_rate={m.config.train.rate / 3:.2g}, train.clip_norm=1",
         )
 
 
@@ -199,7 +199,7 @@ def _refused(m: Measured) -> Iterator[Finding]:
             "steps",
             evidence=f"train.on_nan={m.config.train.on_nan}; none of them reached the weights",
             why="the learning rate is too high, or some rows are extreme",
-            advice=f"train.learning_rate={m.config.train.learning_rate / 3:.2g}, train.clip_norm=1",
+            advice=f"train.learning_rate={m.config.train.rate / 3:.2g}, train.clip_norm=1",
         )
 
 
