@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,18 +125,26 @@ class Checkpoints:
         raise Corrupt("; ".join(damaged) or f"{self.folder}: holds no checkpoint")
 
     def load_best(self, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Selected weights and what was measured with them; the last of them where no step is named."""
-        paths = sorted(self.folder.glob("best-*")) if step is None else [self.folder / f"best-{step:09d}"]
-        if not paths:
-            raise Corrupt(f"{self.folder}: holds no selected weights yet")
-        files = load_folder(paths[-1])
-        try:
-            weights, measured = unpack(files["model.safetensors"], paths[-1]), json.loads(files["measured.json"])
-            if paths[-1].name != f"best-{measured['step']:09d}":
-                raise Corrupt(f"{paths[-1]}: holds step {measured['step']}, which its name denies")
-        except KeyError as error:
-            raise Corrupt(f"{paths[-1]}: the file {error} is missing") from None
-        return weights, measured
+        """Selected weights and what was measured with them; the last whole ones where no step is named.
+
+        A damaged selection that is passed over is named in a warning.
+
+        Raises:
+            Corrupt: if the named selection, or every one, is damaged.
+        """
+        if step is not None:
+            return _selection(self.folder / f"best-{step:09d}")
+        damaged: list[str] = []
+        for path in sorted(self.folder.glob("best-*"), reverse=True):
+            try:
+                found = _selection(path)
+            except Corrupt as error:
+                damaged.append(str(error))
+                continue
+            for line in damaged:
+                warnings.warn(f"passed over: {line}", RuntimeWarning, stacklevel=2)
+            return found
+        raise Corrupt("; ".join(damaged) or f"{self.folder}: holds no selected weights yet")
 
     def _prune(self, progress: Progress) -> None:
         """Keeps the last `KEEP` full checkpoints and every selection that one of them refers to."""
@@ -151,6 +160,17 @@ class Checkpoints:
         for path in self.folder.glob("best-*"):
             if int(path.name.partition("-")[2]) not in needed:
                 remove_folder(path)
+
+
+def _selection(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    files = load_folder(path)
+    try:
+        weights, measured = unpack(files["model.safetensors"], path), json.loads(files["measured.json"])
+    except KeyError as error:
+        raise Corrupt(f"{path}: the file {error} is missing") from None
+    if path.name != f"best-{measured['step']:09d}":
+        raise Corrupt(f"{path}: holds step {measured['step']}, which its name denies")
+    return weights, measured
 
 
 def _progress(data: bytes, path: Path) -> Progress:
