@@ -213,6 +213,8 @@ def test_a_resume_with_other_settings_or_data_is_refused_with_the_differences(tm
         vaelab.train(x + 1, resume=out, progress=False)
     with pytest.raises(BadInput, match="pass the same data again"):
         vaelab.train(resume=out, progress=False)
+    with pytest.raises(BadInput, match="the run is at step 10 already"):
+        vaelab.train(x, resume=out, config={"train": {"steps": 5}}, progress=False)
     longer = vaelab.train(x, resume=out, config={"train": {"steps": 30}}, progress=False)
     assert max(line["step"] for line in longer.history) == 30
     assert any("train.steps 10 -> 30" in f.title for f in longer.findings)

@@ -93,6 +93,7 @@ def resume(
     config = build_config(old.model_dump(), changes or {})
     changed = {key: pair for key, pair in differences(old, config).items() if not key.startswith("data.source")}
     _refuse_changes(changed)
+    _refuse_fewer_steps(changed, folder_path)
     if environment["settings"] != settings_digest(old):
         raise BadInput("config.yaml", "other settings", "a run keeps those it was started with", "put them back")
     for name, given in (("model", model), ("objective", objective)):
@@ -173,6 +174,13 @@ def _refuse_changes(changed: Mapping[str, tuple[Any, Any]]) -> None:
     if frozen:
         listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in frozen.items())
         raise BadInput("setting", listed, "a resumed run keeps its settings", "train a new run with the new ones")
+
+
+def _refuse_fewer_steps(changed: Mapping[str, tuple[Any, Any]], folder: Path) -> None:
+    """A run cannot end before the step it has reached."""
+    reached = max((int(path.name.partition("-")[2]) for path in (folder / "checkpoints").glob("step-*")), default=0)
+    if "train.steps" in changed and (changed["train.steps"][1] or 0) <= reached:
+        raise BadInput("train.steps", changed["train.steps"][1], f"the run is at step {reached} already", "give more")
 
 
 def _resumed_otherwise(changed: Mapping[str, tuple[Any, Any]], config: Config) -> Finding:
