@@ -23,3 +23,8 @@ def _own_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
     """Examples in documentation write their runs into a folder of their own."""
     if type(request.node).__name__ == "DoctestItem":
         monkeypatch.chdir(tmp_path)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes get a short name: their content may hold a clock, and parallel workers must collect the same names."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
