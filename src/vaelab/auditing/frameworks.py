@@ -1,0 +1,210 @@
+"""Arrays in and numbers out in whatever framework a stranger's callable is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import BadInput, MissingExtra
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class NumPy:
+    """Plain arrays; no gradients."""
+
+    name = "numpy"
+
+    def make(self, array: np.ndarray, dtype: str) -> Any:
+        """A tensor of the framework, in "float64" or "float32"; whole numbers stay whole."""
+        return array.astype(np.int64 if array.dtype.kind in "iu" else dtype)
+
+    def gradients(
+        self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
+    ) -> dict[str, np.ndarray] | None:
+        """Gradients of a scalar by role; None where the framework has none, zeros where a role has none."""
+        return None
+
+    def seed(self, seed: int) -> None:
+        """Seeds the framework's global random numbers."""
+
+    def mean(self, value: Any) -> Any:
+        """The mean over all entries, still in the framework."""
+        return value.mean() if getattr(value, "ndim", 0) else value
+
+    def number(self, value: Any) -> np.ndarray | None:
+        """A result as numbers; None where it is none."""
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.double() if value.dtype.is_floating_point else value
+        try:
+            array = np.asarray(value)
+            return array.astype(float) if array.dtype.kind in "fiub" or array.dtype.kind == "V" else None
+        except (TypeError, ValueError):
+            return None
+
+
+class Torch(NumPy):
+    """PyTorch, and Keras on PyTorch."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+
+    def make(self, array: np.ndarray, dtype: str) -> Any:
+        return self.torch.from_numpy(np.ascontiguousarray(super().make(array, dtype)))
+
+    def gradients(
+        self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
+    ) -> dict[str, np.ndarray] | None:
+        tensors = {role: self.make(array, dtype) for role, array in arrays.items()}
+        leaves = {role: tensors[role].requires_grad_() for role in wanted}
+        with self.torch.enable_grad():
+            value = call(tensors)
+        value = value if isinstance(value, self.torch.Tensor) else self.torch.tensor(float(value))
+        if not value.requires_grad:
+            return {role: np.zeros(leaf.shape) for role, leaf in leaves.items()}
+        found = self.torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return {
+            role: np.zeros(leaf.shape) if slope is None else slope.detach().double().numpy()
+            for (role, leaf), slope in zip(leaves.items(), found, strict=True)
+        }
+
+    def seed(self, seed: int) -> None:
+        self.torch.manual_seed(seed)
+
+
+class Jax(NumPy):
+    """JAX, and Keras on JAX."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        import jax
+
+        self.jax = jax
+
+    def make(self, array: np.ndarray, dtype: str) -> Any:
+        with self.jax.enable_x64(dtype == "float64"):
+            return self.jax.numpy.asarray(super().make(array, dtype))
+
+    def gradients(
+        self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
+    ) -> dict[str, np.ndarray] | None:
+        tensors = {role: self.make(array, dtype) for role, array in arrays.items()}
+        leaves = {role: tensors[role] for role in wanted}
+        try:
+            with self.jax.enable_x64(dtype == "float64"):
+                found = self.jax.grad(lambda inner: call({**tensors, **inner}))(leaves)
+        except (self.jax.errors.ConcretizationTypeError, self.jax.errors.TracerArrayConversionError, TypeError):
+            return None  # the callable leaves JAX: only its values can be seen
+        return {role: np.asarray(slope, float) for role, slope in found.items()}
+
+
+class TensorFlow(NumPy):
+    """TensorFlow, and Keras on TensorFlow."""
+
+    name = "tensorflow"
+
+    def __init__(self) -> None:
+        import tensorflow
+
+        self.tf = tensorflow
+
+    def make(self, array: np.ndarray, dtype: str) -> Any:
+        return self.tf.constant(super().make(array, dtype))
+
+    def gradients(
+        self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
+    ) -> dict[str, np.ndarray] | None:
+        tensors = {role: self.make(array, dtype) for role, array in arrays.items()}
+        leaves = {role: tensors[role] for role in wanted}
+        with self.tf.GradientTape() as tape:
+            tape.watch(list(leaves.values()))
+            value = call(tensors)
+        found = tape.gradient(value, leaves, unconnected_gradients="zero")
+        return {role: np.asarray(slope, float) for role, slope in found.items()}
+
+    def seed(self, seed: int) -> None:
+        self.tf.random.set_seed(seed)
+
+    def mean(self, value: Any) -> Any:
+        return self.tf.reduce_mean(value)
+
+
+FRAMEWORKS: dict[str, type[NumPy]] = {"torch": Torch, "numpy": NumPy, "jax": Jax, "tensorflow": TensorFlow}
+ROOTS = {"torch": "torch", "jax": "jax", "flax": "jax", "tensorflow": "tensorflow", "numpy": "numpy"}
+
+
+def candidates(fn: Callable[..., Any], wanted: str | None) -> list[NumPy]:
+    """Frameworks to try on a callable: the wanted one, or those that its global names belong to, the likeliest first.
+
+    Raises:
+        BadInput: for an unknown name, and for one that is not installed.
+    """
+    if wanted is not None:
+        if wanted not in {*FRAMEWORKS, "keras"}:
+            raise BadInput("framework", wanted, f"there are {', '.join(FRAMEWORKS)}, keras")
+        return [_open(_keras_backend() if wanted == "keras" else wanted)]
+    roots = _roots(fn)
+    if "keras" in roots:
+        roots = {_keras_backend()} | roots
+    named = [name for name in ("torch", "jax", "tensorflow", "numpy") if name in {ROOTS.get(r, r) for r in roots}]
+    return [_open(name) for name in dict.fromkeys([*named, "torch", "numpy"])]
+
+
+def _open(name: str) -> NumPy:
+    try:
+        return FRAMEWORKS[name]()
+    except ImportError:
+        raise MissingExtra(name, name, "auditing a callable of that framework") from None
+
+
+def _keras_backend() -> str:
+    import keras
+
+    return str(keras.config.backend())
+
+
+def _roots(fn: Callable[..., Any]) -> set[str]:
+    """Top-level packages that a callable's global names belong to, through the functions it calls."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    queue: list[tuple[Any, int]] = [(fn, 0)]
+    while queue:
+        item, depth = queue.pop()
+        if item is None or id(item) in seen or depth > 3:
+            continue
+        seen.add(id(item))
+        found |= {module.split(".")[0] for module in _modules(item)}
+        plain = getattr(item, "__func__", item)
+        code = getattr(plain, "__code__", None)
+        if code is None:
+            queue += [(getattr(item, "__wrapped__", None), depth + 1), (getattr(type(item), "__call__", None), depth + 1)]
+            continue
+        space = getattr(plain, "__globals__", {})
+        named = [space[name] for name in code.co_names if name in space]
+        closed = [_content(cell) for cell in getattr(plain, "__closure__", None) or ()]
+        queue += [(value, depth + 1) for value in [*named, *closed, getattr(item, "__self__", None)]]
+    return found & {*ROOTS, "keras"}
+
+
+def _modules(item: Any) -> list[str]:
+    """Modules that an object comes from: its own, and those of its class and its bases."""
+    if isinstance(item, ModuleType):
+        return [item.__name__]
+    kinds = (item if isinstance(item, type) else type(item)).__mro__
+    return [str(getattr(source, "__module__", "")) for source in (item, *kinds)]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None

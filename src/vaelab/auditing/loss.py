@@ -1,0 +1,153 @@
+"""The audit of a loss: from a callable to a report."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import BadInput
+from ..core.finding import Finding
+from .inputs import domains_to_try, layouts
+from .judge import Case, judge, unit_of
+from .measured import Measured, measure
+from .probe import Failed, detached, open_probe, same_randomness
+from .report import AuditReport, sorted_findings
+from .roles import bind, is_beta
+
+
+def audit_loss(
+    fn: Callable[..., Any],
+    *,
+    inputs: str | None = None,
+    constants: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
+    declared_beta: float | None = None,
+    family: str | None = None,
+    framework: str | None = None,
+    total: str | None = None,
+    data: Any = None,
+    fixed: Iterable[str] = (),
+    name: str | None = None,
+    seconds: float = 20.0,
+) -> AuditReport:
+    """Audits a loss as a black box; arguments as in `vaelab.audit`, and:
+
+    Args:
+        fixed: Sizes that the callable cannot change ("pixels", "latents").
+        name: What the report calls it.
+
+    Raises:
+        BadInput: where the loss cannot be called, with what it said and what to add.
+    """
+    if declared_beta is not None and not (isinstance(declared_beta, int | float) and 0 <= declared_beta < float("inf")):
+        raise BadInput("declared_beta", declared_beta, "must be a finite number of at least 0")
+    fn = detached(fn)
+    binding = bind(fn, inputs, constants)
+    with same_randomness():
+        try:
+            probe = open_probe(fn, binding, layouts(sizes), domains_to_try(family), framework, total, seconds)
+            measured = measure(probe, fixed)
+        except Failed as error:
+            raise BadInput("the callable", None, str(error), "it returned a number for other inputs of the same shapes") from error
+    called = name or _name(fn)
+    found = {key: float(v) for key, v in binding.constants.items() if is_beta(key) and isinstance(v, int | float)}
+    declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
+    case = Case(measured, declared, declared_beta is not None, _range(data), name=called)
+    return _report(case, called)
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    plain = inspect.unwrap(fn)
+    return getattr(plain, "__qualname__", None) or type(fn).__name__
+
+
+def _range(data: Any) -> tuple[float, float, float] | None:
+    if data is None:
+        return None
+    array = np.asarray(data, float)
+    return float(array.min()), float(array.max()), float(array.std())
+
+
+def _report(case: Case, name: str) -> AuditReport:
+    m = case.m
+    findings = sorted_findings(judge(case))
+    rec, form = m.reconstruction, m.divergence.form
+    noise = m.beta if rec.family is not None and rec.family.noise and isfinite(case.beta) and case.beta > 0 else None
+    return AuditReport(
+        subject=name,
+        verdict=verdict(case, findings),
+        findings=findings,
+        effective_beta=case.beta,
+        implied_noise=noise,
+        reconstruction=rec.name,
+        second_head=form.head.name if form is not None and (form.variance or form.log) else None,
+        scaling={size: m.scaling[size].beta if size in m.scaling else None for size in _size_names(m)},
+        unit=unit_of(m),
+        declared_beta=case.declared,
+        sizes=m.probe.layout.sizes,
+        arguments=tuple(f"{p}={r}" for r, p in m.probe.binding.names.items()) or tuple(map(str, m.probe.binding.arguments)),
+        framework=f"{m.probe.framework.name} {m.probe.dtype}, x {(m.probe.layout.batch, *m.probe.layout.data)} ({m.probe.domain})",
+        measured=_rows(case, noise),
+        notes=_notes(m),
+    )
+
+
+def _size_names(m: Measured) -> list[str]:
+    axes = [name for name in m.scaling if name.startswith("pixels axis")]
+    return ["batch", *(axes or ["pixels"]), "latents"]
+
+
+def _rows(case: Case, noise: float | None) -> dict[str, str]:
+    m = case.m
+    rec, div, batch = m.reconstruction, m.divergence, m.probe.layout.batch
+    rows = {"reconstruction": f"{rec.weight * batch:.6g} x {rec.name}" if rec.family else rec.name}
+    if rec.parts:
+        rows["of it"] = ", ".join(f"{weight * batch:.6g} x {part}" for part, weight in rec.parts)
+    if div.form:
+        rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N(0, 1)), head read as {div.form.head.name}, {div.shape}"
+    else:
+        rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
+    rows["effective beta"] = f"{case.beta:.4f}" + (f" ± {case.spread:.2g} (95 %)" if case.spread else "")
+    if noise is not None and rec.family is not None:
+        rows["implied noise"] = f"{rec.family.noise} = {noise:.6g} at beta = 1, in the data's units (effective beta is at unit noise)"
+    if m.scaling and div.form and rec.family:
+        rows["scaling of beta"] = ", ".join(f"{size}^{s.beta:.3g}" for size, s in m.scaling.items())
+    rows["unit"] = unit_of(m)
+    return rows
+
+
+def _notes(m: Measured) -> tuple[str, ...]:
+    notes = []
+    if "z" in m.probe.binding.roles:
+        notes.append("the divergence is a one-sample estimate: right on average, and averaged here over a quadrature of z")
+    if m.probe.seeds > 1:
+        notes.append(f"the loss is random: every value is a mean over {m.probe.seeds} seeds")
+    if m.prior_variance is not None and abs(m.prior_variance - 1) > 0.02:
+        notes.append(f"the prior has variance {m.prior_variance:.4g}")
+    if len(m.probe.choice) > 1:
+        notes.append(f"the result's parts {' and '.join(m.probe.choice)} were added")
+    return tuple(notes)
+
+
+def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
+    """One sentence: what is minimised."""
+    errors = [f for f in findings if f.severity == "error"]
+    rec, div = case.m.reconstruction, case.m.divergence
+    roles = case.m.probe.binding.roles
+    if errors:
+        return f"not right: {'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
+    if "output" not in roles or "mu" not in roles:
+        return "one term alone, and nothing wrong with it"
+    if rec.family is None:
+        return f"beta times KL beside a term that is no known likelihood; KL weighs {div.weight * case.m.probe.layout.batch:.4g}"
+    bent = {"floor": ", above a floor", "cap": ", below a cap", "capacity": ", held at a capacity"}.get(div.shape, "")
+    traps = sum(f.severity == "warning" for f in findings)
+    noise = f" at unit noise, which is beta = 1 at {rec.family.noise} = {case.m.beta:.4g}" if rec.family.noise else ""
+    return (
+        f"this is beta times KL plus the negative log-likelihood, in {unit_of(case.m)}, beta = {case.beta:.3f}{noise}{bent}"
+        + (f"; {traps} trap{'s' * (traps > 1)} above" if traps else "")
+    )

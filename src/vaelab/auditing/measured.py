@@ -1,0 +1,334 @@
+"""Everything that is measured on a loss, before anything is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import log2
+
+import numpy as np
+
+from . import divergence, reconstruction
+from .divergence import Divergence, flat
+from .inputs import Batch, Layout, draw_batch
+from .probe import Failed, Probe
+from .reconstruction import Reconstruction
+from .roles import is_beta, is_weight
+
+REGIME = {"linear": "medium", "bent": "medium", "floor": "large", "cap": "small", "capacity": "large"}
+UPRIGHT = 78.0  # log-variance of 1e34, the last power of ten that float32 holds with room for sums
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A directional derivative by automatic differentiation, and the same by differences of values."""
+
+    automatic: float
+    by_values: float
+    rounding: float
+
+    @property
+    def missing(self) -> bool:
+        """The value moves and there is no gradient."""
+        return abs(self.by_values) > self.rounding and abs(self.automatic) < 1e-3 * abs(self.by_values)
+
+    @property
+    def wrong(self) -> bool:
+        """Both are there and differ."""
+        return not self.missing and abs(self.automatic - self.by_values) > self.rounding + 0.02 * abs(self.by_values)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Exponents, in one size, of the two weights; a mean over a size has -1 and a sum 0."""
+
+    reconstruction: float
+    divergence: float
+
+    @property
+    def beta(self) -> float:
+        """The exponent of effective beta."""
+        return self.divergence - self.reconstruction
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All measurements of a loss.
+
+    Args:
+        probe: How it was called.
+        reconstruction: The reconstruction term.
+        divergence: The divergence.
+        scaling: Exponents by size: "batch", "latents", "pixels" (all axes alike), or "pixels axis 0" and so on.
+        slopes: Gradient against values by role; empty where the framework has no gradients.
+        interaction: Share of the spread that is no sum of a reconstruction term and a divergence.
+        unused: Constants that move nothing, with the two values tried.
+        overflow: Extreme inputs at which the loss is not finite though it could be: what, and the number tried.
+        log_of_zero: Likewise for the decoder's output at the ends of its range.
+        silent: The loss for data outside the range of the family; None where it refuses or there is no range.
+        prior_variance: Variance of the prior where the form and the constant of the divergence belong to one; None otherwise.
+        noise: Standard error of effective beta where the loss is random, relative.
+    """
+
+    probe: Probe
+    reconstruction: Reconstruction
+    divergence: Divergence
+    scaling: dict[str, Scaling]
+    slopes: dict[str, Slope]
+    interaction: float
+    unused: dict[str, tuple[float, float]]
+    overflow: tuple[tuple[str, float], ...]
+    log_of_zero: tuple[tuple[str, float], ...]
+    silent: float | None
+    prior_variance: float | None = None
+    noise: float = 0.0
+
+    @property
+    def beta(self) -> float:
+        """Effective beta as the values show it: b / a."""
+        a, b = self.reconstruction.weight, self.divergence.weight
+        return b / a if a else float("nan")
+
+
+def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
+    """Measures a loss: its terms, how they scale, their gradients, and where its numbers break."""
+    probe = replace(probe, seeds=48 if _random(probe) else 1)
+    div = divergence.measure(probe)
+    probe = replace(probe, draw=div.draw)
+    rec = reconstruction.measure(probe)
+    return Measured(
+        probe,
+        rec,
+        div,
+        _scalings(probe, rec, div, set(fixed)),
+        _slopes(probe, div),
+        _interaction(probe, rec, div),
+        _unused(probe, div),
+        _overflow(probe, div),
+        _log_of_zero(probe, rec),
+        _silent(probe, rec),
+        _prior_variance(probe, div),
+        0.05 if probe.seeds > 1 else 0.0,
+    )
+
+
+def _random(probe: Probe) -> bool:
+    batch = draw_batch(np.random.default_rng(3), probe.layout, probe.domain)
+    return len({probe.value(batch, seed) for seed in (0, 1, 2)}) > 1
+
+
+def typical(probe: Probe, div: Divergence, seed: int = 11, regime: str | None = None) -> Batch:
+    """A batch where the loss is linear in its divergence."""
+    rng = np.random.default_rng(seed)
+    base = draw_batch(rng, probe.layout, probe.domain)
+    head = div.form.head if div.form else probe.draw
+    return divergence.drawn(base, head, regime or REGIME.get(div.shape, "medium"), rng)
+
+
+# ------------------------------------------------------------------------------------------------------------- scaling
+def variations(layout: Layout, fixed: set[str]) -> dict[str, Layout]:
+    """The layout with one size doubled at a time."""
+    found = {"batch": replace(layout, batch=2 * layout.batch)}
+    found |= {"latents": replace(layout, latent=(2 * layout.latent[0], *layout.latent[1:]))}
+    many = len(layout.data) > 1
+    found |= {(f"pixels axis {i}" if many else "pixels"): layout.axis(i, 2) for i in range(len(layout.data))}
+    return {name: changed for name, changed in found.items() if name.split(" ")[0] not in fixed}
+
+
+def weights(probe: Probe, rec: Reconstruction, div: Divergence) -> tuple[float, float] | None:
+    """The weights of both terms at another layout; None where the callable refuses it or changes its nature."""
+    rng = np.random.default_rng(5)
+    base = draw_batch(rng, probe.layout, probe.domain)
+    try:
+        again = reconstruction.measure(probe) if rec.moves[1] else rec
+        b = divergence.slope(probe, div.form, base, REGIME[div.shape], rng) if div.form else 0.0
+    except Failed:
+        return None
+    same = again.name.split(" (")[0] == rec.name.split(" (")[0]
+    return (again.weight, b) if same else None
+
+
+def _scalings(probe: Probe, rec: Reconstruction, div: Divergence, fixed: set[str]) -> dict[str, Scaling]:
+    here = weights(probe, rec, div)
+    found: dict[str, Scaling] = {}
+    for name, layout in variations(probe.layout, fixed).items():
+        there = weights(replace(probe, layout=layout), rec, div)
+        if here is not None and there is not None:
+            found[name] = Scaling(*(_exponent(*pair) for pair in zip(here, there, strict=True)))
+    axes = [scaling for name, scaling in found.items() if name.startswith("pixels axis")]
+    if axes and len(axes) == len(probe.layout.data) and _alike(axes):
+        found = {name: scaling for name, scaling in found.items() if not name.startswith("pixels axis")}
+        found["pixels"] = axes[0]
+    return found
+
+
+def _alike(scalings: list[Scaling]) -> bool:
+    first = scalings[0]
+    return all(
+        abs(s.reconstruction - first.reconstruction) < 0.05 and abs(s.divergence - first.divergence) < 0.05 for s in scalings
+    )
+
+
+def _exponent(here: float, there: float) -> float:
+    if here == 0 or there == 0 or not np.isfinite(here + there) or here * there < 0:
+        return 0.0
+    exponent = log2(there / here)
+    return round(exponent) + 0.0 if abs(exponent - round(exponent)) < 0.02 else exponent
+
+
+# ----------------------------------------------------------------------------------------------------------- gradients
+def _slopes(probe: Probe, div: Divergence) -> dict[str, Slope]:
+    """Gradient against values by role; mu and the head move z along, and both sides are averaged over its noise.
+
+    So an estimator that leaves out the score of q (Roeder, Wu, Duvenaud, Sticking the Landing, 2017) counts as right.
+    """
+    single, batch = replace(probe, seeds=1), typical(probe, div)
+    arrays = single.draws(batch)[0][2]
+    wanted = [r for r in ("output", "mu", "head", "scale") if r in arrays and arrays[r].dtype.kind == "f"]
+    try:
+        gradients = _gradients(single, batch, wanted)
+    except Failed:
+        return {}
+    if gradients is None:
+        return {}
+    rng = np.random.default_rng(13)
+    return {role: _slope(single, batch, role, gradients[role], rng) for role in wanted}
+
+
+def _gradients(probe: Probe, batch: Batch, roles: list[str]) -> dict[str, np.ndarray] | None:
+    total = {role: np.zeros(batch.arrays()[role].shape) for role in roles}
+    step = 1e-6
+    bend = (probe.std(batch.head + step) - probe.std(batch.head - step)) / (2 * step)
+    for weight, node, arrays in probe.draws(batch):
+        found = probe.gradients(arrays, [*roles, "z"] if "z" in arrays else roles)
+        if found is None:
+            return None
+        through = {"mu": 1.0, "head": node * bend} if "z" in arrays else {}
+        for role in roles:
+            total[role] = total[role] + weight * (found[role] + (found["z"] * through[role] if role in through else 0.0))
+    return total
+
+
+def _slope(probe: Probe, batch: Batch, role: str, gradient: np.ndarray, rng: np.random.Generator) -> Slope:
+    step = 1e-5 if probe.dtype == "float64" else 5e-3
+    here = batch.arrays()[role]
+    direction = rng.choice([-1.0, 1.0], here.shape) * rng.uniform(0.5, 1.0, here.shape)
+    try:
+        up, down = (probe.value(replace(batch, **{role: here + side * step * direction})) for side in (1, -1))
+    except Failed:
+        return Slope(0.0, 0.0, 0.0)
+    size = max(abs(up), abs(down), 1e-30)
+    return Slope(float((gradient * direction).sum()), (up - down) / (2 * step), 40 * probe.precision * size / step)
+
+
+def _interaction(probe: Probe, rec: Reconstruction, div: Divergence) -> float:
+    """Whether the two terms add up: L(A, b) + L(a, B) - L(A, B) - L(a, b), as a share of the larger move."""
+    if not rec.moves[1] or div.shape == "flat":
+        return 0.0
+    one, other = typical(probe, div, 21), typical(probe, div, 22)
+    data = {"x": other.x, "output": other.output, "scale": other.scale}
+    values = [probe.value(b) for b in (one, other, replace(one, **data), replace(other, **{k: getattr(one, k) for k in data}))]
+    moves = max(abs(values[0] - values[2]), abs(values[0] - values[3]), 1e-300)
+    share = abs(values[0] + values[1] - values[2] - values[3]) / moves
+    return 0.0 if flat(values, probe) or share < 1e3 * probe.precision * max(map(abs, values)) / moves else share
+
+
+# ----------------------------------------------------------------------------------------------------------- constants
+def _unused(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
+    """Weights that are given and move nothing, here and at three sizes of the divergence."""
+    found = {}
+    batches = [typical(probe, div, 31, regime) for regime in ("small", "medium", "large")]
+    for name, value in probe.binding.constants.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or name in probe.binding.sizes or not (is_beta(name) or is_weight(name)):
+            continue
+        other = 1.7 * float(value) + 0.37
+        if not any(_moved_by(probe, batch, name, float(value), other) for batch in batches):
+            found[name] = (float(value), other)
+    return found
+
+
+def _moved_by(probe: Probe, batch: Batch, name: str, value: float, other: float) -> bool:
+    try:
+        return not flat([probe.value(batch, **{name: value}), probe.value(batch, **{name: other})], probe)
+    except Failed:
+        return True
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+def _overflow(probe: Probe, div: Divergence) -> tuple[tuple[str, float], ...]:
+    """Where a float32 loss is not finite though its closed form is."""
+    if div.form is None:
+        return ()
+    head = div.form.head
+    single = replace(probe, dtype="float32", seeds=1)
+    base = typical(single, div)
+    reach = 15.0 if "softplus" in head.name else UPRIGHT
+    ends = [("log-variance of the posterior", side * reach) for side in (-1, 1)]
+    tried = [(what, end, replace(base, head=np.full(base.head.shape, head.from_log_variance(np.array(end))))) for what, end in ends]
+    tried += [("mean of the posterior", 1e4, replace(base, mu=np.full(base.mu.shape, 1e4)))]
+    roles = [role for role in ("mu", "head") if role in probe.binding.roles]
+    return tuple((what, end) for what, end, batch in tried if not _finite(single, batch, roles))
+
+
+def _log_of_zero(probe: Probe, rec: Reconstruction) -> tuple[tuple[str, float], ...]:
+    """Outputs at the ends of their range at which the loss is not finite."""
+    if rec.family is None or rec.family.wrong or probe.domain not in ("unit", "binary"):
+        return ()
+    name = rec.family.name
+    ends = {"probabilities": (0.0, 1.0), "logits": (-110.0, 110.0)}
+    found = next((value for key, value in ends.items() if name.startswith(("Bernoulli on", "continuous")) and key in name), ())
+    single = replace(probe, dtype="float32", seeds=1)
+    base = draw_batch(np.random.default_rng(17), probe.layout, "binary")
+    batches = [(end, replace(base, output=np.full(base.output.shape, end))) for end in found]
+    return tuple(("output", end) for end, batch in batches if not _finite(single, batch, ["output"]))
+
+
+def _finite(probe: Probe, batch: Batch, roles: list[str]) -> bool:
+    arrays = probe.draws(batch)[0][2]
+    try:
+        value, gradients = probe.at(arrays), probe.gradients(arrays, roles)
+    except Failed:
+        return True  # refused with an error, which is not silent
+    return bool(np.isfinite(value)) and all(np.isfinite(g).all() for g in (gradients or {}).values())
+
+
+def _silent(probe: Probe, rec: Reconstruction) -> float | None:
+    """The loss of targets outside [0, 1] where a Bernoulli takes them without a word."""
+    if rec.family is None or not rec.family.name.startswith("Bernoulli on") or rec.family.wrong or probe.domain != "unit":
+        return None
+    base = draw_batch(np.random.default_rng(19), probe.layout, probe.domain)
+    try:
+        value = probe.value(replace(base, x=3 * base.x - 1))
+    except Failed:
+        return None
+    return value if np.isfinite(value) else None
+
+
+
+
+def _prior_variance(probe: Probe, div: Divergence) -> float | None:
+    """The variance s^2 of a prior N(0, s^2) to which the form belongs, told from a wrong proportion by its constant.
+
+    The divergence from N(0, s^2) at the unit posterior is `(1/s^2 - 1 + log s^2) / 2` an entry; a term that merely weighs
+    too much has another value there. The value of an entry is seen when the number of latents is doubled.
+    """
+    form = div.form
+    if form is None or form.two_ways or form.mean * form.log <= 0 or abs(form.variance / form.mean - 1) > 0.02:
+        return None
+    variance = form.log / form.mean
+    if abs(variance - 1) < 0.02:
+        return 1.0
+    per_entry = (1 / variance - 1 + float(np.log(variance))) / 2
+    try:
+        here, there = (_at_unit(replace(probe, layout=layout), form) for layout in (probe.layout, variations(probe.layout, set())["latents"]))
+    except Failed:
+        return None
+    found = (there - here) / (form.log * probe.layout.batch * probe.layout.latents)
+    return variance if abs(found - per_entry) < 0.02 * max(abs(per_entry), 0.05) else None
+
+
+def _at_unit(probe: Probe, form: divergence.Form) -> float:
+    base = draw_batch(np.random.default_rng(23), probe.layout, probe.domain)
+    shape = (probe.layout.batch, *probe.layout.latent)
+    return probe.value(replace(base, mu=np.zeros(shape), head=form.head.from_log_variance(np.zeros(shape))))

@@ -1,0 +1,315 @@
+"""Where mu, the second head, z and the decoder's output arise in a recorded step: told from what is made from what.
+
+z is the last tensor that the posterior's noise reaches without passing a layer (a call that takes weights). Behind z, the
+tensor whose shift moves z alike under every draw is mu; the one whose shift moves z by an amount that depends on the draw is
+the second head. Names are asked only where there is no noise to tell by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput
+from .bench import Watch, seeded
+from .hooks import LEAF, NOISE, Key, Node, Tape
+from .roles import guess
+
+FIRST = ("forward", "encode", "encoder", "reparameterize", "decode", "decoder")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run of the step: its graph, its names, and what it returned.
+
+    Attributes:
+        data: Nodes that depend on the batch.
+        weights: Nodes that depend on parameters.
+        noise: Nodes that depend on random numbers.
+        roots: Nodes of the loss, or of what the forward pass returned where there is none.
+    """
+
+    tape: Tape
+    names: tuple[tuple[str, Node], ...]
+    raw: Any
+    x: Tensor
+    roots: tuple[int, ...]
+    data: frozenset[int] = field(init=False, repr=False)
+    weights: frozenset[int] = field(init=False, repr=False)
+    noise: frozenset[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        nodes = self.tape.nodes
+        same = self.x.data_ptr()
+        x = [n.number for n in nodes if n.key == LEAF and n.tensor.data_ptr() == same]
+        parameters = [n.number for n in nodes if isinstance(n.tensor, nn.Parameter)]
+        sources = [n.number for n in nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
+        for name, found in (("data", x), ("weights", parameters), ("noise", sources)):
+            object.__setattr__(self, name, frozenset(self.tape.made_from(found)))
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.x)
+
+    def is_layer(self, node: Node) -> bool:
+        """Whether a call takes weights and something that depends on the batch or on noise."""
+        fixed = self.weights - self.data - self.noise
+        return not fixed.isdisjoint(node.parents) and not (self.data | self.noise).isdisjoint(node.parents)
+
+    def origins(self, node: Node) -> tuple[Node, ...]:
+        """The first nodes with this very value, so that every copy of it follows when they are replaced."""
+        nodes = self.tape.nodes
+        same = [n for n in nodes if n.key != LEAF and n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)]
+        later = self.tape.made_from([n.number for n in same]) - {n.number for n in same}
+        numbers = {n.number for n in same}
+        above = {n.number: self.tape.reaches(n.parents) for n in same}
+        return tuple(n for n in same if numbers.isdisjoint(above[n.number]) and n.number not in later)
+
+    def parameters(self, numbers: Iterable[int]) -> set[int]:
+        """Ids of the parameters among nodes."""
+        nodes = self.tape.nodes
+        return {id(nodes[n].tensor) for n in numbers if isinstance(nodes[n].tensor, nn.Parameter)}
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.detach(), b.detach())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Nodes of the step by role; each role may arise at several calls with one value.
+
+    Attributes:
+        paths: The name under which a role was seen, such as `forward.1`.
+        extra: Further outputs of the decoder (a learned noise scale).
+        fed: The nodes that carry z to the decoder.
+    """
+
+    z: Node | None
+    mu: tuple[Node, ...]
+    head: tuple[Node, ...]
+    output: tuple[Node, ...]
+    extra: tuple[Node, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+    leaks: tuple[str, ...] = ()
+
+    def keys(self, role: str) -> list[Key]:
+        """Where a role is replaced."""
+        found = getattr(self, role)
+        nodes = found if isinstance(found, tuple) else (found,) if found else ()
+        return [node.key for node in nodes]
+
+
+class Finder:
+    """Finds the parts of a recorded step.
+
+    Args:
+        recording: The step on jittered weights, where no two tensors agree by accident.
+        again: Runs the step again: takes swaps, a watched key and a seed, and returns the watched tensor.
+    """
+
+    def __init__(self, recording: Recording, again: Callable[[Mapping[Key, Tensor], Key, int], Tensor]) -> None:
+        self.r, self.tape, self.again = recording, recording.tape, again
+
+    # ------------------------------------------------------------------------------------------------------------- z
+    def z(self) -> Node | None:
+        """The last tensor that noise reaches without passing a layer, behind at least one layer of the encoder."""
+        found = [z for z in map(self._from_noise, self._sources()) if z is not None]
+        return found[-1] if found else self._by_name("z", inside=True)
+
+    def _sources(self) -> list[Node]:
+        return [n for n in self.tape.nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
+
+    def _from_noise(self, source: Node) -> Node | None:
+        plain = self.tape.made_from([source.number], lambda n: not self.r.is_layer(n))
+        behind = [n for n in self._ordered(plain) if n.number in self.r.data & self.r.weights and n.size >= self.r.rows]
+        if not behind:
+            return None
+        fed = {p for n in self.tape.nodes if self.r.is_layer(n) for p in n.parents} & plain
+        above = self.tape.reaches(fed) & plain
+        size = behind[0].size
+        nodes = [n for n in behind if n.size == size and (n.number in above if fed else True)]
+        return self._resting(nodes, bool(fed)) if nodes else None
+
+    def _resting(self, nodes: list[Node], fed: bool) -> Node:
+        """The last of the nodes; where z feeds no layer, the last that is seen under a name, since losses follow it."""
+        named = {node.number for _, node in self.r.names}
+        return nodes[-1] if fed else next((n for n in reversed(nodes) if n.number in named), nodes[min(1, len(nodes) - 1)])
+
+    def _ordered(self, numbers: Iterable[int]) -> list[Node]:
+        return [self.tape.nodes[n] for n in sorted(numbers)]
+
+    def _by_name(self, role: str, inside: bool = False) -> Node | None:
+        for name, node in self.r.names:
+            words = name.split(".")
+            taken = name.split(":in")[0].split(".")[0] in ("decode", "decoder", "generate") and ":in" in name
+            sampled = words[0].startswith(("reparam", "sampl", "rsample")) and ":in" not in name
+            if guess(words[-1].split(":")[0]) == role or inside and (taken or sampled):
+                if node.number in self.r.data or node.number in self.r.weights:
+                    return node
+        return None
+
+    # --------------------------------------------------------------------------------------------------------- mu, head
+    def heads(self, z: Node) -> list[Node]:
+        """Tensors that z is made of: where the way back, through calls that keep the shape, meets a layer or a selection."""
+        found, queue, seen = [], [z.number], set()
+        while queue:
+            node = self.tape.nodes[queue.pop()]
+            if node.number in seen or node.number not in self.r.data | self.r.weights:
+                continue
+            seen.add(node.number)
+            larger = [self.tape.nodes[p] for p in node.parents if self.tape.nodes[p].size > node.size]
+            if node.key == LEAF or self.r.is_layer(node) or larger or not node.parents:
+                found.append(node)
+            else:
+                queue += node.parents
+        return sorted((n for n in found if n.size > 1), key=lambda n: n.number)
+
+    def kind(self, node: Node, z: Node) -> str | None:
+        """What a shift of a node does to z: "mu" if it is the same under every draw, "head" if the draw decides."""
+        before = [self.again({}, z.key, seed) for seed in (11, 12)]
+        moved = [self.again({k.key: k.tensor.detach() + 0.1 for k in self.r.origins(node)}, z.key, seed) for seed in (11, 12)]
+        if any(a.shape != b.shape for a, b in zip(before, moved, strict=True)):
+            return None
+        first, second = (after - b4 for b4, after in zip(before, moved, strict=True))
+        largest = max(first.abs().max(), second.abs().max())
+        if not torch.isfinite(largest) or largest < 1e-9:
+            return None
+        return "mu" if (first - second).abs().max() < 1e-3 * largest else "head"
+
+    def candidates(self, z: Node) -> dict[str, list[tuple[str, Node]]]:
+        """For mu and the head, the nodes that play the role: those seen under a name first, as the user's own notion."""
+        raw = self.heads(z)
+        sizes = {n.size for n in raw} | {z.size}
+        made = self.tape.made_from(n.number for n in raw) & self.tape.reaches([z.number]) - {z.number}
+        named = [(name, n) for name, n in self.r.names if n.number in made and n.size in sizes and n.number in self.r.data | self.r.weights]
+        named.sort(key=lambda item: _rank(item[0]))
+        pool = {n.number: (name, n) for name, n in reversed([*named, *(("", n) for n in raw)])}
+        ordered = sorted(pool.values(), key=lambda item: _rank(item[0]))
+        found: dict[str, list[tuple[str, Node]]] = {"mu": [], "head": []}
+        for name, node in ordered:
+            if (kind := self.kind(node, z)) is not None:
+                found[kind].append((name, node))
+        return self._without_noise(found, z, ordered)
+
+    def _without_noise(self, found: dict[str, list[tuple[str, Node]]], z: Node, pool: list[tuple[str, Node]]) -> dict[str, list[tuple[str, Node]]]:
+        """Where the noise does not reach z, or not through the head, names and sizes tell."""
+        size = z.size if not found["mu"] else found["mu"][0][1].size
+        if not found["mu"]:
+            found["mu"] = [item for item in pool if _named(item[0]) == "mu"] or [("", z)]
+        if not found["head"]:
+            taken = {n.number for _, n in found["mu"]} | self.tape.made_from([z.number])
+            beside = [(name, n) for name, n in self.r.names if n.number not in taken and n.number in self.r.data & self.r.weights
+                      and ":in" not in name]  # fmt: skip
+            by_name = [item for item in beside if _named(item[0]) == "head"]
+            alike = [item for item in beside if item[1].size == size and item[1].number not in self.tape.reaches([n.number for _, n in found["mu"]])]
+            found["head"] = by_name or alike
+            if not _named_all(found["mu"]) and len({n.number for _, n in found["mu"]}) > 1:
+                found["mu"] = [i for i in found["mu"] if _named(i[0]) != "head"] or found["mu"]
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- the output
+    def outputs(self, z: Node | None) -> list[tuple[str, Node]]:
+        """Candidates for the decoder's output: made from z behind a layer, as large as the data or a multiple of it."""
+        after = self.tape.made_from([z.number]) - {z.number} if z is not None else set(range(len(self.tape.nodes)))
+        layers = self.tape.made_from(n for n in after if self.r.is_layer(self.tape.nodes[n]))
+        wanted = layers & self.tape.reaches(self.r.roots)
+        named = [(name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % self.r.x.numel() == 0]
+        named.sort(key=lambda item: (_rank(item[0]), -item[1].number))
+        return named + [("", n) for n in self._raw_outputs(z, wanted)]
+
+    def _raw_outputs(self, z: Node | None, wanted: set[int]) -> list[Node]:
+        """Outputs of the layers that the loss is made from directly."""
+        plain, queue = set(), list(self.r.roots)
+        found = []
+        while queue:
+            node = self.tape.nodes[queue.pop()]
+            if node.number in plain or (z is not None and node.number == z.number):
+                continue
+            plain.add(node.number)
+            if self.r.is_layer(node) and node.number in wanted and node.size >= self.r.rows:
+                found.append(node)
+            else:
+                queue += node.parents
+        return sorted(found, key=lambda n: (n.size % self.r.x.numel() != 0, n.number))
+
+    # ------------------------------------------------------------------------------------------------------ all together
+    def parts(self) -> Parts:
+        """The first choice of mu, head and output behind which the loss has no other way to the networks' weights.
+
+        Raises:
+            BadInput: where no mean, no second head or no output can be found.
+        """
+        z = self.z()
+        if z is None:
+            raise BadInput("model", None, "no code z could be found: no noise, no reparameterize, no decode", "is it a VAE? pass one whose forward samples z")
+        found = self.candidates(z)
+        if not found["mu"] or not found["head"]:
+            lack = "mean" if not found["mu"] else "second head (log-variance, std)"
+            raise BadInput("model", None, f"z is there and no {lack} of its posterior", "return mu and logvar from encode or forward")
+        outputs = self.outputs(z)
+        best: Parts | None = None
+        for mu_name, mu in found["mu"]:
+            for head_name, head in found["head"]:
+                for out_name, output in outputs or [("", None)]:
+                    parts = self._built(z, (mu_name, mu), (head_name, head), (out_name, output))
+                    best = min((p for p in (best, parts) if p), key=lambda p: len(p.leaks))
+                    if not best.leaks:
+                        return best
+        assert best is not None
+        return best
+
+    def _built(self, z: Node, mu: tuple[str, Node], head: tuple[str, Node], output: tuple[str, Node | None]) -> Parts:
+        nodes = {"mu": self.r.origins(mu[1]), "head": self.r.origins(head[1])}
+        out = self.r.origins(output[1]) if output[1] is not None else ()
+        stop = {n.number for n in (*nodes["mu"], *nodes["head"], *out)}
+        leaks = self._leaks(z, stop)
+        decoders = self.tape.made_from([z.number]) - {z.number}
+        extra = tuple(n for n in leaks if n.number in decoders and out and n.number not in self.tape.reaches([o.number for o in out])
+                      and n.size <= max(o.size for o in out))  # fmt: skip
+        paths = {"mu": mu[0], "head": head[0], "output": output[0]}
+        return Parts(z, nodes["mu"], nodes["head"], out, extra, paths, tuple(n.name for n in leaks if n not in extra))
+
+    def _leaks(self, z: Node, stop: set[int]) -> list[Node]:
+        """Layers by which the loss still depends on the networks, with mu, head and output held.
+
+        A layer counts if it works on features of the networks, or on z to give something as large as the data. Learned
+        noise and learned priors take weights too, and are part of the loss.
+        """
+        posterior = self.tape.made_from(stop) & self.tape.reaches([z.number])
+        features = (self.tape.reaches(stop) & self.r.weights & (self.r.data | self.r.noise)) - stop - posterior - {z.number}
+        found, queue, seen = [], list(self.r.roots), set(stop)
+        while queue:
+            node = self.tape.nodes[queue.pop()]
+            if node.number in seen:
+                continue
+            seen.add(node.number)
+            below = self.tape.reaches([node.number], stop) - stop if self.r.is_layer(node) else set()
+            if below & features or (z.number in below and node.size % self.r.x.numel() == 0):
+                found.append(node)
+            else:
+                queue += node.parents
+        return found
+
+
+def _rank(name: str) -> int:
+    """Order of names: what forward returns, then the methods, then submodules, then nothing."""
+    if not name:
+        return 99
+    head = name.split(":")[0].split(".")[0]
+    base = FIRST.index(head) if head in FIRST else 20
+    return base + (10 if ":in" in name else 0)
+
+
+def _named(name: str) -> str | None:
+    return guess(name.split(":")[0].split(".")[-1]) if name else None
+
+
+def _named_all(items: list[tuple[str, Node]]) -> bool:
+    return all(_named(name) for name, _ in items)
+

@@ -1,0 +1,298 @@
+"""A stranger's callable as a function of arrays: called, timed, seeded, and left as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import BadInput, one_line
+from .frameworks import Arrays, NumPy, candidates
+from .inputs import Batch, Layout, draw_batch
+from .laws import HEADS, Head
+from .roles import Binding
+
+TOTALS = ("loss", "total_loss", "total", "negative_elbo", "neg_elbo", "nelbo", "objective", "vae_loss", "elbo_loss", "elbo")
+
+
+class Failed(Exception):
+    """The callable raised, returned no number, or did not return in time."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A callable with everything that is needed to call it on arrays.
+
+    Args:
+        fn: The callable.
+        binding: Which argument is what.
+        framework: How to make its tensors.
+        dtype: "float64" or "float32".
+        layout: Shapes of the inputs.
+        domain: Kind of made-up data that it accepts.
+        choice: Which parts of a structured result make the loss; empty for a plain number.
+        draw: The reading of the head from which `z` is drawn.
+        seeds: Calls with different random numbers that a value is averaged over.
+        seconds: Time limit of one call.
+    """
+
+    fn: Callable[..., Any]
+    binding: Binding
+    framework: NumPy
+    dtype: str
+    layout: Layout
+    domain: str
+    choice: tuple[str, ...] = ()
+    draw: Head = HEADS[0]
+    seeds: int = 1
+    seconds: float = 20.0
+
+    @property
+    def precision(self) -> float:
+        """The relative rounding error to expect of a value."""
+        return 1e-14 if self.dtype == "float64" else 3e-7
+
+    def value(self, batch: Batch, seed: int = 0, **constants: Any) -> float:
+        """The loss: the mean over seeds and, where it takes z, over a quadrature of the posterior's noise."""
+        parts = [
+            weight * self._once(arrays, seed + i, constants)
+            for i in range(self.seeds)
+            for weight, _, arrays in self.draws(batch)
+        ]
+        return float(np.sum(parts)) / self.seeds
+
+    def draws(self, batch: Batch) -> list[tuple[float, float, dict[str, np.ndarray]]]:
+        """Weight, base noise and inputs by role at each node of the quadrature over z; one node where no z is taken.
+
+        Three nodes of Gauss and Hermite are exact for sums, over entries, of polynomials up to degree 5.
+        """
+        arrays = {role: array for role, array in batch.arrays().items() if role in self.binding.roles}
+        if "z" not in self.binding.roles:
+            return [(1.0, 0.0, arrays)]
+        std = self.std(batch.head)
+        nodes = ((1 / 6, -(3**0.5)), (2 / 3, 0.0), (1 / 6, 3**0.5))
+        return [(weight, node, {**arrays, "z": batch.mu + std * node}) for weight, node in nodes]
+
+    def std(self, head: np.ndarray) -> np.ndarray:
+        """The posterior's standard deviation under the reading from which z is drawn."""
+        return np.exp(0.5 * self.draw.log_variance(head))
+
+    def at(self, arrays: Arrays, seed: int = 0) -> float:
+        """The loss at given arrays."""
+        return self._once(arrays, seed, {})
+
+    def gradients(self, arrays: Arrays, roles: Sequence[str], seed: int = 0) -> dict[str, np.ndarray] | None:
+        """The gradient by role at given arrays, or None where the framework has none."""
+
+        def scalar(tensors: dict[str, Any]) -> Any:
+            parts = [self.framework.mean(part) for part in self._parts(self._call(tensors, seed, {}))]
+            return sum(parts[1:], start=parts[0])
+
+        with self._protected():
+            return self.framework.gradients(scalar, arrays, roles, self.dtype)
+
+    def result(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
+        """All numeric parts of what the callable returns, by name."""
+        arrays = self.draws(batch)[0][2]
+        tensors = {role: self.framework.make(array, self.dtype) for role, array in arrays.items()}
+        with self._protected():
+            raw = self._call(tensors, seed, {})
+        named = {name: self.framework.number(part) for name, part in parts_of(raw).items()}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def _once(self, arrays: Arrays, seed: int, constants: Mapping[str, Any]) -> float:
+        tensors = {role: self.framework.make(array, self.dtype) for role, array in arrays.items()}
+        with self._protected():
+            numbers = [self.framework.number(part) for part in self._parts(self._call(tensors, seed, constants))]
+        if any(n is None or n.size == 0 for n in numbers):
+            raise Failed("returned something that is no number")
+        return float(sum(n.mean() for n in numbers if n is not None))
+
+    def _parts(self, raw: Any) -> list[Any]:
+        named = parts_of(raw)
+        if self.choice:
+            return [named[name] for name in self.choice]
+        return [raw] if len(named) != 1 else list(named.values())
+
+    def _call(self, tensors: Mapping[str, Any], seed: int, constants: Mapping[str, Any]) -> Any:
+        sizes = self.layout.sizes
+        known = {**self.binding.constants, **{n: sizes[s] for n, s in self.binding.sizes.items()}, **constants, **tensors}
+        arguments = [tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in self.binding.arguments]
+        moved = {name: value for name, value in constants.items() if name not in self.binding.arguments}
+        keywords = {name: known[self._role(name)] for name in self.binding.keywords} | moved
+        keywords |= {name: sizes[s] for name, s in self.binding.sizes.items() if name not in self.binding.arguments}
+        random.seed(seed)
+        np.random.seed(seed)
+        self.framework.seed(seed)
+        return self.fn(*arguments, **keywords)
+
+    def _role(self, keyword: str) -> str:
+        return next((role for role, name in self.binding.names.items() if name == keyword), keyword)
+
+    @contextmanager
+    def _protected(self) -> Iterator[None]:
+        """Quiet, in time, and with an error of the callable told as such."""
+        with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(self.seconds), same_state(self.fn):
+            warnings.simplefilter("ignore")
+            try:
+                yield
+            except Failed:
+                raise
+            except Exception as error:
+                raise Failed(f"raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
+
+
+def parts_of(raw: Any) -> dict[str, Any]:
+    """The named parts of a result: of a mapping, a dataclass, a tuple or a list; a plain number has one, named ''."""
+    if isinstance(raw, Mapping):
+        return {str(key): value for key, value in raw.items()}
+    if is_dataclass(raw) and not isinstance(raw, type):
+        return {f.name: getattr(raw, f.name) for f in fields(raw)}
+    if hasattr(raw, "_fields"):
+        return {name: getattr(raw, name) for name in raw._fields}
+    if isinstance(raw, tuple | list):
+        return {str(index): value for index, value in enumerate(raw)}
+    return {"": raw}
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+def open_probe(
+    fn: Callable[..., Any],
+    binding: Binding,
+    found_layouts: Sequence[Layout],
+    domains: Sequence[str],
+    framework: str | None,
+    total: str | None,
+    seconds: float,
+) -> Probe:
+    """The first way of calling that gives a finite number.
+
+    Raises:
+        BadInput: where none does, with what the callable said at the plainest one.
+    """
+    first: Failed | None = None
+    late = time.monotonic() + 3 * seconds
+    scales = ("full", "number", "columns") if "scale" in binding.roles else ("full",)
+    for tools in candidates(fn, framework):
+        for layout in [replace(known, scale=scale) for known in found_layouts for scale in scales]:
+            for domain in domains:
+                for dtype in ("float64", "float32"):
+                    probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds)
+                    try:
+                        return _settled(probe, total)
+                    except Failed as error:
+                        first = first or error
+                        if time.monotonic() > late or "time limit" in str(error):
+                            raise BadInput("the callable", None, str(error), "an audit calls it some hundred times") from error
+    raise BadInput(
+        "the callable",
+        str(first),
+        f"no call with made-up inputs gave a finite number (last sizes tried: {found_layouts[0].sizes})",
+        'name its arguments with inputs="x output mu head", its shapes with sizes={"pixels": (1, 28, 28)}, its data with '
+        'family="categorical" (integer targets [B, P], outputs [B, P, V]) or "counts"',
+    )
+
+
+def _settled(probe: Probe, total: str | None) -> Probe:
+    """The probe with the parts of the result that make the loss."""
+    rng = np.random.default_rng(7)
+    batch, other = (draw_batch(rng, probe.layout, probe.domain) for _ in range(2))
+    probe = replace(probe, choice=_choice(probe, batch, other, total))
+    if not np.isfinite(probe.value(batch)):
+        raise Failed("returned a value that is not finite")
+    return probe
+
+
+def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tuple[str, ...]:
+    found = probe.result(batch)
+    if total is not None:
+        if str(total) not in found:
+            raise BadInput("total", total, f"the result has {', '.join(found) or 'no numbers'}")
+        return (str(total),)
+    if not found:
+        raise Failed("returned something that is no number")
+    if len(found) == 1:
+        return tuple(found) if next(iter(found)) else ()
+    data = probe.result(replace(batch, x=other.x, output=other.output, scale=other.scale))
+    codes = probe.result(replace(batch, mu=other.mu, head=other.head))
+    by_data = {n for n in found if not np.array_equal(found[n], data.get(n))}
+    by_codes = {n for n in found if not np.array_equal(found[n], codes.get(n))}
+    both = [n for n in found if n in by_data & by_codes]
+    named = [n for n in found if n.lower() in TOTALS]
+    if both:
+        return (([n for n in named if n in both] or both)[0],)
+    if named:
+        return (named[0],)
+    halves = [[n for n in found if n in side][:1] for side in (by_data, by_codes)]
+    return tuple(dict.fromkeys(n for half in halves for n in half)) or (next(iter(found)),)
+
+
+# -------------------------------------------------------------------------------------------------- leaving no trace
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises `Failed` in the block when the time is over (where signals can be had: in the main thread)."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise Failed(f"did not return within the time limit of {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def same_state(fn: Callable[..., Any]) -> Iterator[None]:
+    """Puts plain counters of the object behind a bound method back, so that call after call is the same function."""
+    state = getattr(getattr(fn, "__self__", fn), "__dict__", None)
+    if not isinstance(state, dict):
+        yield
+        return
+    plain = {key: value for key, value in state.items() if isinstance(value, bool | int | float | str | None)}
+    try:
+        yield
+    finally:
+        state.update(plain)
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Puts the random states of Python, NumPy, PyTorch and TensorFlow back at the end."""
+    import torch
+
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def detached(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method on a copy of its object, so that nothing it does reaches the user's; other callables as they are."""
+    owner = getattr(fn, "__self__", None)
+    if owner is None or isinstance(owner, type) or not hasattr(fn, "__func__"):
+        return fn
+    try:
+        return fn.__func__.__get__(copy.deepcopy(owner))
+    except Exception:  # whatever a stranger's object raises when it is copied; its state is put back after each call
+        return fn

@@ -1,0 +1,199 @@
+"""The reconstruction term of a loss: its family and its weight.
+
+mu and the head are held still while the data and the decoder's output move; the loss is then a constant plus its weight
+times one of the known negative log-likelihoods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .divergence import EXACT, NOISY, flat
+from .fit import Fit, fit, smallest
+from .inputs import Batch, draw_batch, draw_data
+from .laws import CURVED, FAMILIES, Family, curved
+from .probe import Failed, Probe
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was measured.
+
+    Args:
+        family: The family that explains the term; None where none does.
+        weight: Its weight, not yet times the batch (of several terms or entries, their mean).
+        residual: The share of the spread that is left unexplained.
+        name: The family's name in words, with what is special.
+        parts: Weights of the two terms of a sum, or of ones and zeros of a Bernoulli, by name.
+        columns: Weights of single entries of a row where they differ.
+        moves: Whether the data, and whether the output, move the loss.
+        constant: The loss at zero cost and the fixed mu and head.
+    """
+
+    family: Family | None
+    weight: float
+    residual: float
+    name: str
+    parts: tuple[tuple[str, float], ...] = ()
+    columns: tuple[float, ...] = ()
+    moves: tuple[bool, bool] = (True, True)
+    constant: float = 0.0
+
+
+def measure(probe: Probe, seed: int = 1) -> Reconstruction:
+    """Measures the reconstruction term of a loss."""
+    rng = np.random.default_rng(seed)
+    base = draw_batch(rng, probe.layout, probe.domain)
+    moves = _moves(probe, base, rng)
+    if not moves[1]:
+        return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
+    found = _plain(probe, base, rng) or _summed(probe, base, rng) or _columns(probe, base, rng)
+    return replace(found or Reconstruction(None, float("nan"), 1.0, "unknown"), moves=moves)
+
+
+def totals(family: Family, batches: Sequence[Batch]) -> list[float]:
+    """A family's total over each batch."""
+    with np.errstate(all="ignore"):
+        return [family.total(*((b.x, b.output, b.scale) if family.scaled else (b.x, b.output))) for b in batches]
+
+
+def moved(probe: Probe, base: Batch, rng: np.random.Generator, count: int, domain: str) -> tuple[list[Batch], list[float]]:
+    """Batches with new data and output, and their losses; both empty where the callable refuses them."""
+    batches = []
+    for _ in range(count):
+        x, output, scale = draw_data(rng, probe.layout, domain)
+        batches.append(replace(base, x=x, output=output, scale=scale))
+    try:
+        values = [probe.value(batch) for batch in batches]
+    except Failed:
+        return [], []
+    return (batches, values) if np.all(np.isfinite(values)) else ([], [])
+
+
+def _known(probe: Probe, domain: str) -> list[Family]:
+    scaled = "scale" in probe.binding.roles
+    return [f for f in FAMILIES if domain in f.domains and (not f.scaled or scaled)]
+
+
+def _tolerance(probe: Probe) -> float:
+    return EXACT if probe.seeds == 1 else NOISY
+
+
+def _single(families: Sequence[Family], batches: Sequence[Batch], values: Sequence[float]) -> tuple[Family, Fit] | None:
+    """The family that leaves least unexplained."""
+    fits = []
+    for family in families:
+        try:
+            cost = totals(family, batches)
+        except (ValueError, IndexError):  # a shape that this family cannot have
+            continue
+        if np.all(np.isfinite(cost)) and np.ptp(cost) > 0:
+            fits.append((family, fit(cost, values)))
+    return min(fits, key=lambda pair: pair[1].residual) if fits else None
+
+
+def _plain(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:
+    batches, values = moved(probe, base, rng, 20 if probe.seeds == 1 else 60, probe.domain)
+    best = _single(_known(probe, probe.domain), batches, values) if batches else None
+    good = best is not None and best[1].residual <= _tolerance(probe)
+    if good and best is not None and (probe.domain not in ("unit", "binary") or not best[0].noise):
+        return _result(*best)
+    # Residual families agree near zero: look at wide data before one of them is named.
+    wide, wide_values = moved(probe, base, rng, 24, "wide")
+    if not wide:
+        return _result(*best) if good and best is not None else None
+    best_wide = _single(_known(probe, "wide"), wide, wide_values)
+    if best_wide is not None and best_wide[1].residual <= _tolerance(probe):
+        return _result(*best_wide)
+    return _searched(wide, wide_values, _tolerance(probe)) or (_result(*best) if good and best is not None else None)
+
+
+def _result(family: Family, found: Fit) -> Reconstruction:
+    return Reconstruction(family, float(found.slopes[0]), found.residual, family.name, constant=found.constant)
+
+
+def _searched(batches: Sequence[Batch], values: Sequence[float], tolerance: float) -> Reconstruction | None:
+    """Huber and log-cosh losses, whose threshold is found by search."""
+    for name, shape in CURVED.items():
+        parameter = smallest(lambda p, s=shape, n=name: fit(totals(curved(n, s, p), batches), values).residual, 0.02, 200)  # type: ignore[misc]
+        found = _result(curved(name, shape, parameter), fit(totals(curved(name, shape, parameter), batches), values))
+        if found.residual <= tolerance:
+            return found
+    return None
+
+
+HALVES = (
+    Family("ones", lambda x, o: float(-(x * np.log(o)).sum()), ("unit", "binary")),
+    Family("zeros", lambda x, o: float(-((1 - x) * np.log1p(-o)).sum()), ("unit", "binary")),
+)
+LOGIT_HALVES = (
+    Family("ones", lambda x, o: float((x * np.logaddexp(0, -o)).sum()), ("unit", "binary")),
+    Family("zeros", lambda x, o: float(((1 - x) * np.logaddexp(0, o)).sum()), ("unit", "binary")),
+)
+
+
+def _summed(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:
+    """Weighted halves of a Bernoulli, or a sum of two families."""
+    domain = "wide" if moved(probe, base, rng, 2, "wide")[0] and probe.domain == "unit" else probe.domain
+    tried = [(probe.domain, HALVES, "Bernoulli on probabilities, classes weighted"),
+             (probe.domain, LOGIT_HALVES, "Bernoulli on logits, classes weighted")]  # fmt: skip
+    batches, values = moved(probe, base, rng, 30, probe.domain)
+    if not batches:
+        return None
+    if probe.domain in ("unit", "binary"):
+        for _, halves, name in tried:
+            found = fit(np.transpose([totals(half, batches) for half in halves]), values)
+            if found.residual <= _tolerance(probe):
+                return _parts(halves, found, name, next(f for f in FAMILIES if f.name == name.split(",")[0]))
+    batches, values = moved(probe, base, rng, 30, domain)
+    families = [f for f in _known(probe, domain) if not f.wrong]
+    costs = {i: totals(f, batches) for i, f in enumerate(families)}
+    costs = {i: cost for i, cost in costs.items() if np.all(np.isfinite(cost)) and np.ptp(cost) > 0}
+    pairs = [(fit(np.transpose([costs[i], costs[j]]), values), i, j) for i in costs for j in costs if i < j]
+    best = min(pairs, key=lambda pair: pair[0].residual, default=None)
+    if best is None or best[0].residual > _tolerance(probe):
+        return None
+    both = (families[best[1]], families[best[2]])
+    return _parts(both, best[0], " + ".join(f.name for f in both), both[0])
+
+
+def _parts(families: Sequence[Family], found: Fit, name: str, family: Family) -> Reconstruction:
+    weights = [float(slope) for slope in found.slopes]
+    parts = tuple((f.name, w) for f, w in zip(families, weights, strict=True))
+    weight = float(np.mean(weights)) if "classes" in name else weights[0]
+    return Reconstruction(family, weight, found.residual, name, parts, constant=found.constant)
+
+
+def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:
+    """One family with a weight for each entry of a row: masks and column weights."""
+    count = probe.layout.pixels
+    batches, values = moved(probe, base, rng, 2 * count + 20, probe.domain)
+    if not batches or count > 128 or batches[0].x.shape != batches[0].output.shape:
+        return None
+    best: tuple[float, Family, Fit] | None = None
+    for family in _known(probe, probe.domain):
+        if family.wrong or family.scaled:
+            continue
+        cut = [[replace(b, x=b.x.reshape(len(b.x), -1)[:, [j]], output=b.output.reshape(len(b.x), -1)[:, [j]])
+                for j in range(count)] for b in batches]  # fmt: skip
+        rows = [totals(family, columns) for columns in cut]
+        found = fit(rows, values) if np.all(np.isfinite(rows)) else None
+        if found is not None and (best is None or found.residual < best[0]):
+            best = (found.residual, family, found)
+    if best is None or best[0] > _tolerance(probe):
+        return None
+    weights = tuple(float(s) for s in best[2].slopes)
+    return Reconstruction(best[1], float(np.mean(weights)), best[0], f"{best[1].name}, entries weighted", columns=weights,
+                          constant=best[2].constant)  # fmt: skip
+
+
+def _moves(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[bool, bool]:
+    found = []
+    others = [draw_batch(rng, probe.layout, probe.domain) for _ in range(3)]
+    for role in ("x", "output"):
+        values = [probe.value(replace(base, **{role: getattr(other, role)})) for other in others]
+        found.append(not flat(values, probe))
+    return found[0], found[1]

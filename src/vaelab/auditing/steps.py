@@ -1,0 +1,275 @@
+"""Which of a model's own methods gives its loss, and how to call it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput, one_line
+from .bench import PARTS, Watch, made_up, seeded, shapes_to_try
+from .probe import TOTALS, parts_of
+from .roles import bind
+
+STEPS = ("training_step", "training_forward")
+LOSSES = (
+    "loss_function compute_loss get_loss calc_loss calculate_loss loss_fn vae_loss elbo_loss loss criterion "
+    "negative_elbo neg_elbo nelbo compute_elbo elbo"
+).split()
+MODEL_NAMES = ("model", "net", "network", "vae", "module", "autoencoder")
+STUBS = "log log_dict print manual_backward toggle_optimizer untoggle_optimizer save_hyperparameters".split()
+Suppliers = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A way to run the model.
+
+    Attributes:
+        name: For the report, such as `training_step`.
+        run: x to what the model's own code returns.
+        has_loss: False where only the forward pass could be run.
+    """
+
+    name: str
+    run: Callable[[Tensor], Any]
+    has_loss: bool = True
+
+
+class Refused(Exception):
+    """No way of calling worked; the message is what the model said at the plainest one."""
+
+
+# ---------------------------------------------------------------------------------------------------------- the losses
+def losses_in(raw: Any, rows: int) -> dict[str, Tensor]:
+    """The parts of a result that may be losses: what is named a loss, else single numbers, else one per row.
+
+    Example:
+        >>> sorted(losses_in({"loss": torch.tensor(1.0), "recon": torch.zeros(3, 2)}, 3))
+        ['loss']
+    """
+    named = parts_of(raw)
+    floats = {k: v for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim <= 1}
+    known = {k: v for k, v in floats.items() if k.lower() in TOTALS}
+    single = {k: v for k, v in floats.items() if v.numel() == 1 and rows > 1}
+    lone = {k: v for k, v in floats.items() if not k and v.shape == (rows,)}
+    return known or single or lone
+
+
+def only_losses(raw: Any, rows: int) -> Any:
+    """What the audit of the loss is given: the one loss where there is one, its parts by name where there are several."""
+    found = losses_in(raw, rows)
+    return next(iter(found.values())) if len(found) == 1 else found
+
+
+# ---------------------------------------------------------------------------------------------------- running a model
+def batch_forms(x: Tensor, rest: tuple[Any, ...]) -> Iterator[Any]:
+    """Ways to hand over a batch: alone, with labels, in a tuple, by name; with the user's own further entries if any."""
+    if rest:
+        yield (x, *(_rows_like(item, len(x)) for item in rest))
+        return
+    yield from (x, (x, torch.zeros(len(x), dtype=torch.long)), (x,), *({name: x} for name in "data x image input inputs".split()))
+
+
+def _rows_like(item: Any, rows: int) -> Any:
+    """The first rows of a further entry of the batch, repeated as often as needed."""
+    if isinstance(item, Tensor) and item.ndim:
+        return item.repeat(-(-rows // len(item)), *(1,) * (item.ndim - 1))[:rows]
+    return item
+
+
+def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple[str, Callable[[Tensor], Any]]:
+    """The first call that returns.
+
+    Raises:
+        Refused: where none does.
+    """
+    said = ""
+    for name, call in calls.items():
+        try:
+            seeded(0)
+            call(x)
+        except Exception as error:  # a stranger's code
+            said = said or f"{type(error).__name__}: {one_line(str(error))[:200]}"
+        else:
+            return name, call
+    raise Refused(said)
+
+
+def _form_calls(call: Callable[..., Any], rest: tuple[Any, ...], name: str, *tail: Any) -> dict[str, Callable[[Tensor], Any]]:
+    """One call for each way to hand over a batch."""
+    def runner(index: int) -> Callable[[Tensor], Any]:
+        return lambda x: call(list(batch_forms(x, rest))[index], *tail)
+
+    count = len(list(batch_forms(torch.zeros(1, 1), rest)))
+    return {f"{name}/{i}": runner(i) for i in range(count)}
+
+
+def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[Tensor], Any]:
+    """The forward pass, or encode, reparameterize and decode in turn where a model has no forward.
+
+    Raises:
+        Refused: where the batch is not accepted.
+    """
+    if type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule"):
+        names = [next((n for n in group if callable(getattr(model, n, None))), None) for group in (PARTS[:2], PARTS[2:8], PARTS[8:])]
+        if None in names:
+            raise Refused("the model has neither forward nor encode, reparameterize and decode")
+        encode, sample, decode = (getattr(model, str(name)) for name in names)
+
+        def run(x: Tensor) -> Any:
+            heads = encode(x)
+            heads = heads if isinstance(heads, tuple) else (heads,)
+            return (decode(sample(*heads[:2])), *heads)
+
+        return first_form({"parts": run}, x)[1]
+    unpacked: dict[str, Callable[[Tensor], Any]] = {"apart": lambda x: model(*next(batch_forms(x, rest)))} if rest else {}
+    return first_form(unpacked | _form_calls(model, rest, "forward"), x)[1]
+
+
+def fitting(model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, rows: int, seed: int) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """A batch that the model takes, and its forward pass.
+
+    Raises:
+        BadInput: where the given data are refused, or no made-up shape is taken.
+    """
+    if data is not None:
+        tries = [_rows_like(data, rows), _rows_like(data, rows).flatten(1)]
+    else:
+        tries = [made_up(model, shape, rows, seed) for shape in shapes_to_try(model)]
+    said = ""
+    for x in tries:
+        try:
+            return x, forward_of(model, x, rest)
+        except Refused as refused:
+            said = said or str(refused)
+    if data is not None:
+        raise BadInput("data", f"rows of shape {tuple(data.shape[1:])}", f"the model refuses them ({said})")
+    raise BadInput("model", None, f"no made-up batch is accepted ({said or 'it has no layer to read a shape from'})", "pass data=, a batch")
+
+
+# ------------------------------------------------------------------------------------------------------ finding a loss
+def stub_trainer(model: nn.Module) -> None:
+    """Gives a Lightning module what it asks its trainer for: logging goes nowhere, backward is left out."""
+    for name in STUBS:
+        if hasattr(type(model), name) or not hasattr(model, name):
+            model.__dict__[name] = lambda *args, **kwargs: None
+
+
+def find_step(
+    model: nn.Module,
+    x: Tensor,
+    forward: Callable[[Tensor], Any],
+    rest: tuple[Any, ...],
+    loss: Callable[..., Any] | None,
+    inputs: str | None,
+    constants: Mapping[str, Any],
+    suppliers: Callable[[], Mapping[str, str]],
+) -> Step:
+    """The model's own loss: the given one, else its training step, its loss method, or what forward returns.
+
+    Args:
+        suppliers: Finds the name under which each role is seen in a forward pass, such as `forward.1` for mu.
+    """
+    if loss is not None:
+        named = {n: model for n in MODEL_NAMES if n in _names(loss)}
+        return Step(f"{getattr(loss, '__name__', 'loss')}", _by_roles(model, loss, forward, inputs, {**constants, **named}, suppliers))
+    for name in STEPS:
+        if callable(getattr(model, name, None)):
+            stub_trainer(model)
+            calls = _form_calls(getattr(model, name), rest, name, 0) | _form_calls(getattr(model, name), rest, name + " ")
+            try:
+                return Step(name, first_form(calls, x)[1])
+            except Refused as refused:
+                raise BadInput(f"model.{name}", str(refused), "raised on every kind of batch tried", "pass data= as your loader gives it, or loss=") from refused
+    for name in LOSSES:
+        if callable(method := getattr(model, name, None)) and not isinstance(method, type):
+            return Step(f"{name} after forward", _method(model, name, x, forward, inputs, constants, suppliers))
+    raw = forward(x)
+    found = losses_in(raw, len(x))
+    return Step("forward", forward, any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape))
+
+
+def _names(call: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(call).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _method(
+    model: nn.Module,
+    name: str,
+    x: Tensor,
+    forward: Callable[[Tensor], Any],
+    inputs: str | None,
+    constants: Mapping[str, Any],
+    suppliers: Callable[[], Mapping[str, str]],
+) -> Callable[[Tensor], Any]:
+    """A loss method on what it asks for: the batch, what forward returned, or tensors by the names of its parameters."""
+    method = getattr(model, name)
+    parameters = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty or p.kind is p.VAR_POSITIONAL]
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    calls: dict[str, Callable[[Tensor], Any]] = {}
+    if inputs is None and len(plain) - sum(p.name in constants for p in plain) == 1:
+        calls["batch"] = lambda x: method(x, **_wanted(method, constants))
+        calls["result"] = lambda x: method(forward(x), **_wanted(method, constants))
+    if inputs is None and not plain and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        calls["results"] = lambda x: _keyed(method, forward(x), constants)
+    if calls:
+        try:
+            return _checked(first_form(calls, x)[1], x)
+        except Refused:
+            pass
+    return _by_roles(model, method, forward, inputs, constants, suppliers)
+
+
+def _checked(call: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any]:
+    if not losses_in(call(x), len(x)):
+        raise Refused("returned no loss")
+    return call
+
+
+def _wanted(method: Callable[..., Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters
+    return {k: v for k, v in constants.items() if k in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())}
+
+
+def _keyed(method: Callable[..., Any], results: Any, constants: Mapping[str, Any]) -> Any:
+    """`loss_function(*results, **kwargs)`: a keyword that it misses is 1, unless the constants have it."""
+    known = dict(constants)
+    for _ in range(8):
+        try:
+            return method(*(results if isinstance(results, (tuple, list)) else (results,)), **known)
+        except KeyError as missing:
+            known[str(missing.args[0])] = 1.0
+    raise Refused("asks for more than eight keywords")
+
+
+def _by_roles(
+    model: nn.Module,
+    loss: Callable[..., Any],
+    forward: Callable[[Tensor], Any],
+    inputs: str | None,
+    constants: Mapping[str, Any],
+    suppliers: Callable[[], Mapping[str, str]],
+) -> Callable[[Tensor], Any]:
+    """A loss on tensors that the forward pass makes, each by its role."""
+    binding = bind(loss, inputs, dict(constants))
+    paths = suppliers() if set(binding.roles) - {"x"} else {}
+    if missing := [role for role in binding.roles if role not in paths and role != "x"]:
+        raise BadInput("model", None, f"its forward pass shows no {', '.join(missing)} that the loss asks for", "return it from forward")
+
+    def run(x: Tensor) -> Any:
+        with Watch(model) as watch:
+            forward(x)
+        seen = dict(watch.seen)
+        known = {**binding.constants, **{role: seen[path] for role, path in paths.items() if path in seen}, "x": x}
+        arguments = [tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in binding.arguments]
+        return loss(*arguments, **{name: known[name] for name in binding.keywords if name in known})
+
+    return run

@@ -1,0 +1,149 @@
+"""A model under audit: its step recorded once for each batch size, and run again with parts of it given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput, one_line
+from .bench import Snapshot, Watch, seeded
+from .hooks import LEAF, Key, Replay, Stopped, Tape
+from .parts import Finder, Parts, Recording
+from .steps import Step, losses_in, only_losses
+
+ROWS = 7  # a number that is seldom another dimension's size, so that shapes tell which dimension is the batch
+
+
+class Subject:
+    """The working copy of a model with its step.
+
+    Args:
+        model: A copy, or a model that is put back later.
+        x: A batch that it takes.
+        step: How to run it.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, step: Step) -> None:
+        self.model, self.x, self.step = model, x, step
+        self._state = Snapshot(model)
+        self._recordings: dict[tuple[int, bool], Recording] = {}
+        with self.jittered():
+            recording = self.record(x)
+            self.parts = Finder(recording, lambda swap, key, seed: self._again(recording, swap, [key], seed)[key]).parts()
+
+    # ---------------------------------------------------------------------------------------------------------- running
+    @contextmanager
+    def jittered(self, scale: float = 0.1) -> Iterator[None]:
+        """Weights moved a little, so that zeros and ties of an initialisation hide nothing."""
+        tools = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                if weight.is_floating_point():
+                    spread = scale * (weight.std() if weight.numel() > 1 else weight.abs().mean()) + 0.02
+                    weight += spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype)
+        try:
+            yield
+        finally:
+            self._state.restore()
+
+    def record(self, x: Tensor, seed: int = 0) -> Recording:
+        """One run of the step on x, with its graph.
+
+        Raises:
+            BadInput: where the model raises.
+        """
+        seeded(seed)
+        x = x.clone()
+        try:
+            with Watch(self.model) as watch, torch.enable_grad(), Tape() as tape:
+                raw = self.step.run(x)
+        except Exception as error:
+            said = one_line(f"{type(error).__name__}: {error}")[:200]
+            raise BadInput(f"model.{self.step.name}", f"{len(x)} rows", f"raised {said}") from error
+        finally:
+            self._state.restore_attributes()
+        found = [*tape.losses, *losses_in(raw, len(x)).values()] if self.step.has_loss else []
+        names = [(name, node) for name, t in watch.seen if (node := tape.find(t)) is not None and node.key != LEAF]
+        roots = [node.number for t in found if (node := tape.find(t)) is not None]
+        returned = [node.number for name, node in names if name.startswith("forward") and ":in" not in name]
+        return Recording(tape, tuple(names), raw, x, tuple(roots or returned or [node.number for _, node in names]))
+
+    def recording(self, rows: int) -> Recording:
+        """The step on a batch of that many rows, recorded once for each number and mode."""
+        known = (rows, self.model.training)
+        if known not in self._recordings:
+            self._recordings[known] = self.record(self.sized(rows))
+        return self._recordings[known]
+
+    def sized(self, rows: int) -> Tensor:
+        """The batch repeated or cut to that many rows."""
+        return self.x.repeat(-(-rows // len(self.x)), *(1,) * (self.x.ndim - 1))[:rows]
+
+    def _again(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int) -> dict[Key, Tensor]:
+        seeded(seed)
+        replay = Replay(recording.tape, swap, watch, early=True)
+        try:
+            with torch.no_grad(), replay:
+                self.step.run(recording.x.clone())
+        except Stopped:
+            pass
+        finally:
+            self._state.restore_attributes()
+        return replay.seen
+
+    def run(self, given: Mapping[str, Tensor], wanted: str, rows: int, seed: int, x: Tensor | None = None) -> Tensor:
+        """A part of the step with other parts given; the mean over parts is never taken, the batch comes first.
+
+        Args:
+            given: Tensors by role, in any shape with the right number of entries.
+            wanted: "z", "mu", "head" or "output".
+        """
+        recording = self.recording(rows)
+        if x is not None:
+            recording = replace(recording, x=x)
+        key = self.parts.keys(wanted)[0]
+        return self._again(recording, self.swaps(recording, given), [key], seed)[key].detach()
+
+    def swaps(self, recording: Recording, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+        """Given tensors by the calls whose results they replace."""
+        found: dict[Key, Tensor] = {}
+        for role, tensor in given.items():
+            for key in self.parts.keys(role):
+                own = recording.tape.at(key)
+                found[key] = tensor.to(own.dtype).reshape(own.shape)
+        return found
+
+    # --------------------------------------------------------------------------------------------------------- the loss
+    def loss(self) -> Callable[..., Any]:
+        """The model's own step as a function of x, output, mu and head (and the decoder's second output where there is one)."""
+
+        def model_loss(x: Tensor, output: Tensor, mu: Tensor, head: Tensor, scale: Tensor | None = None) -> Any:
+            given = {"output": output, "mu": mu, "head": head} | ({"extra": scale} if scale is not None else {})
+            return self._loss(x, given)
+
+        return model_loss
+
+    def _loss(self, x: Tensor, given: Mapping[str, Tensor]) -> Any:
+        x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
+        recording = self.recording(len(x))
+        swap = self.swaps(recording, given)
+        replay = Replay(recording.tape, swap, skip=self._idle(recording, swap))
+        try:
+            with replay:
+                raw = self.step.run(x)
+        finally:
+            self._state.restore_attributes()
+        return replay.losses[-1] if replay.losses else only_losses(raw, len(x))
+
+    def _idle(self, recording: Recording, swap: Mapping[Key, Tensor]) -> set[int]:
+        """Calls of layers that nothing but replaced tensors is made from."""
+        nodes = recording.tape.nodes
+        held = {n.number for n in nodes if n.key in swap}
+        needed = recording.tape.reaches(recording.roots, held) - held
+        busy = {nodes[n].key[0] for n in needed}
+        return {n.key[0] for n in nodes if recording.is_layer(n)} - busy - {key[0] for key in swap}
