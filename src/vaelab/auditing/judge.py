@@ -285,7 +285,7 @@ def _batch(case: Case, trap: bool) -> list[Finding]:
     exponent = case.exponent("batch")
     if abs(exponent) < 0.05:
         return []
-    severity: Severity = "warning" if (hard and _at_known(case)) or (case.matches and ( case.explicit and case.declared != 1) else "error"
+    severity: Severity = "warning" if trap or (case.matches and case.explicit and case.declared != 1) else "error"
     terms = _terms(case, "batch")
     return [finding("KL004", severity, f"beta goes with the batch to the power {exponent:.3g}", measured=case.beta, unit=f"is beta at {_here(case)}",
                     interval=case.spread, evidence=terms, why="one term is averaged over the batch and the other is not, so a short last batch has another beta",

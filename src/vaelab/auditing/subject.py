@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .bench import Snapshot, Watch, seeded
-from .hooks import LEAF, Key, Replay, Stopped, Tape
+from .bench import Snapshot, Watch, labelled, seeded
+from .hooks import LEAF, Key, Node, Replay, Stopped, Tape
 from .parts import Finder, Parts, Recording
 from .steps import Step, losses_in, only_losses
 
@@ -147,3 +147,46 @@ class Subject:
         needed = recording.tape.reaches(recording.roots, held) - held
         busy = {nodes[n].key[0] for n in needed}
         return {n.key[0] for n in nodes if recording.is_layer(n)} - busy - {key[0] for key in swap}
+
+    # ------------------------------------------------------------------------------------------------- ends and targets
+    def last_layers(self, recording: Recording) -> list[Node]:
+        """The layers that the decoder's output is made from without a further layer."""
+        found, queue, seen = [], [n.number for n in recording.tape.nodes if n.key in self.parts.keys("output")], set()
+        while queue:
+            node = recording.tape.nodes[queue.pop()]
+            if node.number in seen:
+                continue
+            seen.add(node.number)
+            if recording.is_layer(node):
+                found.append(node)
+            else:
+                queue += node.parents
+        return [n for n in found if n.tensor.is_floating_point()]
+
+    def at_ends(self, recording: Recording, layers: Sequence[Node], watch: Sequence[Key], reach: float) -> dict[Key, tuple[float, float]]:
+        """The range of watched tensors when layers' outputs run from -reach to reach."""
+        swap = {n.key: torch.linspace(-reach, reach, n.size, dtype=n.tensor.dtype).reshape(n.tensor.shape) for n in layers}
+        seen = self._again(recording, swap, list(dict.fromkeys(watch)), 0)
+        return {key: (float(t.min()), float(t.max())) for key, t in seen.items()}
+
+    def targets(self, data: Tensor) -> Tensor | None:
+        """What the loss compares the output with, for given data; None where no such call is seen."""
+        recording = self.record(data.to(self.x.dtype))
+        tape, outputs = recording.tape, self.parts.keys("output")
+        behind = tape.made_from(n.number for n in tape.nodes if n.key in outputs)
+        x = [n.number for n in tape.nodes if n.key == LEAF and n.tensor.data_ptr() == recording.x.data_ptr()]
+        plain = tape.made_from(x, lambda n: not recording.is_layer(n)) - recording.weights - recording.noise
+        for number in sorted(behind & tape.reaches(recording.roots)):
+            beside = [tape.nodes[p].tensor for p in tape.nodes[number].parents if p in plain]
+            if beside:
+                return beside[0].detach()
+        return None
+
+    def outputs(self, forward: Callable[[Tensor], Any], seed: int) -> list[Tensor]:
+        """The tensors that a forward pass returns, in the model's present mode."""
+        seeded(seed)
+        try:
+            with torch.no_grad():
+                return [t for _, t in labelled(forward(self.x.clone()), "") if t.is_floating_point()]
+        finally:
+            self._state.restore_values()
