@@ -14,13 +14,13 @@ import vaelab
 SOURCE = Path(vaelab.__file__).parent
 LAYERS = (
     {"core"},
-    {"nets", "schedules"},
+    {"nets", "schedules", "auditing"},
     {"distributions"},
     {"models", "objectives", "data"},
     {"measure"},
     {"training"},
     {"report", "use"},
-    {"recipes", "api", "cli", "__init__", "__main__"},
+    {"recipes", "api", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS) - 1
@@ -61,7 +61,7 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
+        "__version__", "train", "load", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
         "schedules", "GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
@@ -75,10 +75,14 @@ def test_flags_are_frozen() -> None:
         command: sorted(
             {name for item in app[command].assemble_argument_collection() for name in item.names if name[0] == "-"}
         )
-        for command in ("train", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
+        for command in ("train", "audit", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
     }
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
+        "audit": [
+            "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json", "--likelihood", "--loss",
+            "--sarif", "--total",
+        ],
         "report": ["--to"],
         "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
         "reconstruct": ["--count", "--to"],
@@ -88,7 +92,7 @@ def test_flags_are_frozen() -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["settings"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["audit", "--help"], ["--version"], ["settings"]])
 def test_the_command_starts_without_torch(arguments: list[str]) -> None:
     code = f"import sys, vaelab.cli\ntry: vaelab.cli.main({arguments!r})\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "api",
     "load": "api",
+    "audit": "auditing.run",
+    "AuditReport": "auditing.report",
     "write_report": "report.page",
     "Run": "training.run",
     "Config": "core.config",
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from . import schedules as schedules
     from .api import load as load
     from .api import train as train
+    from .auditing.report import AuditReport as AuditReport
+    from .auditing.run import audit as audit
     from .core.config import Config as Config
     from .core.errors import BadInput as BadInput
     from .core.errors import VaelabError as VaelabError

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 app = App(
     name="vaelab",
-    help="Train, look at and use variational autoencoders. Numbers are in nats per sample unless they say otherwise.",
+    help="Train, audit, look at and use variational autoencoders. Numbers are in nats per sample unless they say otherwise.",
     version_flags=["--version"],
 )
 
@@ -57,6 +57,42 @@ def train(
         progress=not quiet,
     )
     return _show(run)
+
+
+@app.command
+def audit(
+    target: Annotated[str, Parameter(help="file.py:name or package.module:name; a loss, a model, or an estimator")],
+    /,
+    *settings: Annotated[str, Parameter(help="constants.name=value and sizes.pixels=784, [1, 28, 28] or the like")],
+    inputs: Annotated[str | None, Parameter(help='roles in order, such as "x output mu head"')] = None,
+    data: Annotated[Path | None, Parameter(help="a batch of your own, such as batch.npz")] = None,
+    loss: Annotated[str | None, Parameter(help="for a model that returns none: file.py:name of its loss")] = None,
+    declared_beta: Annotated[float | None, Parameter(help="the weight that is meant")] = None,
+    family: Annotated[str | None, Parameter(help="categorical, counts, bernoulli or gaussian data")] = None,
+    framework: Annotated[str | None, Parameter(help="torch, numpy, jax, tensorflow or keras")] = None,
+    total: Annotated[str | None, Parameter(help="which part of a structured result is the loss")] = None,
+    likelihood: Annotated[bool, Parameter(negative=(), help="the target estimates log p(x)")] = False,
+    importance: Annotated[bool, Parameter(negative=(), help="the target is an importance-weighted objective")] = False,
+    json: Annotated[bool, Parameter(negative=(), help="print JSON")] = False,
+    sarif: Annotated[Path | None, Parameter(help="also write SARIF for code scanning to this file")] = None,
+) -> int:
+    """Say in nats what a loss, a model or an estimator of the likelihood really computes.
+
+    The code is called as a black box; no source is read, nothing is trained. The exit status is 1 when something is wrong.
+    """
+    from .auditing.command import Options, run_audit
+    from .core.config import parse_overrides
+
+    if likelihood and importance:
+        from .core.errors import BadInput
+
+        raise BadInput("likelihood", "together with --importance", "a target is one of them")
+    kind = "likelihood" if likelihood else "importance" if importance else "loss"
+    rows = None if data is None else _batch_of(data)
+    options = Options(kind, inputs, rows, loss, declared_beta, family, framework, total)
+    found = run_audit(target, parse_overrides(settings), options, sarif)
+    print(found.to_json() if json else found)
+    return found.status
 
 
 @app.command
@@ -255,6 +291,12 @@ def _rows(run: Any, source: str | None, count: int | None, to: Path) -> tuple[An
         rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
         rows, name = run.spec.in_order(rows, read.columns), f"{'test ' * test}rows of {source}"
     return rows[:count], None if labels is None else labels[:count], f"{len(rows[:count])} {name}"
+
+
+def _batch_of(path: Path) -> Any:
+    from .data.source import load
+
+    return load(str(path)).train
 
 
 def _row(rows: Any, index: int, argument: str) -> Any:

@@ -173,9 +173,14 @@ def _fitted(batches: Sequence[Batch], values: Sequence[float], head: Head, log: 
 
 # -------------------------------------------------------------------------------------------------------- made-up heads
 def _positive(base: Batch, rng: np.random.Generator) -> Batch:
-    """Large divergences under every reading of the head: |mu| from 3 to 6, the head positive."""
-    sign = rng.choice([-1.0, 1.0], base.mu.shape)
-    return replace(base, mu=sign * rng.uniform(3, 6, base.mu.shape), head=rng.uniform(0.3, 2.2, base.head.shape))
+    """Large divergences under every reading of the head: |mu| from 3 to 6, the head positive.
+
+    Besides every entry, the whole batch has a scale and a centre: what moves all entries together stands out of the noise
+    of a random loss.
+    """
+    sign, shape = rng.choice([-1.0, 1.0], base.mu.shape), base.mu.shape
+    mu = sign * rng.uniform(3, 4.5, shape) * rng.uniform(1, 1.4)
+    return replace(base, mu=mu, head=rng.uniform(0.3, 0.9, shape) * rng.uniform(1, 2.5))
 
 
 def drawn(base: Batch, head: Head, regime: str, rng: np.random.Generator) -> Batch:
@@ -186,9 +191,9 @@ def drawn(base: Batch, head: Head, regime: str, rng: np.random.Generator) -> Bat
         "medium": (0.6, 3.0, 6.0, 0.0),
         "large": (0.6, 30.0, 60.0, 0.0),
     }[regime]
-    sign = rng.choice([-1.0, 1.0], base.mu.shape)
-    log_variance = rng.normal(centre, spread, base.head.shape)
-    return replace(base, mu=sign * rng.uniform(low, high, base.mu.shape), head=head.from_log_variance(log_variance))
+    sign, together = rng.choice([-1.0, 1.0], base.mu.shape), rng.uniform(0.7, 1.0)
+    log_variance = rng.normal(centre, spread, base.head.shape) + spread * rng.normal()
+    return replace(base, mu=sign * rng.uniform(low, high, base.mu.shape) * together, head=head.from_log_variance(log_variance))
 
 
 def _moves(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[bool, bool]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,19 @@ class NumPy:
     def seed(self, seed: int) -> None:
         """Seeds the framework's global random numbers."""
 
+    def noise(self) -> list[tuple[Any, str, Callable[[float], Callable[..., Any]]]]:
+        """Where standard normal noise comes from: an owner, a name, and from a node the function that stands in."""
+        make = np.ones
+        return [
+            (np.random, "randn", lambda node: lambda *shape: node * make(shape)),
+            (np.random, "standard_normal", lambda node: lambda size=None: node * make(size or ())),
+            (np.random, "normal", lambda node: lambda loc=0.0, scale=1.0, size=None: loc + scale * node * make(size or np.shape(loc))),
+        ]
+
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        """A block in which tensors of that precision are computed with as they are."""
+        return nullcontext()
+
     def mean(self, value: Any) -> Any:
         """The mean over all entries, still in the framework."""
         return value.mean() if getattr(value, "ndim", 0) else value
@@ -56,6 +71,27 @@ class Torch(NumPy):
         import torch
 
         self.torch = torch
+
+    def noise(self) -> list[tuple[Any, str, Callable[[float], Callable[..., Any]]]]:
+        torch, normal = self.torch, self.torch.normal
+        drop = ("generator", "out")
+
+        def kept(options: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in options.items() if key not in drop}
+
+        def stand_in(node: float) -> Callable[..., Any]:
+            def drawn(mean: Any = 0.0, std: Any = 1.0, *size: Any, **options: Any) -> Any:
+                return mean + std * node * torch.ones_like(normal(mean, std, *size, **options))
+
+            return drawn
+
+        return [
+            *super().noise(),
+            (torch, "randn", lambda node: lambda *size, **options: node * torch.ones(*size, **kept(options))),
+            (torch, "randn_like", lambda node: lambda like, **options: node * torch.ones_like(like, **options)),
+            (torch, "normal", stand_in),
+            (torch.Tensor, "normal_", lambda node: lambda tensor, mean=0.0, std=1.0, **_: tensor.fill_(mean + std * node)),
+        ]
 
     def make(self, array: np.ndarray, dtype: str) -> Any:
         return self.torch.from_numpy(np.ascontiguousarray(super().make(array, dtype)))
@@ -91,8 +127,11 @@ class Jax(NumPy):
         self.jax = jax
 
     def make(self, array: np.ndarray, dtype: str) -> Any:
-        with self.jax.enable_x64(dtype == "float64"):
+        with self.precision(dtype):
             return self.jax.numpy.asarray(super().make(array, dtype))
+
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        return self.jax.enable_x64(dtype == "float64")
 
     def gradients(
         self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
@@ -100,7 +139,7 @@ class Jax(NumPy):
         tensors = {role: self.make(array, dtype) for role, array in arrays.items()}
         leaves = {role: tensors[role] for role in wanted}
         try:
-            with self.jax.enable_x64(dtype == "float64"):
+            with self.precision(dtype):
                 found = self.jax.grad(lambda inner: call({**tensors, **inner}))(leaves)
         except (self.jax.errors.ConcretizationTypeError, self.jax.errors.TracerArrayConversionError, TypeError):
             return None  # the callable leaves JAX: only its values can be seen
@@ -138,6 +177,20 @@ class TensorFlow(NumPy):
         return self.tf.reduce_mean(value)
 
 
+@contextmanager
+def fixed_noise(framework: NumPy, node: float | None) -> Iterator[None]:
+    """Within the block the usual sources of standard normal noise give one number; None leaves them alone."""
+    sources = [] if node is None else framework.noise()
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in sources]
+    try:
+        for owner, name, stand_in in sources:
+            setattr(owner, name, stand_in(node))  # type: ignore[arg-type]
+        yield
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+
+
 FRAMEWORKS: dict[str, type[NumPy]] = {"torch": Torch, "numpy": NumPy, "jax": Jax, "tensorflow": TensorFlow}
 ROOTS = {"torch": "torch", "jax": "jax", "flax": "jax", "tensorflow": "tensorflow", "numpy": "numpy"}
 
@@ -156,7 +209,8 @@ def candidates(fn: Callable[..., Any], wanted: str | None) -> list[NumPy]:
     if "keras" in roots:
         roots = {_keras_backend()} | roots
     named = [name for name in ("torch", "jax", "tensorflow", "numpy") if name in {ROOTS.get(r, r) for r in roots}]
-    return [_open(name) for name in dict.fromkeys([*named, "torch", "numpy"])]
+    unknown = ["torch"] if not named or "torch" in sys.modules else []  # importing it costs a second
+    return [_open(name) for name in dict.fromkeys([*named, *unknown, "numpy"])]
 
 
 def _open(name: str) -> NumPy:
@@ -170,6 +224,11 @@ def _keras_backend() -> str:
     import keras
 
     return str(keras.config.backend())
+
+
+def channels_last(fn: Callable[..., Any]) -> bool:
+    """Whether a callable belongs to frameworks whose images are [H, W, C]."""
+    return bool(_roots(fn) & {"keras", "jax", "flax", "tensorflow"})
 
 
 def _roots(fn: Callable[..., Any]) -> set[str]:

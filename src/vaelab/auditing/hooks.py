@@ -85,7 +85,9 @@ class Tape(TorchFunctionMode):
         if made:
             self._results[len(self.names) - 1] = result
         for position, tensor in enumerate(made):
-            self._add(name, tensor, tuple(dict.fromkeys(given)), (len(self.names) - 1, position))
+            # Each result of this one call is made of its own argument alone; distributions put all they hold through it.
+            parents = given[position : position + 1] if name == "broadcast_tensors" else given
+            self._add(name, tensor, tuple(dict.fromkeys(parents)), (len(self.names) - 1, position))
         return result
 
     def _add(self, name: str, tensor: Tensor, parents: tuple[int, ...], key: Key) -> int:

@@ -25,6 +25,7 @@ class Layout:
     latent: tuple[int, ...]
     classes: int = 5
     scale: str = "full"  # the decoder's second output: "full" as x, "columns" one for each entry, "number" a single one
+    square: bool = False  # x is an adjacency, [nodes, nodes]
 
     @property
     def pixels(self) -> int:
@@ -41,17 +42,25 @@ class Layout:
         """The sizes as a report states them."""
         return {"batch": self.batch, "pixels": self.pixels, "latents": self.latents}
 
+    def rows(self, batch: int) -> Layout:
+        """Another batch size."""
+        return replace(self, batch=batch, data=(batch,) if self.square else self.data)
+
     def axis(self, index: int, factor: int) -> Layout:
         """One axis of the data made larger."""
         data = tuple(size * factor if i == index else size for i, size in enumerate(self.data))
         return replace(self, data=data)
 
 
-def layouts(sizes: Mapping[str, Any] | None) -> list[Layout]:
+def layouts(sizes: Mapping[str, Any] | None, named: Mapping[str, Any] | None = None, *, square: bool = False,
+            channels_last: bool = False) -> list[Layout]:  # fmt: skip
     """Layouts to try, the plainest first.
 
     Args:
         sizes: `batch`, `pixels` (a number, or the shape of one row), `latents` (likewise), `classes`; None for defaults.
+        named: Sizes that the callable's own constants name, used where `sizes` is silent.
+        square: The data are an adjacency, [batch, batch].
+        channels_last: Images are tried as [H, W, 1] before [1, H, W].
 
     Raises:
         BadInput: for an unknown key or a size that is no whole number of at least 1.
@@ -63,16 +72,20 @@ def layouts(sizes: Mapping[str, Any] | None) -> list[Layout]:
         numbers = value if isinstance(value, tuple | list) and key in ("pixels", "latents") else (value,)
         if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
             raise BadInput(f"sizes[{key!r}]", value, "must be a whole number of at least 1, or a shape of them")
-    batch, pixels, latents, classes = (given.get(key, default) for key, default in DEFAULTS.items())
-    data = [tuple(pixels)] if isinstance(pixels, tuple | list) else _shapes(pixels)
+    batch, pixels, latents, classes = ({**DEFAULTS, **(named or {}), **given}[key] for key in DEFAULTS)
+    if square:
+        return [Layout(batch, (batch,), (latents,), classes, square=True)]
+    data = [tuple(pixels)] if isinstance(pixels, tuple | list) else _shapes(pixels, channels_last)
     latent = [tuple(latents)] if isinstance(latents, tuple | list) else [(latents,), (1, *_rectangle(latents))]
     found = [Layout(batch, d, z, classes) for z in latent for d in data]
-    if not given:  # shapes that tutorials write into their code
-        known = [(784,), (1, 28, 28), (28, 28, 1), (28, 28), (3, 32, 32), (3, 64, 64), (1, 64, 64), (64, 64, 3)]
-        found += [Layout(batch, d, latent[0], classes) for d in known]
-        found += [Layout(batch, d, (z,), classes) for d in ((pixels,), (784,), (1, 28, 28)) for z in (2, 20, 10, 16, 32, 64, 128, 8)]
-        found += [Layout(b, d, latent[0], classes) for d in ((pixels,), (784,)) for b in (128, 64, 32, 100)]
-        found += [Layout(128, (784,), (20,), classes)]
+    # Sizes that tutorials write into their code, where the user and the callable's constants are silent.
+    said = {*given, *(named or {})}
+    known = [] if "pixels" in said else [(784,), (1, 28, 28), (28, 28, 1), (28, 28), (3, 32, 32), (3, 64, 64), (1, 64, 64), (64, 64, 3)]
+    codes = [] if "latents" in said else [2, 20, 10, 16, 32, 64, 128, 8]
+    batches = [] if "batch" in said else [128, 64, 32, 100]
+    found += [Layout(batch, d, latent[0], classes) for d in known]
+    found += [Layout(batch, d, (z,), classes) for d in (data[0], *known[:2]) for z in codes]
+    found += [Layout(b, d, z, classes) for d in (data[0], *known[:1]) for z in (latent[0], (20,))[: 1 + bool(codes)] for b in batches]
     return found
 
 
@@ -81,9 +94,10 @@ def _rectangle(count: int) -> tuple[int, int]:
     return side, count // side
 
 
-def _shapes(pixels: int) -> list[tuple[int, ...]]:
+def _shapes(pixels: int, channels_last: bool) -> list[tuple[int, ...]]:
     height, width = _rectangle(pixels)
-    return [(pixels,), (1, height, width), (height, width, 1), (height, width)]
+    images = [(1, height, width), (height, width, 1)]
+    return [(pixels,), *(images[::-1] if channels_last else images), (height, width)]
 
 
 # ------------------------------------------------------------------------------------------------------ kinds of data

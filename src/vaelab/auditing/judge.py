@@ -66,7 +66,7 @@ class Case:
     @property
     def spread(self) -> float | None:
         """Half-width of the 95 % interval of effective beta; None where it is exact."""
-        return 2 * self.m.noise * abs(self.m.beta) if self.m.noise else None
+        return self.m.noise * abs(self.m.beta) if self.m.noise else None
 
     @property
     def upside_down(self) -> bool:
@@ -151,16 +151,21 @@ def _divergence(case: Case) -> list[Finding]:
     if "mu" not in roles and "head" not in roles:
         return []
     if m.divergence.shape == "flat" and not any(m.divergence.moves):
-        return [finding("KL001", "error", measured=0.0, unit="nats of change in the loss over divergences from 0.02 to 1000 nats an entry",
-                        evidence="mu and the head moved, everything else held still",
-                        why="the divergence never reaches the loss: it is clamped to a constant, multiplied by zero, or left out",
-                        advice="add the divergence, and take away a clamp with an upper end of 0 (a capacity is approached as |KL - C|)")]  # fmt: skip
+        return [_no_effect(m)]
     if m.divergence.form is None:
         return [finding("KL005", "error", "no known form", measured=1.0, unit="of its spread unexplained",
                         evidence="least squares on mu^2, variance and log-variance under every reading of the head",
                         why="it is no divergence of a diagonal Gaussian from a Gaussian prior",
                         advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents")]  # fmt: skip
     return _proportions(case) or _name_of_head(case)
+
+
+def _no_effect(m: Measured) -> Finding:
+    name, (value, other) = next(iter(m.revived.items()), ("", (0.0, 0.0)))
+    why = f"{name} = {value:g} switches it off; at {name} = {other:g} it moves the loss" if name else "it is clamped to a constant, weighed by zero, or left out"
+    fix = f"pass {name} above {value:g}, or take {name} away" if name else "add the divergence, -0.5 * (1 + log_var - mu**2 - log_var.exp()) summed over latents"
+    return finding("KL001", "error", "the divergence never moves the loss", measured=0.0, unit="nats of change over divergences from 0.02 to 1000 nats an entry",
+                   evidence="mu and the head moved, everything else held still", why=why, advice=fix)  # fmt: skip
 
 
 def _proportions(case: Case) -> list[Finding]:
@@ -438,28 +443,37 @@ def _sizes_matter(case: Case) -> bool:
 
 
 def _unit(case: Case) -> list[Finding]:
-    if case.m.reconstruction.family is None or unit_of(case.m) == "nats per sample" or "batch" not in case.m.scaling:
+    m = case.m
+    if m.reconstruction.family is None or "batch" not in m.scaling:
         return []
-    if case.m.reconstruction.family.noise and "per sample" in unit_of(case.m):
+    base, weight = _base_unit(m)
+    plain = base == "nats per sample" and (_near(weight, 1, 0.01) or bool(m.reconstruction.family.noise))
+    if plain:
         return []
-    layout = case.m.probe.layout
-    return [finding("UN001", "info", unit_of(case.m), measured=case.m.reconstruction.weight * layout.batch, unit="times nats per sample",
-                    evidence=_terms(case, "batch", "pixels"), why="the number moves with the batch or the size of the data; the gradient's direction does not",
+    return [finding("UN001", "info", base if base != "nats per sample" else "nats per sample times a constant",
+                    measured=m.reconstruction.weight * m.probe.layout.batch, unit=f"times nats per sample at {_here(case)}",
+                    evidence=_terms(case, "batch", "pixels"), why="the number moves with the batch, the size of the data or a constant; the direction of the gradient does not",
                     advice="sum over dimensions and average over the batch, so that numbers can be compared")]  # fmt: skip
+
+
+def _base_unit(m: Measured) -> tuple[str, float]:
+    """What a loss is summed and averaged over, and what is left of its weight then."""
+    batch, pixels = m.scaling["batch"], m.scaling.get("pixels")
+    whole = batch.reconstruction > -0.05
+    per_dimension = pixels is not None and pixels.reconstruction < -0.95
+    weight = abs(m.reconstruction.weight) * (1 if whole else m.probe.layout.batch) * (m.probe.layout.pixels if per_dimension else 1)
+    return "nats summed over the batch" if whole else "nats per dimension" if per_dimension else "nats per sample", weight
 
 
 def unit_of(m: Measured) -> str:
     """The unit of the number that a loss returns."""
-    rec, batch, pixels = m.reconstruction, m.scaling.get("batch"), m.scaling.get("pixels")
-    if rec.family is None or batch is None:
+    family = m.reconstruction.family
+    if family is None or "batch" not in m.scaling:
         return "unknown"
-    whole = batch.reconstruction > -0.05
-    per_dimension = pixels is not None and pixels.reconstruction < -0.95
-    weight = abs(rec.weight) * (1 if whole else m.probe.layout.batch) * (m.probe.layout.pixels if per_dimension else 1)
-    base = "nats summed over the batch" if whole else "nats per dimension" if per_dimension else "nats per sample"
-    if rec.family.noise == "sigma^2":
-        return base if _near(weight, 1, 0.01) else f"{base} at sigma^2 = {1 / weight:.4g}"
-    return base if _near(weight, 1, 0.01) else f"{weight:.4g} times {base}"
+    base, weight = _base_unit(m)
+    if _near(weight, 1, 0.01):
+        return base
+    return f"{base} at sigma^2 = {1 / weight:.4g}" if family.noise == "sigma^2" else f"{base}, times {weight:.4g}"
 
 
 def _sum_of_terms(case: Case) -> list[Finding]:

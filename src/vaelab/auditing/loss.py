@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 
 from ..core.errors import BadInput
 from ..core.finding import Finding
+from .frameworks import channels_last
 from .inputs import domains_to_try, layouts
 from .judge import Case, judge, unit_of
 from .measured import Measured, measure
 from .probe import Failed, detached, open_probe, same_randomness
 from .report import AuditReport, sorted_findings
-from .roles import bind, is_beta
+from .roles import Binding, bind, is_beta
 
 
 def audit_loss(
@@ -49,7 +51,12 @@ def audit_loss(
     binding = bind(fn, inputs, constants)
     with same_randomness():
         try:
-            probe = open_probe(fn, binding, layouts(sizes), domains_to_try(family), framework, total, seconds)
+            named = _named_sizes(binding, sizes)
+            binding = replace(binding, sizes={n: s for n, s in binding.sizes.items() if binding.constants.get(n) is None or s in named})
+            found_layouts = layouts(
+                sizes, named, square=binding.square and "pixels" not in dict(sizes or {}), channels_last=channels_last(fn)
+            )
+            probe = open_probe(fn, binding, found_layouts, domains_to_try(family), framework, total, seconds)
             measured = measure(probe, fixed)
         except Failed as error:
             raise BadInput("the callable", None, str(error), "it returned a number for other inputs of the same shapes") from error
@@ -58,6 +65,16 @@ def audit_loss(
     declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
     case = Case(measured, declared, declared_beta is not None, _range(data), name=called)
     return _report(case, called)
+
+
+def _named_sizes(binding: Binding, sizes: Mapping[str, Any] | None) -> dict[str, int]:
+    """Sizes that constants name, such as `batch_size=128`: followed, unless `sizes` says something else."""
+    found = {}
+    for name, size in binding.sizes.items():
+        value, given = binding.constants.get(name), dict(sizes or {}).get(size)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0 and given in (None, value):
+            found[size] = value
+    return found
 
 
 def _name(fn: Callable[..., Any]) -> str:
@@ -124,6 +141,8 @@ def _notes(m: Measured) -> tuple[str, ...]:
     notes = []
     if "z" in m.probe.binding.roles:
         notes.append("the divergence is a one-sample estimate: right on average, and averaged here over a quadrature of z")
+    if m.probe.inside:
+        notes.append("the loss draws noise of its own: every value is a mean over a quadrature of it")
     if m.probe.seeds > 1:
         notes.append(f"the loss is random: every value is a mean over {m.probe.seeds} seeds")
     if m.prior_variance is not None and abs(m.prior_variance - 1) > 0.02:
@@ -139,7 +158,8 @@ def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
     rec, div = case.m.reconstruction, case.m.divergence
     roles = case.m.probe.binding.roles
     if errors:
-        return f"not right: {'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
+        here = f"beta = {case.beta:.4g} here; " if isfinite(case.beta) and rec.family is not None and not rec.family.wrong else ""
+        return f"not right: {here}{'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
     if "output" not in roles or "mu" not in roles:
         return "one term alone, and nothing wrong with it"
     if rec.family is None:

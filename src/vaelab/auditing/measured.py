@@ -62,12 +62,13 @@ class Measured:
         scaling: Exponents by size: "batch", "latents", "pixels" (all axes alike), or "pixels axis 0" and so on.
         slopes: Gradient against values by role; empty where the framework has no gradients.
         interaction: Share of the spread that is no sum of a reconstruction term and a divergence.
+        revived: Constants whose other value gives a dead divergence its effect, with both values.
         unused: Constants that move nothing, with the two values tried.
         overflow: Extreme inputs at which the loss is not finite though it could be: what, and the number tried.
         log_of_zero: Likewise for the decoder's output at the ends of its range.
         silent: The loss for data outside the range of the family; None where it refuses or there is no range.
         prior_variance: Variance of the prior where the form and the constant of the divergence belong to one; None otherwise.
-        noise: Standard error of effective beta where the loss is random, relative.
+        noise: Relative half-width of the 95 % interval of effective beta where the loss is random; 0 where it is exact.
     """
 
     probe: Probe
@@ -76,6 +77,7 @@ class Measured:
     scaling: dict[str, Scaling]
     slopes: dict[str, Slope]
     interaction: float
+    revived: dict[str, tuple[float, float]]
     unused: dict[str, tuple[float, float]]
     overflow: tuple[tuple[str, float], ...]
     log_of_zero: tuple[tuple[str, float], ...]
@@ -92,7 +94,9 @@ class Measured:
 
 def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
     """Measures a loss: its terms, how they scale, their gradients, and where its numbers break."""
-    probe = replace(probe, seeds=48 if _random(probe) else 1)
+    if _random(probe):
+        inside = replace(probe, inside=True)
+        probe = _many(probe) if _random(inside) else inside
     div = divergence.measure(probe)
     probe = replace(probe, draw=div.draw)
     rec = reconstruction.measure(probe)
@@ -103,18 +107,39 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         _scalings(probe, rec, div, set(fixed)),
         _slopes(probe, div),
         _interaction(probe, rec, div),
+        _revived(probe, div),
         _unused(probe, div),
         _overflow(probe, div),
         _log_of_zero(probe, rec),
         _silent(probe, rec),
         _prior_variance(probe, div),
-        0.05 if probe.seeds > 1 else 0.0,
+        _noise(probe, div),
     )
 
 
 def _random(probe: Probe) -> bool:
     batch = draw_batch(np.random.default_rng(3), probe.layout, probe.domain)
     return len({probe.value(batch, seed) for seed in (0, 1, 2)}) > 1
+
+
+def _many(probe: Probe) -> Probe:
+    """The same with many rows and seeds, for the average of a random loss."""
+    rows = replace(probe, layout=probe.layout.rows(8 * probe.layout.batch), seeds=24)
+    try:
+        rows.value(draw_batch(np.random.default_rng(3), rows.layout, rows.domain))
+        return rows
+    except Failed:
+        return replace(probe, seeds=96)
+
+
+def _noise(probe: Probe, div: Divergence) -> float:
+    """Relative half-width of the 95 % interval of the weight of a random loss's divergence, from four sets of seeds."""
+    if probe.seeds == 1 or div.form is None:
+        return 0.0
+    base = draw_batch(np.random.default_rng(5), probe.layout, probe.domain)
+    sets = [replace(probe, first_seed=1000 * k) for k in range(4)]
+    found = [divergence.slope(p, div.form, base, REGIME[div.shape], np.random.default_rng(29)) for p in sets]
+    return 3.18 * float(np.std(found, ddof=1)) / 2 / max(abs(div.weight), 1e-300)  # Student's t, 3 degrees of freedom
 
 
 def typical(probe: Probe, div: Divergence, seed: int = 11, regime: str | None = None) -> Batch:
@@ -128,9 +153,11 @@ def typical(probe: Probe, div: Divergence, seed: int = 11, regime: str | None = 
 # ------------------------------------------------------------------------------------------------------------- scaling
 def variations(layout: Layout, fixed: set[str]) -> dict[str, Layout]:
     """The layout with one size doubled at a time."""
-    found = {"batch": replace(layout, batch=2 * layout.batch)}
+    found = {"batch": layout.rows(2 * layout.batch)}
     found |= {"latents": replace(layout, latent=(2 * layout.latent[0], *layout.latent[1:]))}
     many = len(layout.data) > 1
+    if layout.square:
+        return {name: changed for name, changed in found.items() if name not in fixed}
     found |= {(f"pixels axis {i}" if many else "pixels"): layout.axis(i, 2) for i in range(len(layout.data))}
     return {name: changed for name, changed in found.items() if name.split(" ")[0] not in fixed}
 
@@ -140,12 +167,11 @@ def weights(probe: Probe, rec: Reconstruction, div: Divergence) -> tuple[float, 
     rng = np.random.default_rng(5)
     base = draw_batch(rng, probe.layout, probe.domain)
     try:
-        again = reconstruction.measure(probe) if rec.moves[1] else rec
+        a = reconstruction.weight_at(probe, rec) if rec.moves[1] else rec.weight
         b = divergence.slope(probe, div.form, base, REGIME[div.shape], rng) if div.form else 0.0
     except Failed:
         return None
-    same = again.name.split(" (")[0] == rec.name.split(" (")[0]
-    return (again.weight, b) if same else None
+    return None if a is None else (a, b)
 
 
 def _scalings(probe: Probe, rec: Reconstruction, div: Divergence, fixed: set[str]) -> dict[str, Scaling]:
@@ -200,7 +226,7 @@ def _gradients(probe: Probe, batch: Batch, roles: list[str]) -> dict[str, np.nda
     step = 1e-6
     bend = (probe.std(batch.head + step) - probe.std(batch.head - step)) / (2 * step)
     for weight, node, arrays in probe.draws(batch):
-        found = probe.gradients(arrays, [*roles, "z"] if "z" in arrays else roles)
+        found = probe.gradients(arrays, [*roles, "z"] if "z" in arrays else roles, node)
         if found is None:
             return None
         through = {"mu": 1.0, "head": node * bend} if "z" in arrays else {}
@@ -234,18 +260,33 @@ def _interaction(probe: Probe, rec: Reconstruction, div: Divergence) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------- constants
+def _numbers(probe: Probe) -> dict[str, tuple[float, float]]:
+    """Constants that are numbers and no sizes, with another value to try."""
+    constants = probe.binding.constants.items()
+    numbers = {n: float(v) for n, v in constants if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {n: (value, 1.7 * value + 0.37) for n, value in numbers.items() if n not in probe.binding.sizes}
+
+
+def _revived(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
+    """What to set so that a divergence without effect gets one."""
+    if div.shape != "flat":
+        return {}
+    near, far = (typical(probe, div, 31, regime) for regime in ("small", "medium"))
+    return {name: pair for name, pair in _numbers(probe).items() if _differ(probe, near, far, {name: pair[1]})}
+
+
+def _differ(probe: Probe, one: Batch, other: Batch, constants: dict[str, float]) -> bool:
+    try:
+        return not flat([probe.value(one, **constants), probe.value(other, **constants)], probe)
+    except Failed:
+        return False
+
+
 def _unused(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
     """Weights that are given and move nothing, here and at three sizes of the divergence."""
-    found = {}
     batches = [typical(probe, div, 31, regime) for regime in ("small", "medium", "large")]
-    for name, value in probe.binding.constants.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or name in probe.binding.sizes or not (is_beta(name) or is_weight(name)):
-            continue
-        other = 1.7 * float(value) + 0.37
-        if not any(_moved_by(probe, batch, name, float(value), other) for batch in batches):
-            found[name] = (float(value), other)
-    return found
+    weights = {n: pair for n, pair in _numbers(probe).items() if is_beta(n) or is_weight(n)}
+    return {n: pair for n, pair in weights.items() if not any(_moved_by(probe, b, n, *pair) for b in batches)}
 
 
 def _moved_by(probe: Probe, batch: Batch, name: str, value: float, other: float) -> bool:
@@ -310,7 +351,7 @@ def _silent(probe: Probe, rec: Reconstruction) -> float | None:
 def _prior_variance(probe: Probe, div: Divergence) -> float | None:
     """The variance s^2 of a prior N(0, s^2) to which the form belongs, told from a wrong proportion by its constant.
 
-    The divergence from N(0, s^2) at the unit posterior is `(1/s^2 - 1 + log s^2) / 2` an entry; a term that merely weighs
+    The divergence from N(m, s^2) at N(m, 1) is `(1/s^2 - 1 + log s^2) / 2` an entry; a term that merely weighs
     too much has another value there. The value of an entry is seen when the number of latents is doubled.
     """
     form = div.form
@@ -319,6 +360,8 @@ def _prior_variance(probe: Probe, div: Divergence) -> float | None:
     variance = form.log / form.mean
     if abs(variance - 1) < 0.02:
         return 1.0
+    if probe.seeds > 1 or probe.layout.square:
+        return None
     per_entry = (1 / variance - 1 + float(np.log(variance))) / 2
     try:
         here, there = (_at_unit(replace(probe, layout=layout), form) for layout in (probe.layout, variations(probe.layout, set())["latents"]))
@@ -331,4 +374,4 @@ def _prior_variance(probe: Probe, div: Divergence) -> float | None:
 def _at_unit(probe: Probe, form: divergence.Form) -> float:
     base = draw_batch(np.random.default_rng(23), probe.layout, probe.domain)
     shape = (probe.layout.batch, *probe.layout.latent)
-    return probe.value(replace(base, mu=np.zeros(shape), head=form.head.from_log_variance(np.zeros(shape))))
+    return probe.value(replace(base, mu=np.full(shape, -form.shift / form.mean), head=form.head.from_log_variance(np.zeros(shape))))

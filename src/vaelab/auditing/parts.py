@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
-from .bench import Watch, seeded
+from .sandbox import Watch, seeded
 from .hooks import LEAF, NOISE, Key, Node, Tape
 from .roles import guess
 
@@ -172,11 +172,10 @@ class Finder:
 
     def kind(self, node: Node, z: Node) -> str | None:
         """What a shift of a node does to z: "mu" if it is the same under every draw, "head" if the draw decides."""
-        before = [self.again({}, z.key, seed) for seed in (11, 12)]
-        moved = [self.again({k.key: k.tensor.detach() + 0.1 for k in self.r.origins(node)}, z.key, seed) for seed in (11, 12)]
-        if any(a.shape != b.shape for a, b in zip(before, moved, strict=True)):
-            return None
-        first, second = (after - b4 for b4, after in zip(before, moved, strict=True))
+        held = {n.key: n.tensor.detach() for n in self.r.origins(node)}
+        shifted = {key: tensor + 0.1 for key, tensor in held.items()}
+        # The plain value is put in as well, since other noise (dropout, noisy data) moves the node itself between draws.
+        first, second = (self.again(shifted, z.key, seed) - self.again(held, z.key, seed) for seed in (11, 12))
         largest = max(first.abs().max(), second.abs().max())
         if not torch.isfinite(largest) or largest < 1e-9:
             return None
@@ -220,7 +219,8 @@ class Finder:
         layers = self.tape.made_from(n for n in after if self.r.is_layer(self.tape.nodes[n]))
         wanted = layers & self.tape.reaches(self.r.roots)
         named = [(name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % self.r.x.numel() == 0]
-        named.sort(key=lambda item: (_rank(item[0]), -item[1].number))
+        # Of what forward returns the first counts, unless a name says otherwise; of submodules the last.
+        named.sort(key=lambda item: (_rank(item[0]), _named(item[0]) != "output", -item[1].number * (_rank(item[0]) >= len(FIRST))))
         return named + [("", n) for n in self._raw_outputs(z, wanted)]
 
     def _raw_outputs(self, z: Node | None, wanted: set[int]) -> list[Node]:
@@ -302,8 +302,8 @@ def _rank(name: str) -> int:
     if not name:
         return 99
     head = name.split(":")[0].split(".")[0]
-    base = FIRST.index(head) if head in FIRST else 20
-    return base + (10 if ":in" in name else 0)
+    base = FIRST.index(head) if head in FIRST else len(FIRST)
+    return base + (len(FIRST) if ":in" in name else 0)
 
 
 def _named(name: str) -> str | None:

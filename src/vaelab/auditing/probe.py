@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import BadInput, one_line
-from .frameworks import Arrays, NumPy, candidates
+from .frameworks import Arrays, NumPy, candidates, fixed_noise
 from .inputs import Batch, Layout, draw_batch
 from .laws import HEADS, Head
 from .roles import Binding
@@ -41,7 +42,9 @@ class Probe:
         domain: Kind of made-up data that it accepts.
         choice: Which parts of a structured result make the loss; empty for a plain number.
         draw: The reading of the head from which `z` is drawn.
+        inside: The callable draws its own standard normal noise, which the nodes of a quadrature stand in for.
         seeds: Calls with different random numbers that a value is averaged over.
+        first_seed: The first of them.
         seconds: Time limit of one call.
     """
 
@@ -53,7 +56,9 @@ class Probe:
     domain: str
     choice: tuple[str, ...] = ()
     draw: Head = HEADS[0]
+    inside: bool = False
     seeds: int = 1
+    first_seed: int = 0
     seconds: float = 20.0
 
     @property
@@ -64,9 +69,9 @@ class Probe:
     def value(self, batch: Batch, seed: int = 0, **constants: Any) -> float:
         """The loss: the mean over seeds and, where it takes z, over a quadrature of the posterior's noise."""
         parts = [
-            weight * self._once(arrays, seed + i, constants)
+            weight * self._once(arrays, self.first_seed + seed + i, constants, node)
             for i in range(self.seeds)
-            for weight, _, arrays in self.draws(batch)
+            for weight, node, arrays in self.draws(batch)
         ]
         return float(np.sum(parts)) / self.seeds
 
@@ -76,28 +81,28 @@ class Probe:
         Three nodes of Gauss and Hermite are exact for sums, over entries, of polynomials up to degree 5.
         """
         arrays = {role: array for role, array in batch.arrays().items() if role in self.binding.roles}
-        if "z" not in self.binding.roles:
-            return [(1.0, 0.0, arrays)]
-        std = self.std(batch.head)
         nodes = ((1 / 6, -(3**0.5)), (2 / 3, 0.0), (1 / 6, 3**0.5))
+        if "z" not in self.binding.roles:
+            return [(weight, node, arrays) for weight, node in nodes] if self.inside else [(1.0, 0.0, arrays)]
+        std = self.std(batch.head)
         return [(weight, node, {**arrays, "z": batch.mu + std * node}) for weight, node in nodes]
 
     def std(self, head: np.ndarray) -> np.ndarray:
         """The posterior's standard deviation under the reading from which z is drawn."""
         return np.exp(0.5 * self.draw.log_variance(head))
 
-    def at(self, arrays: Arrays, seed: int = 0) -> float:
-        """The loss at given arrays."""
-        return self._once(arrays, seed, {})
+    def at(self, arrays: Arrays, node: float = 0.0) -> float:
+        """The loss at given arrays and base noise."""
+        return self._once(arrays, 0, {}, node)
 
-    def gradients(self, arrays: Arrays, roles: Sequence[str], seed: int = 0) -> dict[str, np.ndarray] | None:
+    def gradients(self, arrays: Arrays, roles: Sequence[str], node: float = 0.0) -> dict[str, np.ndarray] | None:
         """The gradient by role at given arrays, or None where the framework has none."""
 
         def scalar(tensors: dict[str, Any]) -> Any:
-            parts = [self.framework.mean(part) for part in self._parts(self._call(tensors, seed, {}))]
+            parts = [self.framework.mean(part) for part in self._parts(self._call(tensors, 0, {}))]
             return sum(parts[1:], start=parts[0])
 
-        with self._protected():
+        with self._protected(), fixed_noise(self.framework, node if self.inside else None):
             return self.framework.gradients(scalar, arrays, roles, self.dtype)
 
     def result(self, batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
@@ -109,9 +114,9 @@ class Probe:
         named = {name: self.framework.number(part) for name, part in parts_of(raw).items()}
         return {name: array for name, array in named.items() if array is not None}
 
-    def _once(self, arrays: Arrays, seed: int, constants: Mapping[str, Any]) -> float:
+    def _once(self, arrays: Arrays, seed: int, constants: Mapping[str, Any], node: float) -> float:
         tensors = {role: self.framework.make(array, self.dtype) for role, array in arrays.items()}
-        with self._protected():
+        with self._protected(), fixed_noise(self.framework, node if self.inside else None):
             numbers = [self.framework.number(part) for part in self._parts(self._call(tensors, seed, constants))]
         if any(n is None or n.size == 0 for n in numbers):
             raise Failed("returned something that is no number")
@@ -141,7 +146,13 @@ class Probe:
     @contextmanager
     def _protected(self) -> Iterator[None]:
         """Quiet, in time, and with an error of the callable told as such."""
-        with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(self.seconds), same_state(self.fn):
+        with (
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+            time_limit(self.seconds),
+            same_state(self.fn),
+            self.framework.precision(self.dtype),
+        ):
             warnings.simplefilter("ignore")
             try:
                 yield
@@ -207,9 +218,16 @@ def _settled(probe: Probe, total: str | None) -> Probe:
     rng = np.random.default_rng(7)
     batch, other = (draw_batch(rng, probe.layout, probe.domain) for _ in range(2))
     probe = replace(probe, choice=_choice(probe, batch, other, total))
-    if not np.isfinite(probe.value(batch)):
+    values = [probe.value(b) for b in (batch, other)]
+    if not np.all(np.isfinite(values)):
         raise Failed("returned a value that is not finite")
-    return probe
+    # A callable may cast down inside: what it returns then has no more digits than float32.
+    coarse = all(value == float(np.float32(value)) for value in values) and not _vector(probe, batch)
+    return replace(probe, dtype="float32") if coarse else probe
+
+
+def _vector(probe: Probe, batch: Batch) -> bool:
+    return any(array.size > 1 for array in probe.result(batch).values())
 
 
 def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tuple[str, ...]:
@@ -272,18 +290,19 @@ def same_state(fn: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """Puts the random states of Python, NumPy, PyTorch and TensorFlow back at the end."""
-    import torch
-
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """Puts the global random states of Python, NumPy and PyTorch back at the end."""
+    torch = sys.modules.get("torch")
+    python, numpy = random.getstate(), np.random.get_state()
+    cpu = torch.get_rng_state() if torch else None
+    cuda = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_available() else []
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
+        if torch and cpu is not None:
+            torch.set_rng_state(cpu)
+        if torch and cuda:
             torch.cuda.set_rng_state_all(cuda)
 
 

@@ -27,20 +27,24 @@ class Reconstruction:
         weight: Its weight, not yet times the batch (of several terms or entries, their mean).
         residual: The share of the spread that is left unexplained.
         name: The family's name in words, with what is special.
+        terms: The families whose totals make up the term.
         parts: Weights of the two terms of a sum, or of ones and zeros of a Bernoulli, by name.
         columns: Weights of single entries of a row where they differ.
         moves: Whether the data, and whether the output, move the loss.
         constant: The loss at zero cost and the fixed mu and head.
+        domain: Kind of data on which it was told; empty for the probe's own.
     """
 
     family: Family | None
     weight: float
     residual: float
     name: str
+    terms: tuple[Family, ...] = ()
     parts: tuple[tuple[str, float], ...] = ()
     columns: tuple[float, ...] = ()
     moves: tuple[bool, bool] = (True, True)
     constant: float = 0.0
+    domain: str = ""
 
 
 def measure(probe: Probe, seed: int = 1) -> Reconstruction:
@@ -52,6 +56,25 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
         return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
     found = _plain(probe, base, rng) or _summed(probe, base, rng) or _columns(probe, base, rng)
     return replace(found or Reconstruction(None, float("nan"), 1.0, "unknown"), moves=moves)
+
+
+def weight_at(probe: Probe, rec: Reconstruction, seed: int = 1) -> float | None:
+    """The weight of the same term at another layout; None where it is not the same there."""
+    rng = np.random.default_rng(seed)
+    base = draw_batch(rng, probe.layout, probe.domain)
+    if rec.columns:
+        again = _columns(probe, base, rng)
+        return again.weight if again is not None and again.family is rec.family else None
+    if not rec.terms:
+        return rec.weight
+    count = 6 if probe.seeds == 1 else 40
+    batches, values = moved(probe, base, rng, count, rec.domain or probe.domain)
+    if not batches or flat(values, probe):
+        return None
+    found = fit(np.transpose([totals(family, batches) for family in rec.terms]), values)
+    if found.residual > 2 * _tolerance(probe):
+        return None
+    return float(np.mean(found.slopes)) if "classes" in rec.name else float(found.slopes[0])
 
 
 def totals(family: Family, batches: Sequence[Batch]) -> list[float]:
@@ -83,7 +106,14 @@ def _tolerance(probe: Probe) -> float:
 
 
 def _single(families: Sequence[Family], batches: Sequence[Batch], values: Sequence[float]) -> tuple[Family, Fit] | None:
-    """The family that leaves least unexplained."""
+    """The family that leaves least unexplained; of many, the likeliest on a few batches first."""
+    few = 6
+    if len(batches) > few and len(families) > few:
+        families = [family for family, _ in _ranked(families, batches[:few], values[:few])[:few]]
+    return next(iter(_ranked(families, batches, values)), None)
+
+
+def _ranked(families: Sequence[Family], batches: Sequence[Batch], values: Sequence[float]) -> list[tuple[Family, Fit]]:
     fits = []
     for family in families:
         try:
@@ -92,7 +122,7 @@ def _single(families: Sequence[Family], batches: Sequence[Batch], values: Sequen
             continue
         if np.all(np.isfinite(cost)) and np.ptp(cost) > 0:
             fits.append((family, fit(cost, values)))
-    return min(fits, key=lambda pair: pair[1].residual) if fits else None
+    return sorted(fits, key=lambda pair: pair[1].residual)
 
 
 def _plain(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:
@@ -107,12 +137,15 @@ def _plain(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstructio
         return _result(*best) if good and best is not None else None
     best_wide = _single(_known(probe, "wide"), wide, wide_values)
     if best_wide is not None and best_wide[1].residual <= _tolerance(probe):
-        return _result(*best_wide)
-    return _searched(wide, wide_values, _tolerance(probe)) or (_result(*best) if good and best is not None else None)
+        return replace(_result(*best_wide), domain="wide")
+    searched = _searched(wide, wide_values, _tolerance(probe))
+    if searched is not None:
+        return replace(searched, domain="wide")
+    return _result(*best) if good and best is not None else None
 
 
 def _result(family: Family, found: Fit) -> Reconstruction:
-    return Reconstruction(family, float(found.slopes[0]), found.residual, family.name, constant=found.constant)
+    return Reconstruction(family, float(found.slopes[0]), found.residual, family.name, (family,), constant=found.constant)
 
 
 def _searched(batches: Sequence[Batch], values: Sequence[float], tolerance: float) -> Reconstruction | None:
@@ -157,14 +190,14 @@ def _summed(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstructi
     if best is None or best[0].residual > _tolerance(probe):
         return None
     both = (families[best[1]], families[best[2]])
-    return _parts(both, best[0], " + ".join(f.name for f in both), both[0])
+    return replace(_parts(both, best[0], " + ".join(f.name for f in both), both[0]), domain=domain)
 
 
 def _parts(families: Sequence[Family], found: Fit, name: str, family: Family) -> Reconstruction:
     weights = [float(slope) for slope in found.slopes]
     parts = tuple((f.name, w) for f, w in zip(families, weights, strict=True))
     weight = float(np.mean(weights)) if "classes" in name else weights[0]
-    return Reconstruction(family, weight, found.residual, name, parts, constant=found.constant)
+    return Reconstruction(family, weight, found.residual, name, tuple(families), parts, constant=found.constant)
 
 
 def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:

@@ -107,9 +107,11 @@ class AuditReport:
         lines += [f"{name:<18} {value}" for name, value in self._rows()]
         lines += [f"note      {note}" for note in self.notes]
         for finding in self.findings:
-            lines.append(str(finding))
-            lines += [f"         seen: {finding.evidence}"] if finding.evidence else []
-            lines += [f"         more: {PAGES}/{finding.code}.md"] if finding.code in NAMES else []
+            page = [f"         more: {PAGES}/{finding.code}.md"] if finding.code in NAMES else []
+            seen = [f"         seen: {finding.evidence}"] if finding.evidence else []
+            whole = SEVERITIES.index(finding.severity) >= SEVERITIES.index("warning")
+            # What is merely worth knowing takes one line; its page says the rest.
+            lines += [str(finding), *seen, *page] if whole else [str(finding).splitlines()[0]]
         return "\n".join([*lines, f"verdict   {self.verdict}"])
 
     def _rows(self) -> list[tuple[str, str]]:

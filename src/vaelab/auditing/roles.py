@@ -39,7 +39,7 @@ _OUTPUT = {
 _X = {
     "x", "input", "inputs", "target", "targets", "data", "batch", "true", "original", "originals", "orig", "image", "images",
     "img", "imgs", "truth", "label", "labels", "real", "inp", "xs", "features", "observed", "observation", "y", "adj", "tokens",
-    "counts", "source", "sample", "samples", "gt", "clean", "in",
+    "counts", "source", "sample", "samples", "gt", "clean", "in", "adjacency",
 }  # fmt: skip
 _Z = {"z", "zs", "latent", "latents", "code", "codes", "zsample"}
 _BETA = {
@@ -49,7 +49,7 @@ _BETA = {
 }  # fmt: skip
 _WEIGHT = re.compile(r"beta|gamma|lambda|alpha|weight|coef|capacity|free|anneal|warm|factor|w_|_w$")
 _SIZES = {
-    "batch": {"batchsize", "nbatch", "batchdim", "bs", "nnodes", "numnodes", "nsamples", "batchsz"},
+    "batch": {"batchsize", "nbatch", "batchdim", "bs", "nnodes", "numnodes", "batchsz", "numsamples"},
     "pixels": {
         "inputdim", "originaldim", "inputsize", "nfeatures", "numfeatures", "featuresize", "imagesize", "imgsize", "datadim", "xdim", "ninput",
         "ninputs", "numpixels", "npixels", "pixels", "inputshape", "dimx", "indim", "features", "dinput", "numinputs", "nin",
@@ -145,6 +145,13 @@ class Binding:
     optional: frozenset[str] = field(default_factory=frozenset)
 
     @property
+    def square(self) -> bool:
+        """Whether the data are a graph's adjacency, [nodes, nodes], so that a row has as many entries as there are rows."""
+        nodes = {"nnodes", "numnodes", "numberofnodes"}
+        called = {word for name in self.names.values() for word in words(name)}
+        return bool(nodes & {"".join(words(name)) for name in self.sizes}) or bool({"adj", "adjacency"} & called)
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """Roles in use."""
         flat = [a for item in self.arguments for a in (item if isinstance(item, tuple) else (item,))]
@@ -217,7 +224,7 @@ def _binding(
     by_name = [p.name for p in used if p not in positional]
     role_of = {name: role for role, name in names.items()}
     defaults = {p.name: p.default for p in plain if p.default is not p.empty and p.name not in names.values()}
-    sizes = {p.name: size for p in plain if p.name not in given and (size := size_of(p.name)) and p.name not in names.values()}
+    sizes = {p.name: size for p in plain if (size := size_of(p.name)) and p.name not in names.values()}
     required = {p.name: 1.0 for p in plain if p.default is p.empty and is_beta(p.name)}
     keywords = by_name + [name for name in given if name not in taken and name not in arguments]
     return Binding(
@@ -274,7 +281,7 @@ def _given(inputs: str, parameters: list[inspect.Parameter] | None, given: dict[
     if missing:
         raise BadInput("constants", None, f"the callable also needs {', '.join(missing)}", f"pass constants={{{missing[0]!r}: value}}")
     defaults = {p.name: p.default for p in plain if p.default is not p.empty and p not in positional}
-    sizes = {p.name: size for p in rest if p.name not in given and (size := size_of(p.name))}
+    sizes = {name: size for name in [*given, *(p.name for p in rest)] if (size := size_of(name))}
     required = {p.name: 1.0 for p in rest if p.default is p.empty and is_beta(p.name)}
     names = {a: p.name for a, p in zip(arguments, positional, strict=False) if isinstance(a, str)}
     keywords = [p.name for p in rest if p.name in given or p.default is p.empty]

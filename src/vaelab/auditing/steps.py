@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .bench import PARTS, Watch, made_up, seeded, shapes_to_try
+from .sandbox import DECODE, ENCODE, SAMPLE, Watch, made_up, seeded, shapes_to_try
+from .hooks import Tape
 from .probe import TOTALS, parts_of
 from .roles import bind
 
@@ -21,7 +22,7 @@ LOSSES = (
     "negative_elbo neg_elbo nelbo compute_elbo elbo"
 ).split()
 MODEL_NAMES = ("model", "net", "network", "vae", "module", "autoencoder")
-STUBS = "log log_dict print manual_backward toggle_optimizer untoggle_optimizer save_hyperparameters".split()
+STUBS = "log log_dict print toggle_optimizer untoggle_optimizer clip_gradients".split()
 Suppliers = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -92,7 +93,8 @@ def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple
     for name, call in calls.items():
         try:
             seeded(0)
-            call(x)
+            with Tape():  # which leaves `backward` out
+                call(x)
         except Exception as error:  # a stranger's code
             said = said or f"{type(error).__name__}: {one_line(str(error))[:200]}"
         else:
@@ -116,7 +118,7 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
         Refused: where the batch is not accepted.
     """
     if type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule"):
-        names = [next((n for n in group if callable(getattr(model, n, None))), None) for group in (PARTS[:2], PARTS[2:8], PARTS[8:])]
+        names = [next((n for n in group if callable(getattr(model, n, None))), None) for group in (ENCODE, SAMPLE, DECODE)]
         if None in names:
             raise Refused("the model has neither forward nor encode, reparameterize and decode")
         encode, sample, decode = (getattr(model, str(name)) for name in names)
@@ -131,7 +133,9 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
     return first_form(unpacked | _form_calls(model, rest, "forward"), x)[1]
 
 
-def fitting(model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, rows: int, seed: int) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def fitting(
+    model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, kind: str, rows: int, seed: int, cast: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """A batch that the model takes, and its forward pass.
 
     Raises:
@@ -140,7 +144,7 @@ def fitting(model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, rows: 
     if data is not None:
         tries = [_rows_like(data, rows), _rows_like(data, rows).flatten(1)]
     else:
-        tries = [made_up(model, shape, rows, seed) for shape in shapes_to_try(model)]
+        tries = [cast(made_up(model, shape, kind, rows, seed)) for shape in shapes_to_try(model)]
     said = ""
     for x in tries:
         try:
@@ -155,9 +159,23 @@ def fitting(model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, rows: 
 # ------------------------------------------------------------------------------------------------------ finding a loss
 def stub_trainer(model: nn.Module) -> None:
     """Gives a Lightning module what it asks its trainer for: logging goes nowhere, backward is left out."""
-    for name in STUBS:
-        if hasattr(type(model), name) or not hasattr(model, name):
-            model.__dict__[name] = lambda *args, **kwargs: None
+    vars(model).update({name: _nothing for name in STUBS})
+    vars(model).update(manual_backward=_backward, optimizers=lambda *args, **kwargs: _IdleOptimiser())
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Stands in for logging."""
+
+
+def _backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    loss.backward()
+
+
+class _IdleOptimiser:
+    """Stands in for the trainer's optimiser; the tape leaves `backward` out, so there would be nothing to step by."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _nothing
 
 
 def find_step(
@@ -177,7 +195,11 @@ def find_step(
     """
     if loss is not None:
         named = {n: model for n in MODEL_NAMES if n in _names(loss)}
-        return Step(f"{getattr(loss, '__name__', 'loss')}", _by_roles(model, loss, forward, inputs, {**constants, **named}, suppliers))
+        called = getattr(loss, "__name__", "loss")
+        others = [n for n in _names(loss) if n not in {**constants, **named}]
+        if named and inputs is None and len(others) == 1:
+            return Step(called, lambda x: loss(**{others[0]: x}, **named, **_wanted(loss, constants)))
+        return Step(called, _by_roles(model, loss, forward, inputs, {**constants, **named}, suppliers))
     for name in STEPS:
         if callable(getattr(model, name, None)):
             stub_trainer(model)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .bench import Snapshot, Watch, labelled, seeded
-from .hooks import LEAF, Key, Node, Replay, Stopped, Tape
+from .sandbox import Snapshot, Watch, labelled, seeded
+from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape
 from .parts import Finder, Parts, Recording
 from .steps import Step, losses_in, only_losses
 
@@ -86,10 +86,10 @@ class Subject:
 
     def _again(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int) -> dict[Key, Tensor]:
         seeded(seed)
-        replay = Replay(recording.tape, swap, watch, early=True)
+        replay, x = Replay(recording.tape, swap, watch, early=True), recording.x.clone()
         try:
             with torch.no_grad(), replay:
-                self.step.run(recording.x.clone())
+                self.step.run(x)
         except Stopped:
             pass
         finally:
@@ -115,16 +115,56 @@ class Subject:
         for role, tensor in given.items():
             for key in self.parts.keys(role):
                 own = recording.tape.at(key)
-                found[key] = tensor.to(own.dtype).reshape(own.shape)
+                found[key] = _fitted(tensor.to(own.dtype), own.shape)
         return found
+
+    # ------------------------------------------------------------------------------------------------ shapes and roles
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    def unfit(self) -> str:
+        """Why the step cannot be had as a function of x, output, mu and head; empty where it can."""
+        parts = self.parts
+        sizes = {role: getattr(parts, role)[0].size if getattr(parts, role) else 0 for role in ("mu", "head", "output")}
+        if not sizes["output"] or sizes["output"] % self.x.numel():
+            return f"no output of the data's size was found ({sizes['output']} entries for {self.x.numel()})"
+        if sizes["mu"] != sizes["head"]:
+            return f"mu has {sizes['mu']} entries and the second head {sizes['head']}"
+        return f"it reaches the networks through {', '.join(parts.leaks)} besides mu, head and output" if parts.leaks else ""
+
+    def roles(self) -> tuple[str, ...]:
+        """What the loss is a function of: z too where it enters the loss directly, a scale where the decoder gives one."""
+        recording, parts = self.recording(ROWS), self.parts
+        z = parts.z is not None and parts.z.size == parts.mu[0].size and self._z_enters(recording)
+        extra = len(parts.extra) == 1 and parts.extra[0].size == parts.output[0].size
+        return ("x", "output", "mu", "head", *("z",) * z, *("scale",) * extra)
+
+    def _z_enters(self, recording: Recording) -> bool:
+        """Whether the loss takes z itself, and the noise behind it by no other way."""
+        tape = recording.tape
+        held = {n.number for n in tape.nodes if n.key in {k for role in ("mu", "head", "output", "extra") for k in self.parts.keys(role)}}
+        z = {n.number for n in tape.nodes if n.key in self.parts.keys("z")}
+        direct = not z.isdisjoint(tape.reaches(recording.roots, held))
+        other = tape.reaches(recording.roots, held | z) - held - z
+        return direct and not any(tape.nodes[n].name in NOISE for n in other)
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes for the audit of the loss: the batch, and the shapes of a row of data and of mu."""
+        shape = self.parts.mu[0].tensor.shape
+        latents = tuple(shape[1:]) if shape[0] == ROWS else (self.parts.mu[0].size // ROWS,)
+        sizes = {"batch": 6, "pixels": tuple(self.x.shape[1:]), "latents": latents}
+        classes = self.parts.output[0].size // self.x.numel() if self.parts.output else 1
+        return sizes if self.x.is_floating_point() else {**sizes, "classes": classes}
 
     # --------------------------------------------------------------------------------------------------------- the loss
     def loss(self) -> Callable[..., Any]:
-        """The model's own step as a function of x, output, mu and head (and the decoder's second output where there is one)."""
+        """The model's own step as a function of tensors in the order of `roles`, in any shape of the right size."""
+        names = ["extra" if role == "scale" else role for role in self.roles()[1:]]
 
-        def model_loss(x: Tensor, output: Tensor, mu: Tensor, head: Tensor, scale: Tensor | None = None) -> Any:
-            given = {"output": output, "mu": mu, "head": head} | ({"extra": scale} if scale is not None else {})
-            return self._loss(x, given)
+        def model_loss(x: Tensor, *tensors: Tensor) -> Any:
+            return self._loss(x, dict(zip(names, tensors, strict=True)))
 
         return model_loss
 
@@ -183,10 +223,17 @@ class Subject:
         return None
 
     def outputs(self, forward: Callable[[Tensor], Any], seed: int) -> list[Tensor]:
-        """The tensors that a forward pass returns, in the model's present mode."""
+        """The tensors that a forward pass returns in evaluation mode."""
+        self.model.eval()
         seeded(seed)
         try:
             with torch.no_grad():
                 return [t for _, t in labelled(forward(self.x.clone()), "") if t.is_floating_point()]
         finally:
-            self._state.restore_values()
+            self._state.restore()
+
+
+def _fitted(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor in the shape of the one it replaces; several samples of z, in leading dimensions, all take it."""
+    inner = next((i for i in range(len(shape)) if shape[i:].numel() == tensor.numel()), 0)
+    return tensor.reshape(shape[inner:]).expand(shape)

@@ -1,0 +1,278 @@
+"""The audit of a whole model: its own step with mu, the second head and the output given, and what surrounds it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput
+from ..core.finding import Finding
+from .sandbox import KINDS, borrowed, constructed, copied, seeded
+from .keras_model import audit_keras, is_keras
+from .laws import HEADS, Head
+from .loss import audit_loss
+from .probe import Failed, same_randomness, time_limit
+from .report import AuditReport, sorted_findings
+from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
+from .steps import Step, find_step, fitting, stub_trainer
+from .structure import audit_structure, noisy_evaluation
+from .subject import ROWS, Subject
+
+SAMPLER_ROWS = 64
+OWN = ("UN001",)
+
+
+def audit_model(
+    model: Any,
+    *,
+    data: Any = None,
+    loss: Callable[..., Any] | None = None,
+    inputs: str | None = None,
+    constants: Mapping[str, Any] | None = None,
+    declared_beta: float | None = None,
+    optimizer: Any = None,
+    seed: int = 0,
+    seconds: float = 60.0,
+    **loss_options: Any,
+) -> AuditReport:
+    """Audits a model as it stands: its loss, how it draws z, and what ignores what. It is neither trained nor changed.
+
+    Args:
+        model: A torch module (a Lightning module too), a Keras model, or a class that can be constructed without further
+            word.
+        data: A batch [B, ...] as the model takes it, or a tuple of which the first entry is the data; None: made up, in
+            (0, 1).
+        loss: The loss, where the model has none of its own; its parameters are found by their names, and one named
+            `model` is given the model.
+        inputs: Roles of the loss's parameters in order, such as "output x mu head".
+        constants: Values of further parameters of the loss, by name.
+        declared_beta: As in the audit of a loss.
+        optimizer: The optimiser, or several, to see whether a parameter is left out.
+        seed: Of the made-up data.
+        seconds: Time limit.
+        loss_options: Passed on to the audit of the loss.
+
+    Raises:
+        BadInput: for what is no such model, refuses the data, or has no code z.
+    """
+    if is_keras(model):
+        return audit_keras(model, data=data, declared_beta=declared_beta, seed=seed, **loss_options)
+    module = constructed(model)
+    with warnings.catch_warnings(), same_randomness(), time_limit(seconds), borrowed(module) as work, torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            bench = Bench.open(work, data, loss, inputs, dict(constants or {}), seed)
+            return bench.report(type(module).__name__, _left_out(module, work, optimizer), declared_beta, loss_options)
+        except Failed as late:
+            raise BadInput("model", None, str(late), "raise seconds=, or pass a smaller model") from None
+
+
+def _left_out(module: nn.Module, work: nn.Module, optimizer: Any) -> list[Any]:
+    """The optimisers on the working copy: the given ones by the names of their parameters, or the model's own."""
+    if optimizer is not None:
+        given = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+        twin = dict(zip(map(id, module.parameters()), work.parameters(), strict=True))
+        held = [twin[id(p)] for o in given for group in o.param_groups for p in group["params"] if id(p) in twin]
+        return [_Held([{"params": held}])]
+    configure = getattr(work, "configure_optimizers", None)
+    if not callable(configure):
+        return []
+    try:
+        return list(_optimisers(configure()))
+    except Exception:  # a stranger's code that asks for its trainer
+        return []
+
+
+@dataclass(frozen=True)
+class _Held:
+    param_groups: list[dict[str, Any]]
+
+
+def _optimisers(made: Any) -> Iterator[Any]:
+    """Optimisers in what `configure_optimizers` returns: one, a sequence, or a mapping with `optimizer`."""
+    if hasattr(made, "param_groups"):
+        yield made
+    elif isinstance(made, Mapping):
+        yield from _optimisers(made.get("optimizer"))
+    elif isinstance(made, (list, tuple)):
+        for item in made:
+            yield from _optimisers(item)
+
+
+# ------------------------------------------------------------------------------------------------------------ the bench
+@dataclass
+class Bench:
+    """The subject in double precision where the model allows it, and in its own."""
+
+    subject: Subject
+    native: Subject
+    forward: Callable[[Tensor], Any]
+    data: Tensor | None
+
+    @classmethod
+    def open(
+        cls, work: nn.Module, data: Any, loss: Callable[..., Any] | None, inputs: str | None, constants: dict[str, Any], seed: int
+    ) -> Bench:
+        """Finds a batch, a step and the parts of a model."""
+        first, rest = (data[0], tuple(data[1:])) if isinstance(data, (tuple, list)) else (data, ())
+        given = None if first is None else _tensor(first)
+        native, forward = _subject(work, given, rest, loss, inputs, constants, seed, torch.float32)
+        try:
+            subject, forward = _subject(copied(work).double(), given, rest, loss, inputs, constants, seed, torch.float64)
+        except Exception:  # whatever cannot be copied, or mixes precisions
+            subject = native
+        return cls(subject, native, forward, given)
+
+    # ------------------------------------------------------------------------------------------------------ the report
+    def report(self, name: str, optimisers: Iterable[Any], declared_beta: float | None, options: dict[str, Any]) -> AuditReport:
+        """All findings in one report."""
+        about = self._loss_report(name, declared_beta, options)
+        found = [*audit_structure(self.native, self.data, optimisers), *noisy_evaluation(self.subject, self.forward)]
+        found += self._sampler(about)
+        notes = (f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS, *self._where())
+        every = sorted_findings([*found, *about.findings])
+        return replace(about, subject=name, findings=every, notes=(*notes, *about.notes), verdict=_verdict(about, found))
+
+    def _where(self) -> tuple[str, ...]:
+        parts = self.subject.parts
+        return tuple(f"{role} is {path}" for role, path in parts.paths.items() if path)
+
+    def _loss_report(self, name: str, declared_beta: float | None, options: dict[str, Any]) -> AuditReport:
+        if not self.subject.step.has_loss:
+            return AuditReport(name, "", (), notes=())
+        if reason := self.subject.unfit():
+            return AuditReport(name, "", (), notes=(f"its loss could not be taken apart: {reason}",))
+        given = None if self.data is None else self.data.detach().cpu().numpy()
+        family = "categorical" if not self.subject.x.is_floating_point() else None
+        try:
+            return audit_loss(
+                self.loss(), inputs=" ".join(self.subject.roles()), sizes=self.subject.sizes(), declared_beta=declared_beta,
+                data=given, fixed=("pixels", "latents"), name=name, framework="torch", **{"family": family, **options},
+            )  # fmt: skip
+        except BadInput as refused:
+            return AuditReport(name, "", (), notes=(f"its loss could not be taken apart: {refused}",))
+
+    def loss(self) -> Callable[..., Any]:
+        """The step as a function of its roles, in the precision of what it is given.
+
+        Raises:
+            BadInput: for double precision where the model mixes precisions.
+        """
+        by_dtype = {s.x.dtype if s.x.is_floating_point() else s.dtype: s for s in (self.native, self.subject)}
+        calls = {dtype: subject.loss() for dtype, subject in by_dtype.items()}
+
+        def model_loss(*tensors: Tensor) -> Any:
+            dtype = tensors[2].dtype
+            if dtype not in calls:
+                raise BadInput("model", str(dtype), "does not run in this precision")
+            return calls[dtype](*tensors)
+
+        return model_loss
+
+    # ------------------------------------------------------------------------------------------------------ the sampler
+    def _sampler(self, about: AuditReport) -> list[Finding]:
+        parts = self.subject.parts
+        if parts.z is None or len(parts.keys("head")) == 0 or self.subject.unfit():
+            return []
+        latents = self.subject.sizes()["latents"]
+        width = int(np.prod(latents))
+
+        def sample(mu: np.ndarray, head: np.ndarray, seed: int) -> np.ndarray:
+            given = {"mu": torch.from_numpy(mu), "head": torch.from_numpy(head)}
+            z = self.subject.run(given, "z", len(mu), seed).double().numpy()
+            return z.reshape(-1, *mu.shape)[0]
+
+        head, said_by = self._reading(about, sample, width)
+        found = audit_sampler(sample, SAMPLER_ROWS, width, head, said_by)
+        if head.log_kind == "linear" and not {"SA001", "SA003"} & {f.code for f in found}:
+            found += self._clamps(sample, width, head)
+        return found
+
+    def _reading(self, about: AuditReport, sample: Any, width: int) -> tuple[Head, str]:
+        """How the divergence reads the head: as measured, or as its name says, or as the draws themselves have it."""
+        if about.second_head is not None and (known := by_name(about.second_head)) is not None:
+            return known, "the divergence as measured"
+        path = self.subject.parts.paths.get("head", "").split(":")[0].split(".")[-1]
+        if (named := read_head(path)) is not None:
+            return named, f"its name {path}"
+        return measured_reading(sample, SAMPLER_ROWS, width) or HEADS[0], "the draws themselves"
+
+    def _clamps(self, sample: Any, width: int, head: Head) -> Iterator[Finding]:
+        for side in (-1.0, 1.0) if self.subject.step.has_loss else ():
+            threshold = clamp_of(sample, SAMPLER_ROWS, width, head, side)
+            if threshold is not None and (slope := self._slope(head, side * 14.0)):
+                yield clamp_finding(threshold, slope)
+
+    def _slope(self, head: Head, lv: float) -> float:
+        """The loss's slope in the head far out, with the output held."""
+        subject, loss = self.subject, self.subject.loss()
+        shape = (ROWS, *subject.sizes()["latents"])
+        zeros, x = torch.zeros(shape, dtype=subject.dtype), subject.sized(ROWS)
+        output = torch.full(subject.recording(ROWS).tape.at(subject.parts.keys("output")[0]).shape, 0.5, dtype=subject.dtype)
+        at = torch.full(shape, float(head.from_log_variance(np.array(lv))), dtype=subject.dtype, requires_grad=True)
+        seeded(0)
+        value = loss(*(dict(x=x, output=output, mu=zeros, head=at, z=zeros, scale=output)[r] for r in subject.roles()))
+        value = sum(value.values()) if isinstance(value, Mapping) else value
+        return float(torch.autograd.grad(value.sum(), at, allow_unused=True)[0].sum()) if value.requires_grad else 0.0
+
+
+NO_LOSS = "no loss was found in the model: its loss is not audited, pass loss="
+
+
+def _verdict(about: AuditReport, found: list[Finding]) -> str:
+    errors = [f for f in (*found, *about.findings) if f.severity == "error"]
+    if errors:
+        return f"not right: {'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
+    return about.verdict or "nothing wrong with what was looked at; the loss was not"
+
+
+def _tensor(given: Any) -> Tensor:
+    """Given data as a tensor.
+
+    Raises:
+        BadInput: for what is no array of numbers [B, ...].
+    """
+    try:
+        made = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise BadInput("data", type(given).__name__, f"must be an array of numbers [B, ...] ({error})") from error
+    if made.ndim < 2 or not len(made):
+        raise BadInput("data", f"shape {tuple(made.shape)}", "must be a batch [B, ...] with at least one row", "reshape it, or add the first axis")
+    return made.detach()
+
+
+def _subject(
+    model: nn.Module, given: Tensor | None, rest: tuple[Any, ...], loss: Callable[..., Any] | None, inputs: str | None,
+    constants: dict[str, Any], seed: int, dtype: torch.dtype,
+) -> tuple[Subject, Callable[[Tensor], Any]]:  # fmt: skip
+    torch_default = next((p.dtype for p in model.parameters() if p.is_floating_point()), dtype)
+
+    def cast(item: Any) -> Any:
+        return item.to(torch_default) if isinstance(item, Tensor) and item.is_floating_point() else item
+
+    model.train()
+    model.zero_grad()
+    stub_trainer(model)
+    given = None if given is None else cast(given)
+    rest = tuple(map(cast, rest))
+    first: BadInput | None = None
+    for kind in KINDS if given is None else ("given",):
+        try:
+            x, forward = fitting(model, rest, given, kind, ROWS, seed, cast)
+            step = find_step(model, x, forward, rest, loss, inputs, constants, lambda x=x, f=forward: _paths(model, x, f))
+            return Subject(model, x, step), forward
+        except BadInput as error:  # made-up data of another kind may be within the support of the likelihood
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _paths(model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any]) -> Mapping[str, str]:
+    """Names under which the parts are seen in a forward pass."""
+    return Subject(model, x, Step("forward", forward, False)).parts.paths

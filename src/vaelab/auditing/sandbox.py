@@ -1,0 +1,242 @@
+"""A stranger's model in a sandbox: a copy to work on, a batch that it takes, and names for the tensors it makes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput, one_line
+from .probe import parts_of
+from .roles import size_of
+
+ENCODE, DECODE = ("encode", "encoder"), ("decode", "decoder", "generate")
+SAMPLE = ("reparameterize", "reparametrize", "reparameterise", "reparam", "sample_z", "sampling", "sample", "rsample")
+PARTS = (*ENCODE, *SAMPLE, *DECODE)
+WIDTHS = {"pixels": 16, "latents": 4, "batch": 6}
+MORE_WIDTHS = {
+    16: "input_dim input_size in_features n_features feature_size data_dim x_dim in_dim d_in original_dim n_input n_genes",
+    1: "in_channels channels n_channels num_channels input_channels img_channels image_channels c_in",
+    4: "latent_dim latent_size z_dim n_latent latent_dims nz zdim embedding_dim code_dim latent num_latents dim_z",
+    8: "hidden_dim hidden_size hidden h_dim n_hidden hid_dim intermediate_dim",
+    32: "image_size img_size resolution",
+}
+WIDTH_OF = {name: width for width, names in MORE_WIDTHS.items() for name in names.split()}
+SIDES = (28, 32, 64, 16, 128, 96, 48, 40, 224)
+FIRST_LAYERS = (nn.Embedding, nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.GRU, nn.RNN)
+
+
+# ------------------------------------------------------------------------------------------------------------ the copy
+def constructed(model: Any) -> nn.Module:
+    """An instance: the model itself, or one of its class with required sizes guessed from their names.
+
+    Raises:
+        BadInput: for what is no torch module, and for a class that cannot be constructed so.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not (isinstance(model, type) and issubclass(model, nn.Module)):
+        rule = "must be a torch.nn.Module, a Lightning module or a Keras model"
+        raise BadInput("model", type(model).__name__, rule, "pass an instance")
+    required = [
+        p.name
+        for p in inspect.signature(model).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if unknown := [name for name in required if not _width(name)]:
+        raise BadInput("model", f"the class {model.__name__}", f"needs {', '.join(unknown)}", "pass an instance")
+    try:
+        return model(**{name: _width(name) for name in required})
+    except Exception as error:  # whatever a stranger's constructor raises
+        said = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise BadInput("model", f"the class {model.__name__}", f"cannot be made ({said})", "pass an instance") from error
+
+
+def _width(name: str) -> int | None:
+    return WIDTH_OF.get(name) or WIDTHS.get(size_of(name) or "")
+
+
+def original(model: nn.Module) -> nn.Module:
+    """A compiled module's original; another module as it is."""
+    return getattr(model, "_orig_mod", model)
+
+
+class Snapshot:
+    """All that a step may change in a module: attributes, modes, values of parameters and buffers, gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(original(model).modules())
+        self._attributes = [(m, _shelves(vars(m))) for m in modules]
+        tensors = {id(t): t for m in modules for t in _own_tensors(m)}.values()
+        self._tensors = [(t, t._version, t.detach().clone()) for t in tensors]
+        leaves = [t for t in tensors if t.is_leaf]
+        self._gradients = [(t, t.grad, None if t.grad is None else t.grad.clone()) for t in leaves]
+
+    def restore(self) -> None:
+        """Puts everything back; values only where they were written to."""
+        self.restore_attributes()
+        with torch.no_grad():
+            for tensor, version, value in self._tensors:
+                if tensor._version != version:
+                    tensor.data.copy_(value)
+            for tensor, gradient, value in self._gradients:
+                tensor.grad = gradient
+                if gradient is not None and value is not None:
+                    gradient.copy_(value)
+
+    def restore_attributes(self) -> None:
+        """Puts attributes and modes back, such as a step's counters."""
+        for module, attributes in self._attributes:
+            vars(module).clear()
+            vars(module).update(_shelves(attributes))
+
+
+def _shelves(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes, with their dictionaries, lists and sets copied one level deep."""
+    return {key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in attributes.items()}
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    for value in (*vars(module).values(), *module._parameters.values(), *module._buffers.values()):
+        if isinstance(value, Tensor):
+            yield value
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    A tensor kept from an earlier step (`self.kl`) is no leaf, which torch refuses to copy: it is copied without history.
+    """
+    modules = original(model).modules()
+    history = {id(t): t.detach().clone() for m in modules for t in _own_tensors(m) if not t.is_leaf}
+    return copy.deepcopy(original(model), history)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+    """A deep copy of a model; where it cannot be copied the model itself. Either way the model ends as it was."""
+    snapshot = Snapshot(model)
+    try:
+        work = copied(model)
+    except Exception:  # a stranger's attribute that cannot be copied: a lock, a file
+        work = original(model)
+    try:
+        yield work
+    finally:
+        snapshot.restore()
+
+
+def seeded(seed: int) -> None:
+    """Seeds every global generator that a model on the CPU may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # a tenth of the time of torch.manual_seed, which visits every device
+
+
+# ----------------------------------------------------------------------------------------------------------- the batch
+def shapes_to_try(model: nn.Module) -> list[tuple[int, ...]]:
+    """Row shapes a model may take, read off its first layer with weights."""
+    first = next((m for m in original(model).modules() if isinstance(m, FIRST_LAYERS)), None)
+    if isinstance(first, nn.Linear):
+        wide = first.in_features
+        squares = [(c, s, s) for c in (1, 3) if c * (s := round((wide / c) ** 0.5)) ** 2 == wide and s > 3]
+        return [(wide,), *squares, (8, wide)]
+    if isinstance(first, nn.Conv2d):
+        return [(first.in_channels, side, side) for side in SIDES]
+    if isinstance(first, nn.Conv1d):
+        return [(first.in_channels, side) for side in SIDES]
+    if isinstance(first, nn.RNNBase):
+        return [(8, first.input_size)]
+    return [(8,), (16,), (32,)] if isinstance(first, nn.Embedding) else []
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "unit": lambda uniform: uniform,
+    "binary": lambda uniform: uniform.round(),
+    "counts": lambda uniform: (5 * uniform).floor(),
+}
+
+
+def made_up(model: nn.Module, shape: tuple[int, ...], kind: str, rows: int, seed: int) -> Tensor:
+    """Rows of entries of a kind, or tokens where the first layer is an embedding."""
+    tools = torch.Generator().manual_seed(seed)
+    first = next((m for m in original(model).modules() if isinstance(m, FIRST_LAYERS)), None)
+    if isinstance(first, nn.Embedding):
+        return torch.randint(1, first.num_embeddings, (rows, *shape), generator=tools)
+    return KINDS[kind](torch.rand((rows, *shape), generator=tools) * 0.9 + 0.05)
+
+
+# ---------------------------------------------------------------------------------------------------- names of tensors
+def labelled(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in a result with a path each: of tuples, mappings, dataclasses, distributions and plain objects.
+
+    Example:
+        >>> [name for name, _ in labelled({"recon": torch.zeros(1), "q": (torch.ones(1), 3)}, "forward")]
+        ['forward.recon', 'forward.q.0']
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    if isinstance(value, (Mapping, tuple, list)) or (is_dataclass(value) and not isinstance(value, type)):
+        parts = parts_of(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
+        parts = {key.lstrip("_"): part for key, part in vars(value).items()}
+    else:
+        parts = {}
+    for key, part in parts.items() if depth < 3 else ():
+        yield from labelled(part, f"{name}.{key}", depth + 1)
+
+
+class Watch:
+    """Names for the tensors that a model's methods and submodules take and return, noted while it is entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.seen: list[tuple[str, Tensor]] = []
+        self._handles: list[Any] = []
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> Watch:
+        for name, module in self.model.named_modules():
+            hook = partial(self._hook, name or "forward")
+            self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        for name in (*PARTS, "forward"):
+            method = getattr(self.model, name, None)
+            if inspect.isroutine(method):
+                self._before[name] = vars(self.model).get(name)
+                vars(self.model)[name] = self._wrapped(name, method)
+        return self
+
+    def _hook(self, name: str, _: Any, args: Any, kwargs: Any, result: Any) -> None:
+        self.note(name, args, kwargs, result)
+
+    def _wrapped(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            self.note(name, args, kwargs, result)
+            return result
+
+        return call
+
+    def note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        """Remembers the tensors of one call: those taken by `name:in`, those returned by `name`."""
+        self.seen += labelled([*args, *kwargs.values()], f"{name}:in")
+        self.seen += labelled(result, name)
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for name, before in self._before.items():
+            vars(self.model).pop(name)
+            if before is not None:
+                vars(self.model)[name] = before

@@ -1,0 +1,264 @@
+"""What a whole model does besides its loss: what ignores what, what never trains, ranges and shapes that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.finding import Finding
+from .codes import finding
+from .hooks import LEAF, Node
+from .parts import Recording
+from .subject import ROWS, Subject
+
+STILL = 1e-6  # relative moves below this are rounding
+SQUASHED = frozenset(("binary_cross_entropy_with_logits", "sigmoid", "special_expit", "logsigmoid"))
+REACH = 40.0  # pre-activations at which every bounded activation is at its bound
+
+
+def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[Any]) -> list[Finding]:
+    """All findings of this file on one model."""
+    with subject.jittered():
+        recording = subject.record(subject.x)
+        found = [*_ignored(subject), *_gradients(subject, recording, optimisers)]
+    checks: tuple[Iterator[Finding], ...] = (_crossed(subject, recording), _ranges(subject, data), _start(subject))
+    return [*found, *(f for check in checks for f in check)]
+
+
+# -------------------------------------------------------------------------------------------------- what ignores what
+def _move(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
+
+
+def _noise(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=like.dtype)
+
+
+def _ignored(subject: Subject) -> Iterator[Finding]:
+    parts, model = subject.parts, "on weights moved at random, so that no zero of an initialisation hides it"
+    if parts.output and parts.z is not None:
+        moves = {role: _answer(subject, role) for role in ("z", "mu")}
+        if moves["z"] < STILL and moves["mu"] < STILL:
+            yield finding(
+                "MO001", "error", measured=moves["z"], unit="relative move of the output when z is drawn anew",
+                evidence=f"decoder output of {ROWS} rows under two z, {model}",
+                why="nothing the decoder returns is made from z, so the encoder is trained by the divergence alone",
+                advice="pass z to the decoder: recon = self.decode(z)",
+            )  # fmt: skip
+        elif moves["z"] < STILL:
+            yield finding(
+                "SA003", "error", "the decoder is given the mean", measured=moves["z"], unit="relative move of the output when z is drawn anew",
+                evidence=f"the output moves by {moves['mu']:.3g} with mu and not with z, {model}",
+                why="z is drawn and not used, so the decoder never sees noise", advice="pass z, not mu: recon = self.decode(z)",
+            )  # fmt: skip
+    other = subject.sized(ROWS).flip(0) if not subject.x.is_floating_point() else 1 - subject.sized(ROWS).flip(0)
+    blind = {role: _move(subject.run({}, role, ROWS, 1), subject.run({}, role, ROWS, 1, other)) for role in ("mu", "head")}
+    if max(blind.values()) < STILL:
+        yield finding(
+            "MO002", "error", measured=max(blind.values()), unit="relative move of mu and the head when the data change",
+            evidence=f"mu and the head of {ROWS} rows under two batches, {model}",
+            why="nothing the encoder returns is made from the data, so z can carry nothing about them",
+            advice="feed the batch to the encoder: mu, logvar = self.encode(x)",
+        )  # fmt: skip
+
+
+def _answer(subject: Subject, role: str) -> float:
+    """How far the output moves when z, or mu, is replaced."""
+    own = subject.recording(ROWS).tape.at(subject.parts.keys(role)[0])
+    return _move(*(subject.run({role: 2 * _noise(own, seed)}, "output", ROWS, 1) for seed in (1, 2)))
+
+
+# ---------------------------------------------------------------------------------------------------- what never trains
+def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]) -> Iterator[Finding]:
+    trainable = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
+    yield from _cut_off(subject, recording)
+    if not subject.step.has_loss or not recording.roots:
+        return
+    tape = recording.tape
+    reached = recording.parameters(tape.reaches(recording.roots))
+    called = recording.parameters(range(len(tape.nodes)))
+    slopes = _slopes(recording, trainable)
+    dead = [n for n, p in trainable.items() if id(p) in reached and (slopes[n] is None or p.ndim > 1 and not slopes[n].any())]
+    if dead:
+        yield _never(dead, trainable, "error", "the loss is made from it, and no gradient comes back: it stands behind detach, no_grad or .item()",
+                     "take detach() or no_grad() off the way from the loss to it")  # fmt: skip
+    idle = [n for n, p in trainable.items() if id(p) not in reached]
+    if idle:
+        where = "is called, and the loss is not made from it" if any(id(trainable[n]) in called for n in idle) else "is not called in the step"
+        yield _never(idle, trainable, "info", f"it {where}", "remove it, or use it")
+    owned = list(optimisers)
+    held = {id(p) for o in owned for group in o.param_groups for p in group["params"]}
+    left = [n for n, p in trainable.items() if owned and id(p) in reached and id(p) not in held]
+    if left:
+        yield _never(left, trainable, "error", "the loss depends on it and no optimiser has it", "optimizer = torch.optim.Adam(model.parameters())")
+
+
+def _slopes(recording: Recording, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
+    roots = [recording.tape.nodes[n].tensor.sum() for n in recording.roots if recording.tape.nodes[n].tensor.requires_grad]
+    if not roots:
+        return dict.fromkeys(trainable)
+    found = torch.autograd.grad(torch.stack([r.double() for r in roots]).sum(), list(trainable.values()), allow_unused=True, retain_graph=True)
+    return dict(zip(trainable, found, strict=True))
+
+
+def _never(names: list[str], trainable: Mapping[str, nn.Parameter], severity: Any, why: str, advice: str) -> Finding:
+    entries = sum(trainable[n].numel() for n in names)
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return finding("GR003", severity, shown, measured=entries, unit="entries without training", why=why, advice=advice,
+                   evidence=f"one training step and its gradients: {len(names)} of {len(trainable)} parameters")  # fmt: skip
+
+
+def _cut_off(subject: Subject, recording: Recording) -> Iterator[Finding]:
+    """Heads that the output is made from, and that it sends no gradient to."""
+    if not subject.parts.output:
+        return
+    tape = recording.tape
+    output = _node(recording, subject.parts.output[0])
+    above = tape.reaches([output.number])
+    for role, name in (("mu", "mean"), ("head", "second head")):
+        nodes = [n for n in (_node(recording, part) for part in getattr(subject.parts, role)) if n.number in above and n.tensor.requires_grad]
+        if nodes and not _reaches_back(output, nodes):
+            yield finding(
+                "GR001", "error", f"z is cut off from the {name}", measured=0.0, unit="gradient of the output",
+                evidence=f"the output is made from the {name} and its gradient there is None",
+                why="the draw of z is taken under no_grad, detached, or by sample() instead of rsample()",
+                advice="z = mu + std * torch.randn_like(std), or q.rsample()",
+            )  # fmt: skip
+
+
+def _reaches_back(output: Node, nodes: list[Node]) -> bool:
+    if not output.tensor.requires_grad:
+        return False
+    found = torch.autograd.grad(output.tensor.sum(), [n.tensor for n in nodes], allow_unused=True, retain_graph=True)
+    return any(slope is not None for slope in found)
+
+
+def _node(recording: Recording, part: Node) -> Node:
+    """The node of another recording of the same step."""
+    return next(n for n in recording.tape.nodes if n.key == part.key)
+
+
+# -------------------------------------------------------------------------------------------------- shapes that do not fit
+def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
+    """Broadcasts that pair one row with another, between output and data, and between mu and the head."""
+    parts, tape = subject.parts, recording.tape
+
+    def sides(nodes: Iterable[Node]) -> set[int]:
+        return tape.made_from([_node(recording, n).number for n in nodes], lambda n: not recording.is_layer(n))
+
+    mu, head, output = sides(parts.mu), sides(parts.head), sides(parts.output)
+    plain = tape.made_from([n.number for n in tape.nodes if _is_data(recording, n)], lambda n: not recording.is_layer(n)) - recording.weights
+    wanted = tape.reaches(recording.roots)
+    pairs = (("RE008", "output and data", output, plain - output), ("KL005", "mu and the second head", mu - head - recording.noise, head - mu - recording.noise))
+    for code, what, one, other in pairs:
+        for node in tape.nodes if subject.step.has_loss else ():
+            shapes = [tape.nodes[p].tensor.shape for side in (one, other) for p in node.parents if p in side]
+            if node.number in wanted and len(shapes) >= 2 and (grown := _grown(shapes)):
+                yield _mixed(code, what, [tuple(s) for s in shapes[:2]], grown, node.name)
+                break
+    if parts.mu and parts.head and parts.mu[0].size < parts.head[0].size:
+        shapes = [tuple(part[0].tensor.shape) for part in (parts.mu, parts.head)]
+        yield _mixed("KL005", "mu and the second head", shapes, parts.head[0].size / parts.mu[0].size, "the divergence")
+
+
+def _is_data(recording: Recording, node: Node) -> bool:
+    return node.key == LEAF and node.tensor.data_ptr() == recording.x.data_ptr()
+
+
+def _grown(shapes: list[torch.Size]) -> float:
+    """How much larger the broadcast of two shapes is than the larger of them; 0 where it is not, or they do not fit."""
+    try:
+        whole = torch.broadcast_shapes(*shapes[:2]).numel()
+    except RuntimeError:
+        return 0.0
+    largest = max(s.numel() for s in shapes[:2])
+    return whole / largest if whole > largest else 0.0
+
+
+def _mixed(code: str, what: str, shapes: list[tuple[int, ...]], grown: float, call: str) -> Finding:
+    return finding(
+        code, "error", f"{what} are broadcast", measured=grown, unit="times the entries that belong together",
+        evidence=f"shapes {shapes[0]} and {shapes[1]} meet in {call}, with {ROWS} rows",
+        why="the shapes differ, so that entries of one row are compared with those of another",
+        advice="give both the same shape: output = output.view_as(x)",
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ ranges that do not fit
+def _ranges(subject: Subject, data: Tensor | None) -> Iterator[Finding]:
+    """The decoder's range at its ends, against the loss that takes it and the data it is compared with."""
+    recording, parts = subject.recording(ROWS), subject.parts
+    layers = subject.last_layers(recording)
+    if not parts.output or not layers:
+        return
+    squashed = [n for n in _squashings(subject, recording, layers)]
+    ends = subject.at_ends(recording, layers, [n.key for n in squashed] + [parts.output[0].key], REACH)
+    for node in squashed:
+        low, high = ends[node.key]
+        if 0.1 < high - low < 10:
+            yield finding(
+                "RE002", "error", "the output is squashed twice", measured=high, unit="largest logit that can be reached",
+                evidence=f"the decoder's last layer driven to ±{REACH:g}: what {node.name} takes stays within [{low:.3g}, {high:.3g}]",
+                why="the loss takes logits and is given values that an activation has already squashed",
+                advice="leave the decoder's last activation out, or use F.binary_cross_entropy",
+            )  # fmt: skip
+            return
+    yield from _outside(subject, data, *ends[parts.output[0].key])
+
+
+def _squashings(subject: Subject, recording: Recording, layers: list[Node]) -> Iterator[Node]:
+    """What the squashing calls of the loss take, where an activation stands between it and the last layer."""
+    tape = recording.tape
+    behind = tape.made_from([n.number for n in layers], lambda n: not recording.is_layer(n))
+    for number in sorted(tape.reaches(recording.roots) & behind) if subject.step.has_loss else ():
+        node = tape.nodes[number]
+        if node.name in SQUASHED:
+            yield from (tape.nodes[p] for p in node.parents if p in behind and tape.nodes[p].key != LEAF)
+
+
+def _outside(subject: Subject, data: Tensor | None, low: float, high: float) -> Iterator[Finding]:
+    """Data that the decoder cannot reach; only for data that the user gave."""
+    if data is None or not subject.step.has_loss:
+        return
+    targets = subject.targets(data)
+    if targets is None or high - low > 2 * REACH - 1 or high - low < 1e-3:
+        return
+    outside = ((targets < low - 0.02 * (high - low)) | (targets > high + 0.02 * (high - low))).double().mean().item()
+    if outside > 0.001:
+        yield finding(
+            "RE003", "warning", "of the decoder", measured=outside, unit="share of the data's entries",
+            evidence=f"the output stays within [{low:.3g}, {high:.3g}] with its last layer driven to ±{REACH:g}; the data reach from {targets.min():.3g} to {targets.max():.3g}",
+            why="the decoder's last activation cannot reach these values", advice="scale the data to the decoder's range, or leave the last activation out",
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- loss at start
+def _start(subject: Subject) -> Iterator[Finding]:
+    if not subject.step.has_loss:
+        return
+    recording = subject.recording(ROWS)
+    value = float(sum(recording.tape.nodes[n].tensor.double().mean() for n in recording.roots))
+    if value != value or abs(value) == float("inf"):
+        yield finding(
+            "MO003", "error", "not finite", measured=value, unit="loss at the given weights",
+            evidence=f"one training step on {ROWS} rows", why="some value overflows or leaves the range of a logarithm before any training",
+            advice="look at the head's first values: logvar.clamp(-10, 10), and at the scale of the data",
+        )  # fmt: skip
+
+
+def noisy_evaluation(subject: Subject, forward: Callable[[Tensor], Any]) -> Iterator[Finding]:
+    """Whether the forward pass in evaluation mode draws noise."""
+    subject.model.eval()
+    one, other = (subject.outputs(forward, seed) for seed in (1, 2))
+    moves = [_move(a, b) for a, b in zip(one, other, strict=False) if a.shape == b.shape]
+    if moves and max(moves) > STILL:
+        yield finding(
+            "SA004", "info", measured=max(moves), unit="relative move of what forward returns, between two calls",
+            evidence="two forward passes in evaluation mode on the same batch",
+            why="z is drawn in evaluation mode too: right for the bound, and noise in embeddings and reconstructions",
+            advice="use mu where you need a code: z = mu if not self.training else mu + std * eps",
+        )  # fmt: skip

@@ -1,0 +1,39 @@
+"""For anyone's own test suite: one line that holds a loss to its bound. With pytest there is a fixture of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .auditing.report import AuditReport
+from .auditing.run import audit
+from .core.finding import SEVERITIES
+
+
+def assert_elbo(loss: Callable[..., Any], *, allow: str = "warning", **options: Any) -> AuditReport:
+    """Fails unless a loss is beta times the divergence plus the negative log-likelihood, with the declared beta.
+
+    Args:
+        loss: The loss, or a model.
+        allow: The worst severity that passes: "info" or "warning".
+        **options: As in `vaelab.audit`: inputs, constants, sizes, declared_beta, family, ...
+
+    Returns:
+        The report.
+
+    Raises:
+        AssertionError: with the whole report, where a finding is worse than allowed.
+        BadInput: where the loss cannot be called.
+
+    Example:
+        >>> import torch
+        >>> def vae_loss(x, logits, mu, log_var):
+        ...     fit = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        ...     return (fit - 0.5 * torch.sum(1 + log_var - mu**2 - log_var.exp())) / len(x)
+        >>> round(assert_elbo(vae_loss).effective_beta, 6)
+        1.0
+    """
+    report = audit(loss, **options)
+    if SEVERITIES.index(report.severity) > SEVERITIES.index(allow):  # type: ignore[arg-type]
+        raise AssertionError(f"this is not the bound it is taken for\n{report}")
+    return report
