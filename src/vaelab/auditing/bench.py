@@ -37,19 +37,24 @@ class Reading:
 def readings_of(model: KnownVAE) -> tuple[Reading, ...]:
     """The model's own density first; then those that strangers' code is known to use in its place."""
     own, share = model.log_density, 1 / model.pixels
-    usual = (Reading("the model's own density", own, constant=0.5 * LOG_2PI if model.family == "gaussian" else 0.0),)
-    usual += (Reading("draws of the prior instead of the encoder's", own, prior=True, constant=usual[0].constant),)
+    constant = 0.5 * LOG_2PI if model.family == "gaussian" else 0.0
+    usual = (
+        Reading("the model's own density", own, constant=constant),
+        Reading("draws of the prior instead of the encoder's", own, prior=True, constant=constant),
+    )
     if model.family != "gaussian":
         return (*usual, Reading("the mean over features instead of the sum", lambda x, y: share * own(x, y), "RE001"))
     return (
         *usual,
-        Reading("squared error without the half, so sigma^2 = 1/2", _unit_error, "RE006", constant=0.5 * math.log(math.pi)),
+        Reading(
+            "squared error without the half, so sigma^2 = 1/2", _unhalved, "RE006", constant=0.5 * math.log(math.pi)
+        ),
         Reading("half the mean squared error over features", lambda x, y: -0.5 * share * (x - y) ** 2, "RE001"),
         Reading("the mean squared error over features", lambda x, y: -share * (x - y) ** 2, "RE001"),
     )
 
 
-def _unit_error(x: Any, output: Any) -> Any:
+def _unhalved(x: Any, output: Any) -> Any:
     return -((x - output) ** 2) - 0.5 * math.log(math.pi)
 
 
@@ -77,17 +82,19 @@ class Bench:
         mu, logvar = self.model.encode(batch)
         half, labels = len(x) // 2, torch.zeros(len(x) // 2, dtype=torch.long)
         self.model.drawn()
+        loader = [(batch[:half], labels), (batch[half:], labels)]
         result = numbers(
             self.call(
-                {"model": self.model, "x": batch, "loader": [(batch[:half], labels), (batch[half:], labels)], "samples": samples}
-                | {"per_pass": min(samples, PASS) if samples == FEW else PASS, "encode": self.model.encoder, "mu": mu}
-                | {"decode": self.model.decoder, "log_px": self.model.log_px_given_z, "logvar": logvar}
-                | {"device": self.model.device, "latents": self.model.latents, "pixels": self.model.pixels}
+                {"model": self.model, "x": batch, "loader": loader, "mu": mu, "logvar": logvar, "samples": samples}
+                | {"per_pass": min(samples, PASS) if samples == FEW else PASS, "device": self.model.device}
+                | {"encode": self.model.encoder, "decode": self.model.decoder, "log_px": self.model.log_px_given_z}
+                | {"latents": self.model.latents, "pixels": self.model.pixels}
             )
         )
         self.drawn[samples] = self.model.drawn() / len(x)
         if result.size not in (1, len(x)):
-            raise BadInput("returned value", f"{result.size} numbers for {len(x)} rows", "must be one number, or one a row")
+            received = f"{result.size} numbers for {len(x)} rows"
+            raise BadInput("returned value", received, "must be one number, or one a row")
         return float(result.mean())
 
     def measure(self) -> None:
@@ -97,7 +104,7 @@ class Bench:
         if not math.isfinite(first):
             raise BadInput("returned value", first, "must be finite on data of the model")
         spent = time.perf_counter() - start
-        repeats = int(np.clip(_BUDGET / (1.3 * len(self.rows) * max(spent, 1e-9)), 3, 12))
+        repeats = int(np.clip(_BUDGET / (1.3 * len(self.rows) * max(spent, 1e-9)), 3, 30))
         self.run(self.rows[0], SOME)
         self.repeat(MANY, repeats)
         self.repeat(FEW, 2 * repeats)
@@ -114,7 +121,7 @@ class Bench:
         return "samples" in self.call.roles
 
     def expected(self, reading: Reading, samples: int) -> np.ndarray:
-        """The mean of the K-sample bound on each batch [batch], simulated: E log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)."""
+        """The mean of the K-sample bound, E log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), simulated on each batch."""
         weights = self.log_weights(reading)
         groups = weights.shape[1] // samples
         cut = weights[:, : groups * samples].reshape(len(self.rows), groups, samples, ROWS)
@@ -129,7 +136,7 @@ class Bench:
         return self._weights[reading.name]
 
     def used(self, asked: int) -> int:
-        """The draws that the bound is to be compared at: those asked for, or those counted where none can be asked for."""
+        """The draws to compare the bound at: those asked for, or those counted where none can be asked for."""
         counted = round(self.drawn[MANY])
         return asked if self.asks or not counted else min(counted, MORE)
 
@@ -197,12 +204,18 @@ class Fit:
 def units(pixels: int) -> dict[str, float]:
     """Units that estimators report in, as multiples of nats per sample."""
     rows, bits = float(ROWS * COPIES), 1 / math.log(2)
-    per_sample = {"nats per sample": 1.0, "bits per sample": bits, "nats per dimension": 1 / pixels, "bits per dimension": bits / pixels}
-    return per_sample | {"nats summed over the rows": rows, "bits summed over the rows": rows * bits}
+    return {
+        "nats per sample": 1.0,
+        "bits per sample": bits,
+        "nats per dimension": 1 / pixels,
+        "bits per dimension": bits / pixels,
+        "nats summed over the rows": rows,
+        "bits summed over the rows": rows * bits,
+    }
 
 
 def fit(bench: Bench) -> Fit:
-    """The first reading, unit and sign under which the estimates follow log p(x) from batch to batch, constants aside."""
+    """The first reading, unit and sign under which the estimates follow log p(x) over batches, constants aside."""
     value = bench.values[MANY].mean(0)
     noise = np.sqrt((bench.values[MANY].std(0, ddof=1) ** 2).mean() / len(bench.values[MANY]))
     for reading in readings_of(bench.model):

@@ -1,9 +1,8 @@
-"""How an estimator of the likelihood or a weighted objective is called: its roles by name, and what comes back."""
+"""How an estimator of the likelihood or a K-sample objective is called: its roles by name, and what comes back."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import BadInput
-from ..core.finding import Finding, Severity, worst
 
 Rules = Mapping[str, frozenset[str]]
 
@@ -19,18 +17,21 @@ DRAWS: Rules = {
     role: frozenset(names.split())
     for role, names in {
         "model": "model vae net self module network autoencoder generativemodel vaemodel iwae ae",
-        "x": "x data input inputs batch images image imgs img truex samplebatch xs obs observations rows xbatch minibatch testdata "
-        "xtest datapoints examples y tensors",
-        "loader": "loader dataloader testloader validloader valloader dataiter iterator testset datasetloader",
-        "samples": "nsamples numsamples samples k s l nmc nmcsamples nimportancesamples numimportancesamples nsamplesmc niw iwsamples "
-        "nimportance mcsamples numsample nsample kiw numparticles nparticles particles numk nk importancesamples nsamplesfromposterior "
-        "nposteriorsamples nz numz numiwsamples niwsamples m ndraws draws iwaesamples samplesize numweights nweights sampleamount",
-        "per_pass": "batchsize nmcsamplesperpass perpass chunk chunksize samplesperpass passsize minibatchsize maxbatch samplebatchsize "
-        "chunks nsamplesperpass samplesperbatch bs maxsamplesperpass kperpass drawsperpass stepsize",
+        "x": """x data input inputs batch images image imgs img truex samplebatch xs obs observations rows xbatch
+            minibatch testdata xtest datapoints examples y tensors""",
+        "loader": "loader dataloader testloader validloader valloader dataiter iterator testset",
+        "samples": """nsamples numsamples samples k s l m nmc nmcsamples nsamplesmc mcsamples numsample nsample numk
+            nk kiw nimportance nimportancesamples numimportancesamples importancesamples niw iwsamples numiwsamples niwsamples
+            iwaesamples numparticles nparticles particles nposteriorsamples nsamplesfromposterior nz numz ndraws draws
+            samplesize numweights nweights""",
+        "per_pass": """batchsize nmcsamplesperpass perpass chunk chunksize samplesperpass passsize minibatchsize bs
+            maxbatch samplebatchsize chunks nsamplesperpass samplesperbatch maxsamplesperpass kperpass drawsperpass
+            stepsize""",
         "encode": "encode encoder enc q qzx inference inferencenet recognition encoderfn encodefn",
         "decode": "decode decoder dec generator pxz decoderfn decodefn generative p",
-        "log_px": "logpx logpxgivenz logpxz loglikelihoodfn loglik logprobx logpxzfn logpxfn likelihood loglikelihood",
-        "mu": "mu mean zmean mean_z muz qmu loc",
+        "log_px": """logpx logpxgivenz logpxz loglikelihoodfn loglik logprobx logpxzfn logpxfn likelihood
+            loglikelihood""",
+        "mu": "mu mean zmean muz qmu loc",
         "logvar": "logvar logvariance zlogvar lv logcovariance logvarz lnvar",
         "device": "device dev",
         "latents": "latentdim numlatent zdim latentsize nlatent nlatents latents dimz numlatents",
@@ -97,7 +98,8 @@ def bind(
         return Call(fn, wanted, {}, given)
     plain = [p for p in parameters_of(fn) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in given]
     found: dict[str, str] = {}
-    for parameter in sorted(plain, key=lambda p: p.default is not p.empty):  # of two names for one role the required one has it
+    # Of two names for one role the required one has it.
+    for parameter in sorted(plain, key=lambda p: p.default is not p.empty):
         role = guess(parameter.name)
         if role is not None and role not in found.values():
             found[parameter.name] = role
@@ -111,7 +113,8 @@ def bind(
             'and constants={"name": value} for the rest',
         )
     first = tuple(p.name for p in plain if p.kind is p.POSITIONAL_ONLY and p.name in found)
-    return Call(fn, tuple(found[name] for name in first), {n: role for n, role in found.items() if n not in first}, given)
+    named = {name: role for name, role in found.items() if name not in first}
+    return Call(fn, tuple(found[name] for name in first), named, given)
 
 
 def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -123,7 +126,8 @@ def parameters_of(fn: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(getattr(fn, "forward", fn)).parameters.values())
     except (TypeError, ValueError):
-        raise BadInput("inputs", None, "the parameters of this callable cannot be read", "pass inputs with the roles in order") from None
+        rule = "the parameters of this callable cannot be read"
+        raise BadInput("inputs", None, rule, "pass inputs with the roles in order") from None
 
 
 def squeezed(name: str) -> str:
@@ -175,35 +179,3 @@ def numbers(result: Any) -> np.ndarray:
 
 def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value
-
-
-@dataclass(frozen=True)
-class EstimatorReport:
-    """What an audit of an estimator or of a weighted objective found.
-
-    Args:
-        subject: Name of the callable.
-        verdict: One sentence.
-        findings: Most severe first.
-        measured: The numbers that the verdict rests on, by name with unit.
-    """
-
-    subject: str
-    verdict: str
-    findings: tuple[Finding, ...]
-    measured: Mapping[str, Any]
-
-    @property
-    def severity(self) -> Severity:
-        """The worst severity among the findings."""
-        return worst(self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; a number that is not finite becomes None."""
-        numbers = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in self.measured.items()}
-        findings = [item.to_dict() for item in self.findings]
-        return {"subject": self.subject, "verdict": self.verdict, "severity": self.severity, "measured": numbers, "findings": findings}
-
-    def __str__(self) -> str:
-        rows = [f"  {name:<42} {value:.4f}" if isinstance(value, float) else f"  {name:<42} {value}" for name, value in self.measured.items()]
-        return "\n".join([f"{self.subject}: {self.verdict}", *rows, *map(str, self.findings)])

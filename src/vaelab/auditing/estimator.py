@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import BadInput
-from ..core.finding import SEVERITIES, Finding, Severity
+from ..core.finding import Finding, Severity
 from .bench import FEW, MANY, ROWS, SOME, SURE, Bench, Fit, fit, units
-from .calls import DRAWS, Call, EstimatorReport, bind, guess_draws
+from .calls import DRAWS, Call, bind, guess_draws
 from .codes import finding
-from .exact import FAMILIES, own_randomness
+from .exact import FAMILIES, LinearGaussian, own_randomness
+from .report import AuditReport, sorted_findings
 
 Returns = Literal["nll", "log_likelihood"]
 
@@ -32,20 +33,20 @@ def audit_likelihood(
     returns: Returns | None = None,
     pixels: int | None = None,
     seed: int = 0,
-) -> EstimatorReport:
+) -> AuditReport:
     """Measures an estimator of log p(x) on a linear model whose log p(x) is known exactly.
 
-    A right one returns, up to sign and unit, `log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`: below log p(x) on average, and
-    closer with every draw. The model answers to `encode(x) -> (mu, logvar)`, `decode(z)`, `encoder`, `decoder`,
-    `reparameterize`, `forward(x) -> (output, mu, logvar)` and `log_px_given_z(x, z)`; its density is N(x; output, 1), or a
-    Bernoulli where the estimator takes no other. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted
+    A right one returns, up to sign and unit, `log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`: below log p(x) on average,
+    and closer with every draw. The model answers to `encode(x) -> (mu, logvar)`, `decode(z)`, `encoder`, `decoder`,
+    `reparameterize`, `forward(x) -> (output, mu, logvar)` and `log_px_given_z(x, z)`; its density is N(x; output, 1),
+    or a Bernoulli where the estimator takes no other. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted
     Autoencoders, 2016.
 
     Args:
         get_nll: The estimator; a method taken from its class gets the model as `self`.
         inputs: Roles in the callable's order, such as "model x samples per_pass"; None finds them from the names.
         constants: Values for further parameters, by name.
-        returns: "nll" or "log_likelihood"; None goes by the callable's name, and takes either sign where that is silent.
+        returns: "nll" or "log_likelihood"; None goes by the callable's name, and takes either where that is silent.
         pixels: Features of a row; None tries 6, then the 784 that code for MNIST writes out.
         seed: Of the model, the data and the global random numbers, which are put back afterwards.
 
@@ -54,12 +55,31 @@ def audit_likelihood(
     """
     if returns not in (None, "nll", "log_likelihood"):
         raise BadInput("returns", repr(returns), 'must be "nll", "log_likelihood" or None')
-    call = bind(get_nll, inputs, constants, guess_draws, DRAWS)
+    # A method of a model at hand is that of its class: log p(x) is known of our model alone, which takes the place of self.
+    call = bind(getattr(get_nll, "__func__", get_nll), inputs, constants, guess_draws, DRAWS)
+    if not call.roles & {"model", "encode", "decode", "log_px"}:
+        raise BadInput(
+            call.name,
+            f"({', '.join(sorted(call.roles))})",
+            "takes no model, and log p(x) is known of ours alone",
+            "write it as get_nll(model, x, samples), or name the method of the class, MyVAE.get_nll",
+        )
     with own_randomness(seed), np.errstate(all="ignore"):
         found = _best(call, pixels, seed)
-        judged = judge(found, returns or promised(call.name), _far(found))
-        findings = sorted(judged, key=lambda item: -SEVERITIES.index(item.severity))
-    return EstimatorReport(call.name, _verdict(found, findings), tuple(findings), _numbers(found))
+        findings = sorted_findings(judge(found, returns or promised(call.name), _far(found)))
+        measured = _numbers(found)
+    model = found.bench.model
+    return AuditReport(
+        call.name,
+        _verdict(found, findings),
+        findings,
+        reconstruction=found.reading.name,
+        unit=found.unit,
+        sizes={"batch": found.bench.size, "pixels": model.pixels, "latents": model.latents},
+        arguments=tuple(call.keywords.values()) or call.positional,
+        framework="numpy" if found.bench.numpy else "torch",
+        measured=measured,
+    )
 
 
 def promised(name: str) -> Returns | None:
@@ -75,7 +95,8 @@ def promised(name: str) -> Returns | None:
 
 def _best(call: Call, pixels: int | None, seed: int) -> Fit:
     """The family under which the estimator follows the truth; the first that it runs on where it follows none."""
-    fits, failures = [], []
+    fits: list[Fit] = []
+    failures: list[Exception] = []
     for size, kind, numpy in product((pixels,) if pixels else (6, 784), FAMILIES.values(), (False, True)):
         if any(f.bench.model.pixels < size or isinstance(f.bench.model, kind) for f in fits):
             continue  # a further size or kind of array is for code that takes no other
@@ -101,45 +122,50 @@ def _best(call: Call, pixels: int | None, seed: int) -> Fit:
 
 def _far(found: Fit) -> tuple[float, float] | None:
     """The estimate and log p(x) on rows so improbable that plain weights underflow; None where nothing can be said."""
-    if not found.matched or found.bench.model.family != "gaussian" or found.reading.code or found.reading.prior:
+    model = found.bench.model
+    if not found.matched or not isinstance(model, LinearGaussian) or found.reading.code or found.reading.prior:
         return None
-    rows = found.bench.model.sample(ROWS, found.bench.seed, noise=30.0)
+    rows = model.sample(ROWS, found.bench.seed, noise=30.0)
     try:
         value = found.bench.run(rows, SOME)
     except Exception:  # refusing such rows is no defect
         return None
-    return found.sign * value / units(found.bench.model.pixels)[found.unit], float(found.bench.model.exact(rows).mean())
+    return found.sign * value / units(model.pixels)[found.unit], float(model.exact(rows).mean())
 
 
-def _verdict(found: Fit, findings: list[Finding]) -> str:
-    severity = findings[0].severity if findings else "ok"
-    if severity in ("error", "warning"):
-        return "; ".join(item.title for item in findings if item.severity == severity)
+def _verdict(found: Fit, findings: tuple[Finding, ...]) -> str:
+    worst = findings[0].severity if findings else "ok"
+    if worst in ("error", "warning"):
+        return "; ".join(item.title for item in findings if item.severity == worst)
     return f"this is {'minus ' * (found.sign < 0)}{findings[-1].title}"
 
 
-def _numbers(found: Fit) -> dict[str, Any]:
-    """The numbers of the first batch's kind, averaged over batches, in nats per sample."""
-    model, estimates = found.bench.model, {asked: float(found.nats(asked).mean()) for asked in (FEW, MANY)}
-    draws = {f"draws decoded for each row at {asked} asked": found.drawn[asked] for asked in sorted(found.drawn)}
+def _numbers(found: Fit) -> dict[str, str]:
+    """Means over the batches, in nats per sample, and the draws that were counted."""
+    bound = found.bench.expected(found.reading, 1).mean()
     return {
-        "model": f"linear {model.family}, {model.pixels} features, {model.latents} latents",
-        "sign": "log-likelihood" if found.sign > 0 else "negative log-likelihood",
-        "unit": found.unit,
-        "density read as": found.reading.name,
-        "log p(x), exact, nats per sample": float(found.truth.mean()),
-        "evidence lower bound, nats per sample": float(found.bench.expected(found.reading, 1).mean()),
-        f"estimate at {FEW} draw, nats per sample": estimates[FEW],
-        f"estimate at {MANY} draws, nats per sample": estimates[MANY],
-        f"right estimator at {MANY} draws, nats per sample": float(found.bounds[MANY].mean()),
-        f"half-width at {MANY} draws (95 %)": 1.96 * found.error(MANY),
-        **draws,
+        "model": f"linear, {found.bench.model.family}, of known log p(x)",
+        "returned": f"the {'negative ' * (found.sign < 0)}log-likelihood, in {found.unit}",
+        "p(x|z) read as": found.reading.name,
+        "log p(x)": f"{found.truth.mean():.4f} {NATS}, exact",
+        "elbo": f"{bound:.4f} {NATS}",
+        f"at {FEW} draw": f"{found.nats(FEW).mean():.4f} ± {1.96 * found.error(FEW):.2g} (95 %) {NATS}",
+        f"at {MANY} draws": f"{found.nats(MANY).mean():.4f} ± {1.96 * found.error(MANY):.2g} (95 %) {NATS}",
+        "a right estimator": f"{found.bounds[MANY].mean():.4f} {NATS} at {found.bench.used(MANY)} draws",
+        "draws made": ", ".join(f"{drawn:g} for {asked} asked" for asked, drawn in sorted(found.drawn.items())),
     }
 
 
 def judge(found: Fit, returns: Returns | None, far: tuple[float, float] | None) -> list[Finding]:
     """All findings on one fit; a plain statement that it is right where nothing worse than information is found."""
-    findings = [*_sign(found, returns), *_unit(found), *_density(found), *_underflow(far), *_count(found), *_height(found)]
+    findings = [
+        *_sign(found, returns),
+        *_unit(found),
+        *_density(found),
+        *_underflow(far),
+        *_count(found),
+        *_height(found),
+    ]
     if not {item.code for item in findings} & {"LI002", "LI004"}:
         findings += _tightening(found)
     if found.matched and all(item.severity == "info" for item in findings):
@@ -163,10 +189,14 @@ def _sign(found: Fit, returns: Returns | None) -> Iterator[Finding]:
 def _unit(found: Fit) -> Iterator[Finding]:
     if not found.matched:
         value, truth = found.bench.values[MANY].mean(0), found.truth
+        rest = value - np.polyval(np.polyfit(truth, value, 1), truth)
+        scaled = np.abs(rest).max() < 0.02 * np.ptp(value)  # a unit that we do not know
         shown = ", ".join(f"{v:.3f} where log p(x) is {t:.3f}" for v, t in zip(value, truth, strict=True))
         yield finding(
-            "UN001", "warning", "the estimate does not follow log p(x) from one batch to another",
-            measured=float(np.polyfit(truth, value, 1)[0]), unit="times log p(x)", evidence=f"means over batches: {shown}",
+            "UN001", "warning" if scaled else "error",
+            "an unknown unit" if scaled else "the estimate does not follow log p(x) from one batch to another",
+            measured=float(np.polyfit(truth, value, 1)[0]), unit="times log p(x)",
+            evidence=f"means over batches: {shown}",
             why="a term of the weight is missing or scaled, or the number is reduced over rows in an unusual way",
             advice="log_p = torch.logsumexp(log_px + log_pz - log_qz, 0) - math.log(K), then log_p.mean()",
         )  # fmt: skip
@@ -193,10 +223,11 @@ def _density(found: Fit) -> Iterator[Finding]:
 
 
 def _underflow(far: tuple[float, float] | None) -> Iterator[Finding]:
-    if far is None or math.isfinite(far[0]) and far[0] < far[1] + 0.02 * abs(far[1]):
+    if far is None or (math.isfinite(far[0]) and far[0] < far[1] + 0.02 * abs(far[1])):
         return
     yield finding(
-        "NU002", "warning", "the weights underflow on improbable rows", measured=far[1], unit=f"{NATS}, log p(x) of these rows",
+        "NU002", "warning", "the weights underflow on improbable rows",
+        measured=far[1], unit=f"{NATS}, log p(x) of these rows",
         evidence=f"the estimate there is {far[0]:.4g}; images have such log-likelihoods",
         why="exp(log_w) is 0 below -103 in float32, before the logarithm is taken",
         advice="log_p = torch.logsumexp(log_w, 0) - math.log(K)",
@@ -207,7 +238,11 @@ def _count(found: Fit) -> Iterator[Finding]:
     if not found.bench.asks or not found.drawn[MANY]:
         return
     rows = found.bench.size
-    missed = {k: n for k, n in found.drawn.items() if not (math.isclose(n, k, rel_tol=1e-3) or math.isclose(n * rows, k, rel_tol=1e-3))}
+    missed = {
+        k: n
+        for k, n in found.drawn.items()
+        if not (math.isclose(n, k, rel_tol=1e-3) or math.isclose(n * rows, k, rel_tol=1e-3))
+    }
     if not missed:
         return
     asked = MANY if MANY in missed else max(missed)
@@ -250,16 +285,19 @@ def _cause_of_height(found: Fit) -> tuple[Severity, str, str]:
     """Severity, cause and edit of the first known constant that explains the excess."""
     drawn, pixels = found.drawn[MANY] or MANY, found.bench.model.pixels
     causes: tuple[tuple[float, Severity, str, str], ...] = (
-        (pixels * found.reading.constant, "warning", "the constant of the Gaussian density is left out, which shifts every row alike",
+        (pixels * found.reading.constant, "warning",
+         "the constant of the Gaussian density is left out, which shifts every row alike",
          "log_px = log_px - 0.5 * P * math.log(2 * math.pi)"),
         (math.log(found.bench.used(MANY)), "error", "the weights are summed and not averaged: log K is not subtracted",
          "log_p = torch.logsumexp(log_w, 0) - math.log(K)"),
         (math.log(drawn / MANY), "error", "more draws are summed than are divided by",
          "log_p = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])"),
     )  # fmt: skip
-    known = (cause[1:] for cause in causes if abs(cause[0]) > found.margin and abs(found.off(MANY) - cause[0]) < found.margin)
+    known = (
+        cause[1:] for cause in causes if abs(cause[0]) > found.margin and abs(found.off(MANY) - cause[0]) < found.margin
+    )
     unknown: tuple[Severity, str, str] = (
-        "error", "the weights are not p(x|z) p(z) / q(z|x) at draws of q: a density is missing or scaled, or the noise is",
+        "error", "the weights are not p(x|z) p(z) / q(z|x) at draws of q: a density or the noise is off",
         "log_w = log_px + log_pz - log_qz, with z drawn from that very q",
     )  # fmt: skip
     return next(known, unknown)
@@ -270,18 +308,25 @@ def _tightening(found: Fit) -> Iterator[Finding]:
     first = found.bounds[FEW].mean() if found.bench.asks else start
     gain, due = float(found.nats(MANY).mean() - start), float(found.bounds[MANY].mean() - first)
     error = math.hypot(found.error(MANY), found.error(FEW))
-    shown = {"interval": 1.96 * error, "evidence": f"a right estimator gains {due:.3f} nats from 1 to {found.bench.used(MANY)} draws"}
+    shown = {
+        "interval": 1.96 * error,
+        "evidence": f"a right estimator gains {due:.3f} nats from 1 to {found.bench.used(MANY)} draws",
+    }
     if gain < 0.5 * due and due - gain > SURE * error:
-        named = re.search(r"elbo", found.bench.call.name.lower()) and not re.search(r"iw|import", found.bench.call.name.lower())
+        named = re.search(r"elbo", found.bench.call.name.lower()) and not re.search(
+            r"iw|import", found.bench.call.name.lower()
+        )
         yield finding(
-            "LI003", "info" if named else "error", "more draws do not bring it closer", measured=gain, unit="nats gained by more draws", **shown,
+            "LI003", "info" if named else "error", "more draws do not bring it closer",
+            measured=gain, unit="nats gained by more draws", **shown,
             why="log weights are averaged, which gives the ELBO however many draws there are",
             advice="log_p = torch.logsumexp(log_w, 0) - math.log(K)",
         )  # fmt: skip
     elif found.matched and found.off(MANY) < -found.margin:
         short = not found.bench.asks or not found.closes()
         yield finding(
-            "LI003", "error" if short else "info", "it stops short of the truth" if short else "looser than it could be",
+            "LI003", "error" if short else "info",
+            "it stops short of the truth" if short else "looser than it could be",
             measured=found.off(MANY), unit=f"nats below a right estimator at {MANY} draws", **shown,
             why="a density is missing from the weights, or a constant is subtracted that belongs to none" if short
             else "its draws come from elsewhere than the encoder",

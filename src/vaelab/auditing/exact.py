@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 LOG_2PI = math.log(2 * math.pi)
 _SHIFT, _SPREAD = 0.5, 2.0  # the encoder misses the posterior by this, in its std and variance: some 1 nat of looseness
-_REACH, _STEP = 8.0, 0.4  # quadrature grid over a latent axis: under 1/1.5 of a posterior's std the rule's error is 1e-15
+_REACH, _STEP = 8.0, 0.4  # quadrature grid over a latent axis: 1/1.5 of a posterior's std, where the rule errs by 1e-15
 
 
-class Encoded(tuple):  # type: ignore[type-arg]
-    """What `encode` returns: unpacks to (mu, logvar), and offers the names other libraries use, the Normal's included."""
+class Encoded(tuple[Any, ...]):
+    """What `encode` returns: unpacks to (mu, logvar), and has the names other libraries use, the Normal's included."""
 
     @property
     def embedding(self) -> Any:
@@ -67,7 +67,9 @@ def in_kind(method: Callable[..., Any]) -> Callable[..., Any]:
         result = method(self, *tensors)
         if not any(isinstance(item, np.ndarray) for item in given):
             return result
-        return type(result)(part.detach().numpy() for part in result) if isinstance(result, tuple) else result.detach().numpy()
+        if isinstance(result, tuple):
+            return type(result)(part.detach().numpy() for part in result)
+        return result.detach().numpy()
 
     return wrapped
 
@@ -75,8 +77,8 @@ def in_kind(method: Callable[..., Any]) -> Callable[..., Any]:
 class KnownVAE(nn.Module, ABC):
     """A VAE with a linear decoder, a standard normal prior and a deliberately inexact encoder.
 
-    `p(x|z)` has the parameters `W z + m`; the encoder's mean is `A (x - m) + shift` with a fixed diagonal variance, so that
-    the bound is loose by some 1 nat and the number of draws matters. Shapes: x `[..., P]`, z, mu and logvar `[..., D]`.
+    `p(x|z)` has the parameters `W z + m`; the encoder's mean is `A (x - m) + shift` with a fixed diagonal variance, so
+    that the bound is loose by some 1 nat and the draws matter. Shapes: x `[..., P]`, z, mu and logvar `[..., D]`.
 
     Args:
         pixels: P.
@@ -133,7 +135,8 @@ class KnownVAE(nn.Module, ABC):
 
     def reparameterize(self, mu: Any, logvar: Any) -> Any:
         """A draw of N(mu, exp(logvar))."""
-        return self._sample_gauss(mu, np.exp(0.5 * logvar) if isinstance(logvar, np.ndarray) else torch.exp(0.5 * logvar))[0]
+        exp: Callable[[Any], Any] = np.exp if isinstance(logvar, np.ndarray) else torch.exp
+        return self._sample_gauss(mu, exp(0.5 * logvar))[0]
 
     reparametrize = reparameterization = reparameterize
 
@@ -162,9 +165,8 @@ class KnownVAE(nn.Module, ABC):
         """log p(x|output) of each entry, in nats; tensors or float64 arrays."""
 
     @abstractmethod
-
     def sample(self, rows: int, seed: int, stretch: float = 1.0, noise: float = 1.0) -> np.ndarray:
-        """Rows of data [rows, P], with the latent part and the noise stretched where other rows than the model's are wanted."""
+        """Rows of data [rows, P]; stretch scales the latent part, noise the rest, for rows unlike the model's own."""
 
     def parameters_of(self, z: np.ndarray) -> np.ndarray:
         """W z + m in float64: [..., P] from [..., D]."""
@@ -180,7 +182,7 @@ class KnownVAE(nn.Module, ABC):
         return mean, np.exp(0.5 * array(self.log_variance))
 
     def log_likelihood(self, x: np.ndarray, log_density: Callable[[Any, Any], Any] | None = None) -> np.ndarray:
-        """log p(x) [B] in nats by quadrature over both latents, exact to rounding; of another density where one is given."""
+        """log p(x) [B] in nats by quadrature over both latents, exact to rounding; of another density if given."""
         axis = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
         z = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, self.latents)
         log_prior = -0.5 * (z**2).sum(-1) - self.latents / 2 * LOG_2PI + self.latents * math.log(_STEP)
@@ -188,7 +190,12 @@ class KnownVAE(nn.Module, ABC):
         return np.array([log_sum_exp(density(row, outputs).sum(-1) + log_prior) for row in np.asarray(x, float)])
 
     def log_weights(
-        self, x: np.ndarray, samples: int, seed: int, log_density: Callable[[Any, Any], Any] | None = None, prior: bool = False
+        self,
+        x: np.ndarray,
+        samples: int,
+        seed: int,
+        log_density: Callable[[Any, Any], Any] | None = None,
+        prior: bool = False,
     ) -> np.ndarray:
         """log p(x|z) + log p(z) - log q(z) at draws of the encoder (or of the prior): [samples, B]."""
         noise = np.random.default_rng(seed).standard_normal((samples, len(x), self.latents))
@@ -270,11 +277,13 @@ class LinearBernoulliLogits(LinearBernoulli):
 
     @staticmethod
     def log_density(x: Any, output: Any) -> Any:
-        zero = torch.zeros(()) if isinstance(output, Tensor) else 0.0
-        return x * output - (torch.logaddexp(zero, output) if isinstance(output, Tensor) else np.logaddexp(zero, output))
+        softplus = nn.functional.softplus(output) if isinstance(output, Tensor) else np.logaddexp(0.0, output)
+        return x * output - softplus
 
 
-FAMILIES: dict[str, type[KnownVAE]] = {kind.family: kind for kind in (LinearGaussian, LinearBernoulli, LinearBernoulliLogits)}
+FAMILIES: dict[str, type[KnownVAE]] = {
+    kind.family: kind for kind in (LinearGaussian, LinearBernoulli, LinearBernoulliLogits)
+}
 
 
 def array(tensor: Tensor) -> np.ndarray:

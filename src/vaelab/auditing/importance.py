@@ -12,18 +12,22 @@ import numpy as np
 from ..core.errors import BadInput
 from ..core.finding import SEVERITIES, Finding, Severity
 from . import roles
-from .calls import DRAWS, Call, EstimatorReport, Rules, bind, guess_draws, squeezed
+from .calls import DRAWS, Call, Rules, bind, guess_draws, squeezed
 from .codes import finding
 from .exact import LOG_2PI, own_randomness
-from .samples import BATCH, PIXELS, SAMPLES, TERMS, Form, from_model, from_pieces, from_terms
-from .weights import BOUND, ELBO, VALUES, Reading, read_value, recognise, softmax
+from .report import AuditReport, sorted_findings
+from .samples import from_model, from_pieces
+from .terms import TERMS, from_terms
+from .weights import BATCH, BOUND, ELBO, PIXELS, SAMPLES, VALUES, Form, Reading, read_value, recognise, softmax
 
 _TERM_NAMES: Rules = {
     role: frozenset(names.split())
     for role, names in {
-        "log_w": "logw logweights logweight logiw logiws lw logimportanceweights logimportanceweight logratio logratios "
-        "persampleelbo elbos elbosamples logwxz logws logwi logunnormalizedweights logwk iwlog iwlogweights",
-        "log_px": "logpx logpxgivenz logpxz logpxzs lpx lpxz lpxgz logpxgz loglik loglikelihood logprobx recll logpygivenz",
+        "log_w": """logw logweights logweight logiw logiws lw logimportanceweights logimportanceweight logratio
+            logratios
+            persampleelbo elbos elbosamples logwxz logws logwi logunnormalizedweights logwk iwlog iwlogweights""",
+        "log_px": """logpx logpxgivenz logpxz logpxzs lpx lpxz lpxgz logpxgz loglik loglikelihood logprobx recll
+            logpygivenz""",
         "log_joint": "logp logjoint logpjoint logprobjoint lpjoint",
         "log_pz": "logpz logpzs lpz logprior logprobz priorlogprob priorll logpriorz",
         "log_qz": "logqz logqzx logqzgivenx lqzx lqz logposterior logq logvariational logqzxs lqzgx logqzgx",
@@ -66,11 +70,11 @@ def audit_importance(
     constants: Mapping[str, Any] | None = None,
     samples_axis: int | None = None,
     seed: int = 0,
-) -> EstimatorReport:
+) -> AuditReport:
     """Measures an objective over K samples: the weight of each in the gradient, and what the returned number is.
 
-    The K-sample bound is `log (1/K) sum_k w_k` with `w_k = p(x, z_k) / q(z_k|x)`; its slope in `log w_k` is the normalised
-    weight `w_k / sum_j w_j`. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
+    The K-sample bound is `log (1/K) sum_k w_k` with `w_k = p(x, z_k) / q(z_k|x)`; its slope in `log w_k` is the
+    normalised weight `w_k / sum_j w_j`. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
 
     Args:
         objective: A callable of log weights (`log_w`), of terms (`log_px log_pz log_qz`, or `nll kl`), of pieces
@@ -95,8 +99,16 @@ def audit_importance(
         findings = list(_judge(call, form, reading))
         if all(item.severity == "info" for item in findings):
             findings.append(_right(form, reading, bool(findings)))
-    findings.sort(key=lambda item: -SEVERITIES.index(item.severity))
-    return EstimatorReport(call.name, _verdict(findings), tuple(findings), _numbers(form, reading))
+    judged = sorted_findings(findings)
+    return AuditReport(
+        call.name,
+        _verdict(judged),
+        judged,
+        sizes={"batch": BATCH, "samples": SAMPLES},
+        arguments=tuple(call.keywords.values()) or call.positional,
+        framework=form.framework,
+        measured=_numbers(form, reading),
+    )
 
 
 def _forms(call: Call, samples_axis: int | None, seed: int) -> Iterator[Form]:
@@ -118,7 +130,12 @@ def _forms(call: Call, samples_axis: int | None, seed: int) -> Iterator[Form]:
         yield form
     if not found:
         shown = f"{type(failures[0]).__name__}: {failures[0]}" if failures else "nothing"
-        raise BadInput(call.name, shown, "could not be run on inputs of any layout", 'pass inputs= with the roles in order, such as "log_w"')
+        raise BadInput(
+            call.name,
+            shown,
+            "could not be run on inputs of any layout",
+            'pass inputs= with the roles in order, such as "log_w"',
+        )
 
 
 def _best(forms: list[Form]) -> tuple[Form, Reading | None]:
@@ -128,7 +145,7 @@ def _best(forms: list[Form]) -> tuple[Form, Reading | None]:
     def wrong(form: Form, reading: Reading | None) -> tuple[int, bool]:
         if reading is None:
             return 4 * len(SEVERITIES), True
-        # Equal weights come last: a layout that the code does not mean may sum the samples away before they are weighed.
+        # Equal weights come last: a layout that the code does not mean may sum the samples away first.
         rank = 2 * len(SEVERITIES) if reading.pattern is ELBO else SEVERITIES.index(reading.pattern.severity)
         return rank + len(SEVERITIES) * form.flaw, read_value(form.seen, reading, form.exact) is None
 
@@ -145,7 +162,7 @@ def _judge(call: Call, form: Form, reading: Reading) -> Iterator[Finding]:
     if severity != "ok":
         yield finding(
             "UN002", severity, pattern.name, measured=share, unit="of a row's gradient goes to its best sample",
-            evidence=f"the normalised weight of the best sample is {due:.4f}; slopes measured for {SAMPLES} samples of {BATCH} rows",
+            evidence=f"its normalised weight is {due:.4f}; slopes measured for {SAMPLES} samples of {BATCH} rows",
             why=pattern.why, advice=pattern.advice,
         )  # fmt: skip
     yield from form.findings
@@ -181,11 +198,12 @@ def _sign(call: Call, form: Form, reading: Reading) -> Iterator[Finding]:
 def _value(form: Form, reading: Reading) -> Iterator[Finding]:
     name, constant = _told(form, reading) or ("a number that is none of the known ones", math.nan)
     exact = form.exact and name == next(iter(VALUES))
-    if reading.pattern is not BOUND or name == next(iter(VALUES)) and not (exact and abs(constant) > 1e-3):
+    if reading.pattern is not BOUND or (name == next(iter(VALUES)) and not (exact and abs(constant) > 1e-3)):
         return
     severity, detail, why = _cause_of_value(name, constant)
     yield finding(
-        "UN002", severity, detail, measured=math.log(SAMPLES) if "log K" in detail else constant, unit="nats per row above the bound",
+        "UN002", severity, detail,
+        measured=math.log(SAMPLES) if "log K" in detail else constant, unit="nats per row above the bound",
         evidence=f"the value is {name}, and the slopes are those of the bound", why=why,
         advice="bound = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])",
     )  # fmt: skip
@@ -199,12 +217,20 @@ def _told(form: Form, reading: Reading) -> tuple[str, float] | None:
 def _cause_of_value(name: str, constant: float) -> tuple[Severity, str, str]:
     """Severity, detail and cause of a value beside the bound where the gradient is the bound's."""
     if "own softmax" in name:
-        return "info", f"the number is {name}", "the weights are held fixed: a surrogate that only its gradient makes right"
+        return (
+            "info",
+            f"the number is {name}",
+            "the weights are held fixed: a surrogate that only its gradient makes right",
+        )
     if "log K" in name:
         return "warning", "log K is not subtracted", "the number grows with K, so it is no bound; the gradient is right"
     if math.isclose(constant, PIXELS / 2 * LOG_2PI, rel_tol=1e-3):
         return "info", "the Gaussian's constant is left out", "P/2 log(2 pi) shifts the number and not the gradient"
-    return "warning", f"the number is {name}, off by a constant", "the gradient is right, and the number is not the bound"
+    return (
+        "warning",
+        f"the number is {name}, off by a constant",
+        "the gradient is right, and the number is not the bound",
+    )
 
 
 def _scale(form: Form, reading: Reading) -> Iterator[Finding]:
@@ -214,8 +240,9 @@ def _scale(form: Form, reading: Reading) -> Iterator[Finding]:
         return
     summed = math.isclose(scale, 1, rel_tol=1e-3)
     yield finding(
-        "UN001", "info", "summed over the batch" if summed else "scaled", measured=scale * BATCH, unit="times nats per sample",
-        evidence="slope of the returned number in the log weights", why="a constant factor acts like a factor on the learning rate",
+        "UN001", "info", "summed over the batch" if summed else "scaled",
+        measured=scale * BATCH, unit="times nats per sample", evidence="slope of the returned number in the log weights",
+        why="a constant factor acts like a factor on the learning rate",
         advice="loss = -bound.mean()",
     )  # fmt: skip
 
@@ -242,19 +269,21 @@ def _unread(form: Form) -> Finding:
     )  # fmt: skip
 
 
-def _verdict(findings: list[Finding]) -> str:
-    told = [item.title for item in findings if item.severity == findings[0].severity] if findings[0].severity in ("error", "warning") else []
-    return "; ".join(told) or next(item.title for item in findings if item.severity == "ok")
+def _verdict(findings: tuple[Finding, ...]) -> str:
+    worst = findings[0].severity
+    if worst in ("error", "warning"):
+        return "; ".join(item.title for item in findings if item.severity == worst)
+    return findings[-1].title
 
 
-def _numbers(form: Form, reading: Reading | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {"read as": form.name, "samples": SAMPLES, "rows": BATCH, "best sample's normalised weight": _mean_best(form)}
+def _numbers(form: Form, reading: Reading | None) -> dict[str, str]:
+    shown = {"read as": form.name, "best sample's weight": f"{_mean_best(form):.4f} of its row, by its log weight"}
     if reading is None:
         return shown
     told = _told(form, reading)
     return shown | {
-        "pattern": reading.pattern.name,
-        "best sample's measured share": best_share(form, reading),
-        "slope in a row's bound": reading.scale * BATCH,
-        "value": told[0] if told else "none of the known ones",
+        "its measured share": f"{best_share(form, reading):.4f} of its row's gradient",
+        "weighed as": reading.pattern.name,
+        "slope": f"{reading.scale * BATCH:.4f} times the mean bound over the batch",
+        "returned": told[0] if told else "none of the known values",
     }

@@ -68,6 +68,57 @@ HEADS: tuple[Head, ...] = (
         "log softplus",
     ),
 )
+
+
+def _soft_clamp(c: float) -> Head:
+    """log variance = c tanh(h / c)."""
+
+    def log_variance(h: Array) -> Array:
+        return c * np.tanh(h / c)
+
+    def back(v: Array) -> Array:
+        return c * np.arctanh(np.clip(v / c, -0.999, 0.999))
+
+    return Head(f"log-variance, softly clamped at {c:.3g}", lambda h: np.exp(log_variance(h)), log_variance, back, "own")
+
+
+def _lifted(name: str, std: Callable[[Array], Array], back: Callable[[Array], Array]) -> Callable[[float], Head]:
+    """std = std(h) + e."""
+
+    def head(e: float) -> Head:
+        return Head(
+            f"{name} plus {e:.3g}",
+            lambda h: (std(h) + e) ** 2,
+            lambda h: 2 * np.log(std(h) + e),
+            lambda v: back(np.maximum(np.exp(v / 2) - e, 1e-6)),
+            "own",
+        )
+
+    return head
+
+
+def _between(e: float) -> Head:
+    """std = e + (1 - e) sigmoid(h), as neural processes have it (Garnelo et al., Neural Processes, 2018)."""
+
+    def std(h: Array) -> Array:
+        return e + (1 - e) * sigmoid(h)
+
+    def back(v: Array) -> Array:
+        share = np.clip((np.exp(v / 2) - e) / (1 - e), 1e-6, 1 - 1e-6)
+        return np.log(share) - np.log1p(-share)
+
+    return Head(f"std, a sigmoid between {e:.3g} and 1", lambda h: std(h) ** 2, lambda h: 2 * np.log(std(h)), back, "own")
+
+
+# Readings with a parameter that is found by search, with the range to search in.
+CURVED_HEADS: tuple[tuple[Callable[[float], Head], float, float], ...] = (
+    (_soft_clamp, 1.0, 100.0),
+    (_lifted("std through softplus", softplus, _inverse_softplus), 1e-6, 2.0),
+    (_lifted("std through exp", np.exp, np.log), 1e-6, 2.0),
+    (_lifted("std through exp(h / 2)", lambda h: np.exp(h / 2), lambda s: 2 * np.log(s)), 1e-6, 2.0),
+    (_lifted("std", lambda h: h, lambda s: s), 1e-6, 2.0),
+    (_between, 1e-6, 0.9),
+)
 LOGARITHMS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda h: h,
     "log": lambda h: np.log(np.abs(h)),

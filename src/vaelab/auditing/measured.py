@@ -11,6 +11,7 @@ import numpy as np
 from . import divergence, reconstruction
 from .divergence import Divergence, flat
 from .inputs import Batch, Layout, draw_batch
+from .laws import HEADS
 from .probe import Failed, Probe
 from .reconstruction import Reconstruction
 from .roles import is_beta, is_weight
@@ -304,7 +305,7 @@ def _overflow(probe: Probe, div: Divergence) -> tuple[tuple[str, float], ...]:
     head = div.form.head
     single = replace(probe, dtype="float32", seeds=1)
     base = typical(single, div)
-    reach = 15.0 if "softplus" in head.name else UPRIGHT
+    reach = UPRIGHT if head in HEADS and "softplus" not in head.name else 12.0
     ends = [("log-variance of the posterior", side * reach) for side in (-1, 1)]
     tried = [(what, end, replace(base, head=np.full(base.head.shape, head.from_log_variance(np.array(end))))) for what, end in ends]
     tried += [("mean of the posterior", 1e4, replace(base, mu=np.full(base.mu.shape, 1e4)))]

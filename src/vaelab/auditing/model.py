@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ..core.errors import BadInput
 from ..core.finding import Finding
-from .sandbox import KINDS, borrowed, constructed, copied, seeded
+from .sandbox import batches, borrowed, constructed, copied, seeded
 from .keras_model import audit_keras, is_keras
 from .laws import HEADS, Head
 from .loss import audit_loss
 from .probe import Failed, same_randomness, time_limit
 from .report import AuditReport, sorted_findings
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
-from .steps import Step, find_step, fitting, stub_trainer
+from .steps import Step, find_step, forward_of, stub_trainer
 from .structure import audit_structure, noisy_evaluation
 from .subject import ROWS, Subject
 
@@ -259,18 +259,16 @@ def _subject(
     model.train()
     model.zero_grad()
     stub_trainer(model)
-    given = None if given is None else cast(given)
     rest = tuple(map(cast, rest))
     first: BadInput | None = None
-    for kind in KINDS if given is None else ("given",):
+    for x in map(cast, batches(model, given, ROWS, seed)):
         try:
-            x, forward = fitting(model, rest, given, kind, ROWS, seed, cast)
+            forward = forward_of(model, x, rest)
             step = find_step(model, x, forward, rest, loss, inputs, constants, lambda x=x, f=forward: _paths(model, x, f))
             return Subject(model, x, step), forward
-        except BadInput as error:  # made-up data of another kind may be within the support of the likelihood
+        except BadInput as error:  # another shape may be taken, or another kind of data be within the likelihood's support
             first = first or error
-    assert first is not None
-    raise first
+    raise first or BadInput("model", type(model).__name__, "has no layer to read the shape of its data from", "pass data=, a batch")
 
 
 def _paths(model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any]) -> Mapping[str, str]:

@@ -105,6 +105,9 @@ class Parts:
         return [node.key for node in nodes]
 
 
+Candidates = dict[str, list[tuple[str, Node]]]
+
+
 class Finder:
     """Finds the parts of a recorded step.
 
@@ -181,55 +184,66 @@ class Finder:
             return None
         return "mu" if (first - second).abs().max() < 1e-3 * largest else "head"
 
-    def candidates(self, z: Node) -> dict[str, list[tuple[str, Node]]]:
+    def candidates(self, z: Node) -> Candidates:
         """For mu and the head, the nodes that play the role: those seen under a name first, as the user's own notion."""
         raw = self.heads(z)
         sizes = {n.size for n in raw} | {z.size}
         made = self.tape.made_from(n.number for n in raw) & self.tape.reaches([z.number]) - {z.number}
-        named = [(name, n) for name, n in self.r.names if n.number in made and n.size in sizes and n.number in self.r.data | self.r.weights]
-        named.sort(key=lambda item: _rank(item[0]))
-        pool = {n.number: (name, n) for name, n in reversed([*named, *(("", n) for n in raw)])}
+        named = [(name, n) for name, n in self.r.names if n.number in made and n.size in sizes]
+        pool = {n.number: (name, n) for name, n in sorted([*named, *(("", n) for n in raw)], key=lambda i: _rank(i[0]), reverse=True)}
         ordered = sorted(pool.values(), key=lambda item: _rank(item[0]))
-        found: dict[str, list[tuple[str, Node]]] = {"mu": [], "head": []}
+        found: Candidates = {"mu": [], "head": []}
         for name, node in ordered:
             if (kind := self.kind(node, z)) is not None:
                 found[kind].append((name, node))
-        return self._without_noise(found, z, ordered)
+        return self._by_names(found, z, ordered)
 
-    def _without_noise(self, found: dict[str, list[tuple[str, Node]]], z: Node, pool: list[tuple[str, Node]]) -> dict[str, list[tuple[str, Node]]]:
-        """Where the noise does not reach z, or not through the head, names and sizes tell."""
-        size = z.size if not found["mu"] else found["mu"][0][1].size
-        if not found["mu"]:
-            found["mu"] = [item for item in pool if _named(item[0]) == "mu"] or [("", z)]
-        if not found["head"]:
-            taken = {n.number for _, n in found["mu"]} | self.tape.made_from([z.number])
-            beside = [(name, n) for name, n in self.r.names if n.number not in taken and n.number in self.r.data & self.r.weights
-                      and ":in" not in name]  # fmt: skip
-            by_name = [item for item in beside if _named(item[0]) == "head"]
-            alike = [item for item in beside if item[1].size == size and item[1].number not in self.tape.reaches([n.number for _, n in found["mu"]])]
-            found["head"] = by_name or alike
-            if not _named_all(found["mu"]) and len({n.number for _, n in found["mu"]}) > 1:
-                found["mu"] = [i for i in found["mu"] if _named(i[0]) != "head"] or found["mu"]
-        return found
+    def _by_names(self, found: Candidates, z: Node, pool: list[tuple[str, Node]]) -> Candidates:
+        """Where the draw tells mu or the head not, because it has a mistake or no noise, names and sizes do."""
+        mu, head = found["mu"], found["head"]
+        if not mu:
+            mu = [item for item in pool if _named(item[0]) == "mu"] or [("", z)]
+        if not head:
+            head = [item for item in mu if _named(item[0]) == "head"]
+            mu = [item for item in mu if item not in head] or mu
+        if not head:
+            behind = {n.number for n in self.r.tape.nodes if n.key in {n.key for _, n in mu}} | self.tape.made_from([z.number])
+            above = self.tape.reaches(n.number for _, n in mu)
+            beside = [(name, n) for name, n in self._networks() if n.number not in behind | above]
+            head = [item for item in beside if _named(item[0]) == "head"] or [i for i in beside if i[1].size == mu[0][1].size]
+        return {"mu": mu, "head": head}
+
+    def _networks(self) -> list[tuple[str, Node]]:
+        """What is seen under a name as returned by the networks, the user's own notion first."""
+        made = self.r.data & self.r.weights
+        found = [(name, n) for name, n in self.r.names if ":in" not in name and n.number in made]
+        return sorted(found, key=lambda item: _rank(item[0]))
 
     # ------------------------------------------------------------------------------------------------------- the output
-    def outputs(self, z: Node | None) -> list[tuple[str, Node]]:
-        """Candidates for the decoder's output: made from z behind a layer, as large as the data or a multiple of it."""
-        after = self.tape.made_from([z.number]) - {z.number} if z is not None else set(range(len(self.tape.nodes)))
-        layers = self.tape.made_from(n for n in after if self.r.is_layer(self.tape.nodes[n]))
+    def outputs(self, z: Node) -> list[tuple[str, Node]]:
+        """Candidates for the decoder's output: made from z behind a layer, as large as the data or a multiple of it.
+
+        Where nothing is made from z, the decoder ignores it, and what the networks return counts.
+        """
+        layers = self._behind_layers({z.number}) or self.r.weights - self.r.tape.reaches([z.number])
         wanted = layers & self.tape.reaches(self.r.roots)
-        named = [(name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % self.r.x.numel() == 0]
+        size = self.r.x.numel()
+        named = [(name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % size == 0]
         # Of what forward returns the first counts, unless a name says otherwise; of submodules the last.
-        named.sort(key=lambda item: (_rank(item[0]), _named(item[0]) != "output", -item[1].number * (_rank(item[0]) >= len(FIRST))))
+        named.sort(key=lambda i: (_rank(i[0]), _named(i[0]) != "output", -i[1].number * (_rank(i[0]) >= len(FIRST))))
         return named + [("", n) for n in self._raw_outputs(z, wanted)]
 
-    def _raw_outputs(self, z: Node | None, wanted: set[int]) -> list[Node]:
+    def _behind_layers(self, sources: set[int]) -> set[int]:
+        after = self.tape.made_from(sources) - sources
+        return self.tape.made_from(n for n in after if self.r.is_layer(self.tape.nodes[n]))
+
+    def _raw_outputs(self, z: Node, wanted: set[int]) -> list[Node]:
         """Outputs of the layers that the loss is made from directly."""
         plain, queue = set(), list(self.r.roots)
         found = []
         while queue:
             node = self.tape.nodes[queue.pop()]
-            if node.number in plain or (z is not None and node.number == z.number):
+            if node.number in plain | {z.number}:
                 continue
             plain.add(node.number)
             if self.r.is_layer(node) and node.number in wanted and node.size >= self.r.rows:
@@ -272,8 +286,13 @@ class Finder:
         decoders = self.tape.made_from([z.number]) - {z.number}
         extra = tuple(n for n in leaks if n.number in decoders and out and n.number not in self.tape.reaches([o.number for o in out])
                       and n.size <= max(o.size for o in out))  # fmt: skip
-        paths = {"mu": mu[0], "head": head[0], "output": output[0]}
+        paths = {role: self._seen_as(node) for role, node in (("z", z), ("mu", mu[1]), ("head", head[1]), ("output", output[1])) if node}
         return Parts(z, nodes["mu"], nodes["head"], out, extra, paths, tuple(n.name for n in leaks if n not in extra))
+
+    def _seen_as(self, node: Node) -> str:
+        """The name under which a value is seen, the user's own notion first; empty where it has none."""
+        alike = {name for name, n in self.r.names if n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)}
+        return min(alike, key=_rank, default="")
 
     def _leaks(self, z: Node, stop: set[int]) -> list[Node]:
         """Layers by which the loss still depends on the networks, with mu, head and output held.
@@ -308,8 +327,4 @@ def _rank(name: str) -> int:
 
 def _named(name: str) -> str | None:
     return guess(name.split(":")[0].split(".")[-1]) if name else None
-
-
-def _named_all(items: list[tuple[str, Node]]) -> bool:
-    return all(_named(name) for name, _ in items)
 

@@ -45,7 +45,7 @@ class Draws:
 
     def pair_correlation(self, axis: int) -> tuple[float, float]:
         """The mean correlation between different rows (axis 1) or latents (axis 2), and its standard error without any."""
-        unit = self.residual / max(self.std, 1e-300)
+        unit = (self.residual - self.residual.mean()) / max(self.std, 1e-300)
         n = unit.shape[axis]
         if n < 2:
             return 0.0, np.inf

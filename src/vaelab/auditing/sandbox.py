@@ -159,20 +159,31 @@ def shapes_to_try(model: nn.Module) -> list[tuple[int, ...]]:
     return [(8,), (16,), (32,)] if isinstance(first, nn.Embedding) else []
 
 
-KINDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "unit": lambda uniform: uniform,
-    "binary": lambda uniform: uniform.round(),
-    "counts": lambda uniform: (5 * uniform).floor(),
-}
+# Within (0, 1); zeros and ones, for a likelihood that takes no others; counts.
+KINDS: tuple[Callable[[Tensor], Tensor], ...] = (lambda u: u, lambda u: u.round(), lambda u: (5 * u).floor())
 
 
-def made_up(model: nn.Module, shape: tuple[int, ...], kind: str, rows: int, seed: int) -> Tensor:
-    """Rows of entries of a kind, or tokens where the first layer is an embedding."""
-    tools = torch.Generator().manual_seed(seed)
+def batches(model: nn.Module, data: Tensor | None, rows: int, seed: int) -> Iterator[Tensor]:
+    """Batches to try: the given data as they are and flattened, or made-up ones of every shape and kind."""
+    if data is not None:
+        given = rows_like(data, rows)
+        yield from (given, given.flatten(1)) if given.ndim > 2 else (given,)
+        return
     first = next((m for m in original(model).modules() if isinstance(m, FIRST_LAYERS)), None)
-    if isinstance(first, nn.Embedding):
-        return torch.randint(1, first.num_embeddings, (rows, *shape), generator=tools)
-    return KINDS[kind](torch.rand((rows, *shape), generator=tools) * 0.9 + 0.05)
+    tools = torch.Generator().manual_seed(seed)
+    for shape in shapes_to_try(model):
+        if isinstance(first, nn.Embedding):
+            yield torch.randint(1, first.num_embeddings, (rows, *shape), generator=tools)
+            continue
+        uniform = torch.rand((rows, *shape), generator=tools) * 0.9 + 0.05
+        yield from (kind(uniform) for kind in KINDS)
+
+
+def rows_like(item: Any, rows: int) -> Any:
+    """The first rows of a tensor, repeated as often as needed; anything else as it is."""
+    if isinstance(item, Tensor) and item.ndim:
+        return item.repeat(-(-rows // len(item)), *(1,) * (item.ndim - 1))[:rows]
+    return item
 
 
 # ---------------------------------------------------------------------------------------------------- names of tensors

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .sandbox import DECODE, ENCODE, SAMPLE, Watch, made_up, seeded, shapes_to_try
+from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 from .hooks import Tape
 from .probe import TOTALS, parts_of
 from .roles import bind
@@ -41,7 +41,7 @@ class Step:
     has_loss: bool = True
 
 
-class Refused(Exception):
+class Refused(BadInput):
     """No way of calling worked; the message is what the model said at the plainest one."""
 
 
@@ -71,16 +71,9 @@ def only_losses(raw: Any, rows: int) -> Any:
 def batch_forms(x: Tensor, rest: tuple[Any, ...]) -> Iterator[Any]:
     """Ways to hand over a batch: alone, with labels, in a tuple, by name; with the user's own further entries if any."""
     if rest:
-        yield (x, *(_rows_like(item, len(x)) for item in rest))
+        yield (x, *(rows_like(item, len(x)) for item in rest))
         return
     yield from (x, (x, torch.zeros(len(x), dtype=torch.long)), (x,), *({name: x} for name in "data x image input inputs".split()))
-
-
-def _rows_like(item: Any, rows: int) -> Any:
-    """The first rows of a further entry of the batch, repeated as often as needed."""
-    if isinstance(item, Tensor) and item.ndim:
-        return item.repeat(-(-rows // len(item)), *(1,) * (item.ndim - 1))[:rows]
-    return item
 
 
 def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple[str, Callable[[Tensor], Any]]:
@@ -131,29 +124,6 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
         return first_form({"parts": run}, x)[1]
     unpacked: dict[str, Callable[[Tensor], Any]] = {"apart": lambda x: model(*next(batch_forms(x, rest)))} if rest else {}
     return first_form(unpacked | _form_calls(model, rest, "forward"), x)[1]
-
-
-def fitting(
-    model: nn.Module, rest: tuple[Any, ...], data: Tensor | None, kind: str, rows: int, seed: int, cast: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """A batch that the model takes, and its forward pass.
-
-    Raises:
-        BadInput: where the given data are refused, or no made-up shape is taken.
-    """
-    if data is not None:
-        tries = [_rows_like(data, rows), _rows_like(data, rows).flatten(1)]
-    else:
-        tries = [cast(made_up(model, shape, kind, rows, seed)) for shape in shapes_to_try(model)]
-    said = ""
-    for x in tries:
-        try:
-            return x, forward_of(model, x, rest)
-        except Refused as refused:
-            said = said or str(refused)
-    if data is not None:
-        raise BadInput("data", f"rows of shape {tuple(data.shape[1:])}", f"the model refuses them ({said})")
-    raise BadInput("model", None, f"no made-up batch is accepted ({said or 'it has no layer to read a shape from'})", "pass data=, a batch")
 
 
 # ------------------------------------------------------------------------------------------------------ finding a loss
@@ -210,7 +180,7 @@ def find_step(
                 raise BadInput(f"model.{name}", str(refused), "raised on every kind of batch tried", "pass data= as your loader gives it, or loss=") from refused
     for name in LOSSES:
         if callable(method := getattr(model, name, None)) and not isinstance(method, type):
-            return Step(f"{name} after forward", _method(model, name, x, forward, inputs, constants, suppliers))
+            return Step(name, _method(model, name, x, forward, inputs, constants, suppliers))
     raw = forward(x)
     found = losses_in(raw, len(x))
     return Step("forward", forward, any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape))
@@ -283,7 +253,7 @@ def _by_roles(
     """A loss on tensors that the forward pass makes, each by its role."""
     binding = bind(loss, inputs, dict(constants))
     paths = suppliers() if set(binding.roles) - {"x"} else {}
-    if missing := [role for role in binding.roles if role not in paths and role != "x"]:
+    if missing := [role for role in binding.roles if not paths.get(role) and role != "x"]:
         raise BadInput("model", None, f"its forward pass shows no {', '.join(missing)} that the loss asks for", "return it from forward")
 
     def run(x: Tensor) -> Any:

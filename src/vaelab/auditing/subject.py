@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .sandbox import Snapshot, Watch, labelled, seeded
+from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
 from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape
 from .parts import Finder, Parts, Recording
 from .steps import Step, losses_in, only_losses
@@ -82,7 +82,7 @@ class Subject:
 
     def sized(self, rows: int) -> Tensor:
         """The batch repeated or cut to that many rows."""
-        return self.x.repeat(-(-rows // len(self.x)), *(1,) * (self.x.ndim - 1))[:rows]
+        return rows_like(self.x, rows)
 
     def _again(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int) -> dict[Key, Tensor]:
         seeded(seed)

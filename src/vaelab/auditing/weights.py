@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.finding import Severity
+from ..core.finding import Finding, Severity
 from .exact import log_mean_exp, log_sum_exp
+
+SAMPLES, BATCH, PIXELS, LATENTS = 5, 7, 6, 3  # all different, so that no two axes can be mixed up unseen
+CALLS = 3
 
 _CLOSE = 2e-4  # of the largest entry: above rounding in float32, far below any other pattern
 _LOGSUMEXP = "bound = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])  # [K, B] -> [B]"
@@ -21,6 +24,27 @@ class Seen:
     log_weights: np.ndarray
     slopes: np.ndarray
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Form:
+    """One reading of an objective's arguments, and what was seen under it.
+
+    Args:
+        name: What the arguments are read as.
+        seen: One entry a call.
+        exact: Whether the log weights are known with their constants.
+        framework: Whose tensors were used.
+        flaw: Whether the reading itself says that the weights are wrong.
+        findings: On the terms.
+    """
+
+    name: str
+    seen: tuple[Seen, ...]
+    exact: bool
+    framework: str = "torch float64"
+    flaw: bool = False
+    findings: tuple[Finding, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -57,7 +81,7 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("the worst sample first", lambda lw: softmax(-lw), "error",
             "the softmax is over losses, so the sample with the smallest weight counts most"),
     Pattern("the worst sample first, weights not held fixed", lambda lw: _with_weights_moving(-lw), "error",
-            "the softmax is over losses, so the sample with the smallest weight counts most, and it is differentiated too"),
+            "the softmax is over losses, so the smallest weight counts most, and it is differentiated too"),
     Pattern("weights not held fixed", _with_weights_moving, "error",
             "sum(softmax(log_w) * log_w) is no bound, and its gradient also runs through the softmax"),
     Pattern("the best sample only", lambda lw: (lw == lw.max(0)).astype(float), "warning",
@@ -87,7 +111,6 @@ class Reading:
 
     pattern: Pattern
     scale: float
-    note: str = ""
 
     @property
     def sign(self) -> int:
@@ -96,7 +119,7 @@ class Reading:
 
 
 def recognise(seen: Sequence[Seen]) -> Reading | None:
-    """The pattern that the slopes of all calls follow, up to one scale; else a power or a mixture of weights; else None."""
+    """The pattern that the slopes of all calls follow up to one scale, or a power or a mixture of weights, or None."""
     slopes = np.stack([one.slopes for one in seen])
     if not slopes.any():
         return None
@@ -127,7 +150,8 @@ def _power(slopes: np.ndarray, logs: np.ndarray) -> Reading | None:
     if scale is None or power <= 0:
         return None
     why = "a power of the weights makes it the variational Renyi bound of that order (Li and Turner, 2016)"
-    return Reading(Pattern(f"the Renyi bound of order {1 - power:.3f}", lambda lw: softmax(power * lw), "info", why, ""), scale)
+    name = f"the Renyi bound of order {1 - power:.3f}"
+    return Reading(Pattern(name, lambda lw: softmax(power * lw), "info", why, ""), scale)
 
 
 def _mixture(slopes: np.ndarray, logs: np.ndarray) -> Reading | None:
@@ -147,7 +171,7 @@ def _mixture(slopes: np.ndarray, logs: np.ndarray) -> Reading | None:
 
 
 def read_value(seen: Sequence[Seen], reading: Reading, exact: bool) -> tuple[str, float] | None:
-    """Which of `VALUES` is returned, and the constant that is added to it in nats per row; None where it is none of them.
+    """Which of `VALUES` is returned, and the constant beside it in nats per row; None where it is none of them.
 
     Args:
         exact: Whether the log weights are known with their constants; else a constant is taken as zero.
@@ -156,7 +180,8 @@ def read_value(seen: Sequence[Seen], reading: Reading, exact: bool) -> tuple[str
     for name, form in VALUES.items():
         wanted = [form(one.log_weights) for one in seen]
         for rows in (1, columns):  # a mean over the batch, or a sum
-            rest = np.concatenate([_rest(one.values, want, reading.sign, rows) for one, want in zip(seen, wanted, strict=True)])
+            pairs = zip(seen, wanted, strict=True)
+            rest = np.concatenate([_rest(one.values, want, reading.sign, rows) for one, want in pairs])
             spread = _CLOSE / 10 * (1 + max(np.abs(want).max() for want in wanted))
             if np.ptp(rest) <= spread and (not exact or abs(rest.mean()) <= spread):
                 return name, float(rest.mean())
@@ -165,4 +190,6 @@ def read_value(seen: Sequence[Seen], reading: Reading, exact: bool) -> tuple[str
 
 def _rest(values: np.ndarray, wanted: np.ndarray, sign: int, rows: int) -> np.ndarray:
     """What is left of the returned number over the wanted one, in nats per row."""
-    return sign * values - wanted if values.size == wanted.size else np.array([sign * values.mean() / rows - wanted.mean()])
+    if values.size == wanted.size:
+        return np.asarray(sign * values - wanted)
+    return np.array([sign * values.mean() / rows - wanted.mean()])
