@@ -115,6 +115,26 @@ def one_sample(z: Tensor, mu: Tensor, std: Tensor) -> Tensor:
     return td.Normal(mu, std).log_prob(z) - td.Normal(torch.zeros_like(mu), torch.ones_like(std)).log_prob(z)
 
 
+def bce_all(output: Tensor, x: Tensor) -> Tensor:
+    """Summed over everything."""
+    return bce(output, x, "sum")
+
+
+def nll(output: Tensor, x: Tensor) -> Tensor:
+    """Summed over a row, averaged over rows."""
+    return rows(bce(output, x)).mean()
+
+
+def kl_all(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Summed over everything."""
+    return kl(mu, logvar).sum()
+
+
+def kl_row(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Summed over latents, averaged over rows."""
+    return kl(mu, logvar).sum(1).mean()
+
+
 # ------------------------------------------------------------------------------------------------------ stateful forms
 class BetaVAE:
     """AntixK/PyTorch-VAE `models/beta_vae.py`, loss types H and B (Higgins et al., 2017; Burgess et al., 2018)."""
@@ -191,7 +211,7 @@ class Losses:
     total_loss: Tensor
 
 
-Elbo = namedtuple("Elbo", "nll kld")  # noqa: PYI024
+Elbo = namedtuple("Elbo", "nll kld")
 
 
 def in_dataclass(x: Tensor, x_hat: Tensor, mu: Tensor, log_var: Tensor) -> Losses:
@@ -275,21 +295,21 @@ def tybalt(x: Any, x_decoded: Any, z_mean: Any, z_log_var: Any, original_dim: in
 # --------------------------------------------------------------------------------------------------------------- right
 IMAGE = {"pixels": (3, 2, 2)}
 TOKENS = {"family": "categorical"}
-_ = None
 RIGHT: tuple[Case, ...] = (
-    Case("pytorch-examples", "pytorch/examples vae/main.py", lambda recon_x, x, mu, logvar: bce(recon_x, x, "sum") + kl(mu, logvar).sum(),
+    Case("pytorch-examples", "pytorch/examples vae/main.py",
+         lambda recon_x, x, mu, logvar: bce_all(recon_x, x) + kl_all(mu, logvar),
          unit="nats summed over the batch", head="log-variance"),
     Case("pytorch-examples-2017", "pytorch/examples vae/main.py, October 2017: both over B * 784; right on full batches, so a trap",
-         lambda recon_x, x, mu, logvar: bce(recon_x, x.view(-1, 784), "mean") + kl(mu, logvar).sum() / (128 * 784),
+         lambda recon_x, x, mu, logvar: bce(recon_x, x.view(-1, 784), "mean") + kl_all(mu, logvar) / (128 * 784),
          codes=("KL008",), also=("KL004",), worst="warning", sizes={"batch": 128, "pixels": 784, "latents": 20}),
     Case("pyro-one-sample", "pyro-ppl/pyro examples/vae/vae.py under Trace_ELBO",
-         lambda x, loc_img, z_loc, z_scale, z: bce(loc_img, x, "sum") + one_sample(z, z_loc, z_scale).sum(), head="std"),
+         lambda x, loc_img, z_loc, z_scale, z: bce_all(loc_img, x) + one_sample(z, z_loc, z_scale).sum(), head="std"),
     Case("tensorflow-cvae", "TensorFlow tutorial, Convolutional variational autoencoder",
          lambda x, x_logit, mean, logvar, z: (rows(bce_logits(x_logit, x)) + one_sample(z, mean, (0.5 * logvar).exp()).sum(1)).mean(),
          unit="nats per sample", head="log-variance", sizes={"pixels": (4, 3, 1)}),
     Case("keras-io-grey", "keras-io examples/generative/vae.py, 1 channel", keras_io, needs="keras", sizes={"pixels": (4, 3, 1)}),
     Case("synthcity", "vanderschaarlab/synthcity tabular VAE: 50 * squared error, sigma = 0.1",
-         lambda real, reconstructed, mu, logvar: (50 * (real - reconstructed) ** 2).sum() / len(real) + kl(mu, logvar).sum() / len(real),
+         lambda real, reconstructed, mu, logvar: (50 * (real - reconstructed) ** 2).sum() / len(real) + kl_all(mu, logvar) / len(real),
          lambda B, P, D: 0.01),
     Case("graph", "tkipf/gae and its PyTorch ports: mean over N * N entries, divergence over N * N", graph,
          sizes={"pixels": 6}, options={"constants": {"norm": 1.0, "pos_weight": 1.0}}),
@@ -305,7 +325,7 @@ RIGHT: tuple[Case, ...] = (
          lambda recon_x, x, mu, log_var, beta=10.0: (rows(bce(recon_x, x)) + beta * (kl(mu, log_var).sum(-1) - 5.0).abs()).mean(),
          lambda B, P, D: 10.0, codes=("KL007",), numbers={"KL007": 5.0}),
     Case("capacity-gamma", "Burgess et al., Understanding disentangling in beta-VAE, 2018: gamma |KL - C| on the batch mean",
-         lambda x, logits, mu, logvar, gamma=100.0, C=12.5: bce_logits(logits, x, "sum") / len(x) + gamma * (kl(mu, logvar).sum(1).mean() - C).abs(),
+         lambda x, logits, mu, logvar, gamma=100.0, C=12.5: bce_logits(logits, x, "sum") / len(x) + gamma * (kl_row(mu, logvar) - C).abs(),
          lambda B, P, D: 100.0, codes=("KL007",), numbers={"KL007": 12.5}, options={"declared_beta": 100}),
     Case("konny-h", "1Konny/Beta-VAE solver.py, gaussian decoder, objective H: squared error after a sigmoid, both over B",
          lambda x, x_recon, mu, logvar, beta=4: mse(torch.sigmoid(x_recon), x, "sum").div(len(x)) + beta * kl(mu, logvar).sum(1).mean(0, True),
@@ -333,14 +353,14 @@ RIGHT: tuple[Case, ...] = (
          codes=("KL007",), numbers={"KL007": 3 * log(2)}, options=TOKENS, head="std"),
     Case("bowman", "timbmg/Sentence-VAE train.py: NLLLoss summed on log-probabilities, both over B",
          lambda logp, target, mean, logv, KL_weight=1.0: (
-             F.nll_loss(logp.reshape(-1, logp.shape[-1]), target.flatten(), reduction="sum") + KL_weight * kl(mean, logv).sum()) / len(mean),
+             F.nll_loss(logp.reshape(-1, logp.shape[-1]), target.flatten(), reduction="sum") + KL_weight * kl_all(mean, logv)) / len(mean),
          options=TOKENS | {"inputs": "output x mu head"}),
     Case("mult-vae", "dawenl/vae_cf and its ports: multinomial on log-softmax, annealed weight declared",
-         lambda recon_x, x, mu, logvar, anneal=0.2: -(F.log_softmax(recon_x, 1) * x).sum(-1).mean() + anneal * kl(mu, logvar).sum(1).mean(),
+         lambda recon_x, x, mu, logvar, anneal=0.2: -(F.log_softmax(recon_x, 1) * x).sum(-1).mean() + anneal * kl_row(mu, logvar),
          lambda B, P, D: 0.2, options={"declared_beta": 0.2}),
     Case("tybalt", "greenelab/tybalt", tybalt, needs="keras", options={"constants": {"beta": 1.0}}),
     Case("chainer", "chainer/chainer examples/vae/net.py: bernoulli_nll on logits over B, gaussian_kl_divergence over B",
-         lambda x, y, mu, ln_var, beta=1.0: (F.softplus(y) - x * y).sum() / len(x) + beta * kl(mu, ln_var).sum() / len(x)),
+         lambda x, y, mu, ln_var, beta=1.0: (F.softplus(y) - x * y).sum() / len(x) + beta * kl_all(mu, ln_var) / len(x)),
     Case("flax", "google/flax examples/vae/train.py", flax_loss, needs="jax", unit="nats per sample"),
     Case("haiku-std", "google-deepmind/dm-haiku examples/vae.py: the encoder gives a standard deviation",
          lambda x, logits, mean, stddev: jnp.mean(
@@ -354,17 +374,18 @@ RIGHT: tuple[Case, ...] = (
          lambda x, x_mu, x_logvar, z_mu, z_logvar: (
              rows(0.5 * ((x - x_mu) ** 2 / x_logvar.exp() + x_logvar)) + kl(z_mu, z_logvar).sum(1)).mean()),
     Case("gaussian-nll", "torch.nn.functional.gaussian_nll_loss summed, variance from the decoder",
-         lambda x, x_mean, x_var, mu, logvar: F.gaussian_nll_loss(x_mean, x, x_var, full=True, reduction="sum") + kl(mu, logvar).sum()),
+         lambda x, x_mean, x_var, mu, logvar: F.gaussian_nll_loss(x_mean, x, x_var, full=True, reduction="sum") + kl_all(mu, logvar)),
     Case("fixed-noise", "Normal(output, 0.1).log_prob: sigma^2 = 0.01",
-         lambda x, x_hat, mu, logvar: -rows(td.Normal(x_hat, 0.1).log_prob(x)).mean() + kl(mu, logvar).sum(1).mean(), lambda B, P, D: 0.01),
+         lambda x, x_hat, mu, logvar: -rows(td.Normal(x_hat, 0.1).log_prob(x)).mean() + kl_row(mu, logvar),
+         lambda B, P, D: 0.01),
     Case("laplace", "Laplace(output, 1).log_prob",
-         lambda x, x_hat, mu, logvar: -rows(td.Laplace(x_hat, 1.0).log_prob(x)).mean() + kl(mu, logvar).sum(1).mean()),
+         lambda x, x_hat, mu, logvar: -rows(td.Laplace(x_hat, 1.0).log_prob(x)).mean() + kl_row(mu, logvar)),
     Case("poisson-log-rates", "torch.nn.functional.poisson_nll_loss on log-rates, summed",
-         lambda x, log_rate, mu, logvar: F.poisson_nll_loss(log_rate, x, log_input=True, reduction="sum") + kl(mu, logvar).sum()),
+         lambda x, log_rate, mu, logvar: F.poisson_nll_loss(log_rate, x, log_input=True, reduction="sum") + kl_all(mu, logvar)),
     Case("poisson-rates", "torch.distributions.Poisson on counts",
-         lambda counts, rates, mu, logvar: -td.Poisson(rates, validate_args=False).log_prob(counts).sum(1).mean() + kl(mu, logvar).sum(1).mean()),
+         lambda counts, rates, mu, logvar: -td.Poisson(rates, validate_args=False).log_prob(counts).sum(1).mean() + kl_row(mu, logvar)),
     Case("pixel-classes", "cross-entropy on [B, V, P] with integer targets, summed",
-         lambda x, logits, mu, logvar: F.cross_entropy(logits, x, reduction="sum") / len(x) + kl(mu, logvar).sum(1).mean(), options=TOKENS),
+         lambda x, logits, mu, logvar: F.cross_entropy(logits, x, reduction="sum") / len(x) + kl_row(mu, logvar), options=TOKENS),
     Case("softplus-std", "pytorch/vision-style softplus head through torch.distributions",
          lambda x, logits, mu, rho: (rows(bce_logits(logits, x))
                                      + td.kl_divergence(td.Normal(mu, F.softplus(rho)), td.Normal(0.0, 1.0)).sum(1)).mean(),
@@ -376,27 +397,32 @@ RIGHT: tuple[Case, ...] = (
          + td.kl_divergence(td.Independent(td.Normal(loc, scale), 1), td.Independent(td.Normal(torch.zeros_like(loc), torch.ones_like(scale)), 1)).mean(),
          head="std"),
     Case("log-std", "1 + 2 log_std - mu^2 - exp(log_std)^2, named so",
-         lambda x, recon, mu, log_std: bce(recon, x, "sum") - 0.5 * (1 + 2 * log_std - mu**2 - log_std.exp() ** 2).sum(), head="log-std"),
+         lambda x, recon, mu, log_std: bce_all(recon, x) - 0.5 * (1 + 2 * log_std - mu**2 - log_std.exp() ** 2).sum(), head="log-std"),
     Case("numpy", "NumPy alone", in_numpy, codes=("NU002",), worst="warning"),  # log of 0 at a saturated output
     Case("vector", "one number for each row", lambda x, x_hat, mu, logvar: rows(bce(x_hat, x)) + kl(mu, logvar).sum(1)),
-    Case("tuple-of-terms", "TVAE-like: two terms returned, to be added", lambda x, recon, mu, logvar: (bce(recon, x, "sum") / len(x), kl(mu, logvar).sum() / len(x))),
-    Case("namedtuple", "a namedtuple of two terms", lambda x, recon, mu, logvar: Elbo(rows(bce(recon, x)).mean(), kl(mu, logvar).sum(1).mean())),
+    Case("tuple-of-terms", "TVAE-like: two terms returned, to be added",
+         lambda x, recon, mu, logvar: (bce_all(recon, x) / len(x), kl_all(mu, logvar) / len(x))),
+    Case("namedtuple", "a namedtuple of two terms",
+         lambda x, recon, mu, logvar: Elbo(nll(recon, x), kl_row(mu, logvar))),
     Case("dict", "a dict with its parts", lambda x, recon, mu, logvar: {
-        "kl": kl(mu, logvar).sum(1).mean(), "recon": rows(bce(recon, x)).mean(), "loss": (rows(bce(recon, x)) + kl(mu, logvar).sum(1)).mean()}),
+        "kl": kl_row(mu, logvar), "recon": nll(recon, x), "loss": (rows(bce(recon, x)) + kl(mu, logvar).sum(1)).mean()}),
     Case("dataclass", "a dataclass with its parts", in_dataclass),
     Case("module", "a loss as nn.Module, forward(x, output, mu, logvar)", Criterion()),
     Case("module-beta", "the same, beta declared", Criterion(4.0), lambda B, P, D: 4.0, options={"declared_beta": 4}),
     Case("callable-object", "a class with __call__", Weighted(1.0)),
     Case("partial", "functools.partial with its weight bound",
-         partial(lambda x, recon, mu, logvar, beta: rows(bce(recon, x)).mean() + beta * kl(mu, logvar).sum(1).mean(), beta=0.5), lambda B, P, D: 0.5),
+         partial(lambda x, recon, mu, logvar, beta: nll(recon, x) + beta * kl_row(mu, logvar), beta=0.5), lambda B, P, D: 0.5),
     Case("criterion-argument", "reconstruction_function given as an argument (the pytorch-beginner form)",
-         lambda recon_x, x, mu, logvar, criterion=nn.MSELoss(reduction="sum"): criterion(recon_x, x) + kl(mu, logvar).sum(), lambda B, P, D: 0.5),
-    Case("star-arguments", "*args in an order of its own", lambda *args: rows(bce(args[0], args[1])).mean() + kl(args[2], args[3]).sum(1).mean(),
+         lambda recon_x, x, mu, logvar, criterion=nn.MSELoss(reduction="sum"): criterion(recon_x, x) + kl_all(mu, logvar),
+         lambda B, P, D: 0.5),
+    Case("star-arguments", "*args in an order of its own",
+         lambda *args: nll(args[0], args[1]) + kl_row(args[2], args[3]),
          options={"inputs": "output x mu head"}),
-    Case("grouped", "the model's outputs as one argument", lambda outputs, batch: bce(outputs[0], batch, "sum") + kl(outputs[1], outputs[2]).sum(),
+    Case("grouped", "the model's outputs as one argument",
+         lambda outputs, batch: bce_all(outputs[0], batch) + kl_all(outputs[1], outputs[2]),
          options={"inputs": "(output mu head) x"}),
     Case("both-over-everything", "both terms over B * P, taken from the tensor: nats per dimension",
-         lambda x, recon, mu, logvar: bce(recon, x, "mean") + kl(mu, logvar).sum() / x.numel(), unit="nats per dimension"),
+         lambda x, recon, mu, logvar: bce(recon, x, "mean") + kl_all(mu, logvar) / x.numel(), unit="nats per dimension"),
     Case("bits-per-dim", "bits per dimension: the bound over P log 2",
          lambda x, logits, mu, logvar: (rows(bce_logits(logits, x)) + kl(mu, logvar).sum(1)).mean() / (x[0].numel() * log(2))),
     Case("beta-norm", "Higgins et al., beta-VAE, 2017, beta_norm = beta D / P beside two means",
@@ -404,7 +430,8 @@ RIGHT: tuple[Case, ...] = (
     Case("double-of-both", "squared error and divergence both without their half: beta 1",
          lambda x, recon, mu, logvar: mse(recon, x, "sum") + (mu**2 + logvar.exp() - logvar - 1).sum()),
     Case("missing-half", "the divergence without its half: beta 2, not off by more than 3",
-         lambda x, recon, mu, logvar: bce(recon, x, "sum") - (1 + logvar - mu**2 - logvar.exp()).sum(), lambda B, P, D: 2.0, codes=("UN002",)),
+         lambda x, recon, mu, logvar: bce_all(recon, x) - (1 + logvar - mu**2 - logvar.exp()).sum(),
+         lambda B, P, D: 2.0, codes=("UN002",)),
     Case("conv-latents", "latents [B, C, H, W], summed over all three axes",
          lambda x, recon, mu, logvar: (rows(bce(recon, x)) + kl(mu, logvar).sum([1, 2, 3])).mean(), sizes={"pixels": (3, 2, 2), "latents": (1, 2, 2)}),
     Case("clamped-log-variance", "log-variance clamped to [-10, 10], as a guard",
@@ -412,9 +439,9 @@ RIGHT: tuple[Case, ...] = (
     Case("free-bits", "Kingma et al., 2016: a floor of 0.25 nats under each latent's batch mean", free_bits_per_latent,
          codes=("KL007",), numbers={"KL007": 0.25}),
     Case("huber", "torch.nn.functional.smooth_l1_loss summed: Huber's density, threshold 1",
-         lambda x, recon, mu, logvar: F.smooth_l1_loss(recon, x, reduction="sum") + kl(mu, logvar).sum()),
+         lambda x, recon, mu, logvar: F.smooth_l1_loss(recon, x, reduction="sum") + kl_all(mu, logvar)),
     Case("log-cosh", "log cosh summed (hyperbolic secant density), curvature 1 at 0",
-         lambda x, recon, mu, logvar: torch.log(torch.cosh(recon - x)).sum() + kl(mu, logvar).sum()),
+         lambda x, recon, mu, logvar: torch.log(torch.cosh(recon - x)).sum() + kl_all(mu, logvar)),
     Case("wide-prior", "a prior N(0, 2^2) through torch.distributions: weight 1",
          lambda x, logits, mu, std: (rows(bce_logits(logits, x)) + td.kl_divergence(td.Normal(mu, std), td.Normal(0.0, 2.0)).sum(1)).mean(), head="std"),
     Case("tanh-range", "data and output in [-1, 1], both moved to [0, 1] for the cross-entropy",
@@ -422,12 +449,14 @@ RIGHT: tuple[Case, ...] = (
     Case("tvae-continuous", "sdv-dev/CTGAN tvae.py, loss_factor 2, continuous columns: Gaussian after tanh with a learned std; beta 0.5",
          lambda recon_x, x, sigmas, mu, logvar, factor=2: (
              factor * (((x - torch.tanh(recon_x)) ** 2 / 2 / sigmas**2).sum() + (torch.log(sigmas) * torch.ones_like(x)).sum()) / len(x),
-             kl(mu, logvar).sum() / len(x)),
+             kl_all(mu, logvar) / len(x)),
          lambda B, P, D: 0.5, codes=("UN002",)),
-    Case("tvae-categories", "sdv-dev/CTGAN tvae.py, loss_factor 2, one-hot columns", lambda recon_x, x, mu, logvar, factor=2: (
-        factor * F.cross_entropy(recon_x, x.argmax(-1), reduction="sum") / len(x), kl(mu, logvar).sum() / len(x)),
+    Case("tvae-categories", "sdv-dev/CTGAN tvae.py, loss_factor 2, one-hot columns",
+         lambda recon_x, x, mu, logvar, factor=2: (
+        factor * F.cross_entropy(recon_x, x.argmax(-1), reduction="sum") / len(x), kl_all(mu, logvar) / len(x)),
          lambda B, P, D: 0.5, codes=("UN002",), sizes={"pixels": 5}, options={"inputs": "output x mu head"}),
-    Case("divergence-alone", "pyg-team/pytorch_geometric VGAE.kl_loss", lambda mu, logstd: -0.5 * (1 + 2 * logstd - mu**2 - logstd.exp() ** 2).sum(1).mean(), None),
+    Case("divergence-alone", "pyg-team/pytorch_geometric VGAE.kl_loss",
+         lambda mu, logstd: -0.5 * (1 + 2 * logstd - mu**2 - logstd.exp() ** 2).sum(1).mean(), None),
 )  # fmt: skip
 
 
@@ -445,7 +474,7 @@ def wrong(name: str, source: str, fn: Callable[..., Any], beta: Beta | None, *co
 
 WRONG: tuple[Case, ...] = (
     wrong("pytorch-examples-2017-short", "the same as above on a batch of 6: the divergence is still over 128 * 784",
-          lambda recon_x, x, mu, logvar: bce(recon_x, x.view(-1, 784), "mean") + kl(mu, logvar).sum() / (128 * 784),
+          lambda recon_x, x, mu, logvar: bce(recon_x, x.view(-1, 784), "mean") + kl_all(mu, logvar) / (128 * 784),
           lambda B, P, D: B * P / (128 * 784), "KL008", also=("KL004",), sizes={"pixels": 784}),
     wrong("keras-io-rgb", "keras-io examples/generative/vae.py, 3 channels", keras_io, lambda B, P, D: 3.0, "RE008",
           also=("RE001",), needs="keras", sizes={"pixels": (2, 2, 3)}),
@@ -469,7 +498,7 @@ WRONG: tuple[Case, ...] = (
           lambda logvar, mu, x, reconstruction_x: bce(reconstruction_x, x).mean(-1) + kl_std(mu, logvar, 1e-20).mean(-1),
           lambda B, P, D: P / D, "KL005", "RE001", "KL003"),
     wrong("moses", "molecularsets/moses vae: cross-entropy a mean over tokens, divergence a sum over latents",
-          lambda x, y, mu, logvar: F.cross_entropy(y.reshape(-1, y.size(-1)), x.flatten()) + kl(mu, logvar).sum(1).mean(),
+          lambda x, y, mu, logvar: F.cross_entropy(y.reshape(-1, y.size(-1)), x.flatten()) + kl_row(mu, logvar),
           lambda B, P, D: P, "RE001", options=TOKENS),
     wrong("keras-blog", "Keras blog, Building autoencoders", keras_blog, lambda B, P, D: 1 / D, "KL003", needs="keras"),
     wrong("keras-molecules", "maxhodak/keras-molecules: max_length * mean over [T, C], divergence a mean over latents; beta C / D",
@@ -484,61 +513,88 @@ WRONG: tuple[Case, ...] = (
     wrong("undeclared-tiny-weight", "L1 sum with an undeclared weight of 1e-6: b = 1e-6 is no noise that data have", LearnedScale(1e-6),
           lambda B, P, D: 1e-6, "RE006", sizes={"pixels": (3, 2, 2), "latents": (2, 2, 1)}),
     wrong("sum-and-mean", "BCE summed, divergence `-0.5 * torch.mean(...)` over everything",
-          lambda recon_x, x, mu, logvar: bce(recon_x, x, "sum") + kl(mu, logvar).mean(), lambda B, P, D: 1 / (B * D), "KL003", "KL004"),
+          lambda recon_x, x, mu, logvar: bce_all(recon_x, x) + kl(mu, logvar).mean(),
+          lambda B, P, D: 1 / (B * D), "KL003", "KL004"),
     wrong("mean-and-sum", "BCE a mean over everything, divergence a sum over everything",
-          lambda recon_x, x, mu, logvar: bce(recon_x, x, "mean") + kl(mu, logvar).sum(), lambda B, P, D: B * P, "RE001", "KL004"),
+          lambda recon_x, x, mu, logvar: bce(recon_x, x, "mean") + kl_all(mu, logvar),
+          lambda B, P, D: B * P, "RE001", "KL004"),
     wrong("mean-and-row-sum", "BCE a mean over everything, divergence summed over latents, averaged over the batch",
-          lambda recon_x, x, mu, logvar: bce(recon_x, x, "mean") + kl(mu, logvar).sum(1).mean(), lambda B, P, D: P, "RE001"),
+          lambda recon_x, x, mu, logvar: bce(recon_x, x, "mean") + kl_row(mu, logvar), lambda B, P, D: P, "RE001"),
     wrong("mean-and-mean", "two means", lambda recon_x, x, mu, logvar: bce(recon_x, x, "mean") + kl(mu, logvar).mean(),
           lambda B, P, D: P / D, "RE001", "KL003"),
     wrong("rows-and-sum", "BCE per sample averaged, divergence summed over the batch",
-          lambda recon, x, mu, logvar: rows(bce(recon, x)).mean() + kl(mu, logvar).sum(), lambda B, P, D: B, "KL004"),
+          lambda recon, x, mu, logvar: nll(recon, x) + kl_all(mu, logvar), lambda B, P, D: B, "KL004"),
     wrong("sum-and-rows", "squared error summed over the batch, divergence averaged over it",
-          lambda recon, x, mu, logvar: mse(recon, x, "sum") + kl(mu, logvar).sum(1).mean(), lambda B, P, D: 1 / (2 * B), "KL004"),
+          lambda recon, x, mu, logvar: mse(recon, x, "sum") + kl_row(mu, logvar), lambda B, P, D: 1 / (2 * B), "KL004"),
     wrong("wrong-axis", "divergence summed over the batch and averaged over latents",
-          lambda x, recon, mu, logvar: rows(bce(recon, x)).mean() + kl(mu, logvar).sum(0).mean(), lambda B, P, D: B / D, "KL003", "KL004"),
+          lambda x, recon, mu, logvar: nll(recon, x) + kl(mu, logvar).sum(0).mean(),
+          lambda B, P, D: B / D, "KL003", "KL004"),
     wrong("hard-coded-batch", "divergence over a batch of 64 that stands in the code",
-          lambda x, recon, mu, logvar: rows(bce(recon, x)).mean() + kl(mu, logvar).sum() / 64, lambda B, P, D: B / 64, "KL008", also=("KL004",)),
+          lambda x, recon, mu, logvar: nll(recon, x) + kl_all(mu, logvar) / 64,
+          lambda B, P, D: B / 64, "KL008", also=("KL004",)),
     wrong("hard-coded-pixels", "a mean over pixels times 784, whatever the image",
-          lambda x, recon, mu, logvar: 784 * bce(recon, x, "mean") + kl(mu, logvar).sum(1).mean(), lambda B, P, D: P / 784, "KL008"),
+          lambda x, recon, mu, logvar: 784 * bce(recon, x, "mean") + kl_row(mu, logvar),
+          lambda B, P, D: P / 784, "KL008"),
     wrong("rows-only-one-axis", "images summed over height and width, averaged over channels and the batch",
-          lambda x, recon, mu, logvar: mse(recon, x).sum((2, 3)).mean() + kl(mu, logvar).sum(1).mean(),
+          lambda x, recon, mu, logvar: mse(recon, x).sum((2, 3)).mean() + kl_row(mu, logvar),
           lambda B, P, D: 3 / 2, "RE008", also=("RE001",), sizes=IMAGE),
-    wrong("rmse", "the root of a mean squared error", lambda x, recon, mu, logvar: torch.sqrt(mse(recon, x, "mean")) + kl(mu, logvar).sum(1).mean(),
+    wrong("rmse", "the root of a mean squared error",
+          lambda x, recon, mu, logvar: torch.sqrt(mse(recon, x, "mean")) + kl_row(mu, logvar),
           None, "RE007", also=("RE001", "UN002")),
-    wrong("cosine", "cosine distance", lambda x, recon, mu, logvar: (1 - F.cosine_similarity(recon, x)).mean() + kl(mu, logvar).sum(1).mean(), None, "RE007"),
-    wrong("swapped", "F.binary_cross_entropy(x, recon)", lambda x, recon, mu, logvar: bce(x, recon, "sum") + kl(mu, logvar).sum(), None, "RE004"),
+    wrong("cosine", "cosine distance",
+          lambda x, recon, mu, logvar: (1 - F.cosine_similarity(recon, x)).mean() + kl_row(mu, logvar), None, "RE007"),
+    wrong("swapped", "F.binary_cross_entropy(x, recon)",
+          lambda x, recon, mu, logvar: bce_all(x, recon) + kl_all(mu, logvar), None, "RE004"),
     wrong("double-sigmoid", "with_logits on a sigmoid's output",
-          lambda x, logits, mu, logvar: bce_logits(torch.sigmoid(logits), x, "sum") + kl(mu, logvar).sum(), None, "RE002"),
+          lambda x, logits, mu, logvar: bce_logits(torch.sigmoid(logits), x, "sum") + kl_all(mu, logvar),
+          None, "RE002"),
     wrong("logits-as-probabilities", "binary_cross_entropy on what is named logits",
-          lambda x, logits, mu, logvar: bce(logits, x, "sum") + kl(mu, logvar).sum(), lambda B, P, D: 1.0, "RE002"),
-    wrong("half-cross-entropy", "-sum x log p alone", lambda x, recon, mu, logvar: -(x * torch.log(recon + 1e-8)).sum() + kl(mu, logvar).sum(), None, "RE007"),
-    wrong("divergence-sign", "the divergence subtracted", lambda x, recon, mu, logvar: bce(recon, x, "sum") - kl(mu, logvar).sum(), lambda B, P, D: -1.0, "KL002"),
-    wrong("likelihood-sign", "the log-likelihood added", lambda x, recon, mu, logvar: -bce(recon, x, "sum") + kl(mu, logvar).sum(), lambda B, P, D: -1.0, "RE005"),
-    wrong("no-logarithm", "the log-variance left out", lambda x, recon, mu, logvar: bce(recon, x, "sum") + 0.5 * (mu**2 + logvar.exp() - 1).sum(), None, "KL005"),
-    wrong("no-mean", "mu^2 left out", lambda x, recon, mu, logvar: bce(recon, x, "sum") + 0.5 * (logvar.exp() - 1 - logvar).sum(), None, "KL005"),
-    wrong("means-only", "mu^2 alone", lambda x, recon, mu, logvar: bce(recon, x, "sum") + 0.5 * (mu**2).sum() + 0 * logvar.sum(), None, "KL005"),
+          lambda x, logits, mu, logvar: bce_all(logits, x) + kl_all(mu, logvar), lambda B, P, D: 1.0, "RE002"),
+    wrong("half-cross-entropy", "-sum x log p alone",
+          lambda x, recon, mu, logvar: -(x * torch.log(recon + 1e-8)).sum() + kl_all(mu, logvar), None, "RE007"),
+    wrong("divergence-sign", "the divergence subtracted",
+          lambda x, recon, mu, logvar: bce_all(recon, x) - kl_all(mu, logvar), lambda B, P, D: -1.0, "KL002"),
+    wrong("likelihood-sign", "the log-likelihood added",
+          lambda x, recon, mu, logvar: -bce_all(recon, x) + kl_all(mu, logvar), lambda B, P, D: -1.0, "RE005"),
+    wrong("no-logarithm", "the log-variance left out",
+          lambda x, recon, mu, logvar: bce_all(recon, x) + 0.5 * (mu**2 + logvar.exp() - 1).sum(), None, "KL005"),
+    wrong("no-mean", "mu^2 left out",
+          lambda x, recon, mu, logvar: bce_all(recon, x) + 0.5 * (logvar.exp() - 1 - logvar).sum(), None, "KL005"),
+    wrong("means-only", "mu^2 alone",
+          lambda x, recon, mu, logvar: bce_all(recon, x) + 0.5 * (mu**2).sum() + 0 * logvar.sum(), None, "KL005"),
     wrong("two-readings", "1 + log_sigma - mu^2 - exp(log_sigma)^2: the 2 before the logarithm is missing",
-          lambda x, recon, mu, log_sigma: bce(recon, x, "sum") - 0.5 * (1 + log_sigma - mu**2 - log_sigma.exp() ** 2).sum(), None, "KL006", also=("KL005",)),
+          lambda x, recon, mu, log_sigma: bce_all(recon, x) - 0.5 * (1 + log_sigma - mu**2 - log_sigma.exp() ** 2).sum(),
+          None, "KL006", also=("KL005",)),
     wrong("two-readings-of-std", "1 + std - mu^2 - std^2: the logarithm is missing around the first",
-          lambda x, recon, mu, std: bce(recon, x, "sum") - 0.5 * (1 + std - mu**2 - std**2).sum(), None, "KL006", also=("KL005",)),
+          lambda x, recon, mu, std: bce_all(recon, x) - 0.5 * (1 + std - mu**2 - std**2).sum(),
+          None, "KL006", also=("KL005",)),
     wrong("no-grad", "the divergence under no_grad", no_grad_kl, lambda B, P, D: 0.0, "GR001", also=("UN002",)),
-    wrong("item", "the divergence as a number", lambda x, recon, mu, logvar: rows(bce(recon, x)).mean() + kl(mu, logvar).sum(1).mean().item(),
+    wrong("item", "the divergence as a number",
+          lambda x, recon, mu, logvar: nll(recon, x) + kl(mu, logvar).sum(1).mean().item(),
           lambda B, P, D: 0.0, "GR001", also=("UN002",)),
-    wrong("detached-mean", "mu detached in the divergence", lambda x, recon, mu, logvar: bce(recon, x, "sum") + kl(mu.detach(), logvar).sum(),
+    wrong("detached-mean", "mu detached in the divergence",
+          lambda x, recon, mu, logvar: bce_all(recon, x) + kl(mu.detach(), logvar).sum(),
           None, "GR001"),
-    wrong("unused-beta", "beta is taken and never used", lambda x, recon, mu, logvar, beta=4.0: bce(recon, x, "sum") + kl(mu, logvar).sum(),
+    wrong("unused-beta", "beta is taken and never used",
+          lambda x, recon, mu, logvar, beta=4.0: bce_all(recon, x) + kl_all(mu, logvar),
           lambda B, P, D: 1.0, "GR004", also=("UN002",)),
     wrong("zero-capacity", "a divergence clamped to [0, capacity] with capacity 0",
-          lambda x, recon, mu, logvar, capacity=0.0: rows(bce(recon, x)).mean() + kl(mu, logvar).sum(1).mean().clamp(0, capacity), lambda B, P, D: 0.0, "KL001"),
-    wrong("no-divergence", "the divergence is computed and left out", lambda x, recon, mu, logvar: rows(bce(recon, x)).mean(), lambda B, P, D: 0.0, "KL001"),
-    wrong("no-reconstruction", "the output is compared with itself", lambda x, recon, mu, logvar: bce(recon.detach() * 0 + 0.5, x, "sum") * 0 + kl(mu, logvar).sum(),
+          lambda x, recon, mu, logvar, capacity=0.0: nll(recon, x) + kl(mu, logvar).sum(1).mean().clamp(0, capacity),
+          lambda B, P, D: 0.0, "KL001"),
+    wrong("no-divergence", "the divergence is computed and left out",
+          lambda x, recon, mu, logvar: nll(recon, x), lambda B, P, D: 0.0, "KL001"),
+    wrong("no-reconstruction", "the output is compared with itself",
+          lambda x, recon, mu, logvar: bce(recon.detach() * 0 + 0.5, x, "sum") * 0 + kl_all(mu, logvar),
           None, "RE007"),
-    wrong("undeclared-weight", "reconstruction times 10: beta 0.1 undeclared", lambda x, recon, mu, logvar: 10 * bce(recon, x, "sum") + kl(mu, logvar).sum(),
+    wrong("undeclared-weight", "reconstruction times 10: beta 0.1 undeclared",
+          lambda x, recon, mu, logvar: 10 * bce_all(recon, x) + kl_all(mu, logvar),
           lambda B, P, D: 0.1, "UN002"),
-    wrong("product", "the terms multiplied", lambda x, recon, mu, logvar: rows(bce(recon, x)).mean() * kl(mu, logvar).sum(1).mean(), None, "UN002", also=("KL003", "KL004")),
-    wrong("root-of-divergence", "the root of the divergence", lambda x, recon, mu, logvar: rows(bce(recon, x)).mean() + kl(mu, logvar).sum(1).sqrt().mean(), None, "KL005"),
+    wrong("product", "the terms multiplied",
+          lambda x, recon, mu, logvar: nll(recon, x) * kl_row(mu, logvar), None, "UN002", also=("KL003", "KL004")),
+    wrong("root-of-divergence", "the root of the divergence",
+          lambda x, recon, mu, logvar: nll(recon, x) + kl(mu, logvar).sum(1).sqrt().mean(), None, "KL005"),
     wrong("missing-reduction-of-x", "mean over the batch axis and features of the error, sum over latents of a mean over the batch, beta declared 1",
-          lambda x, recon, mu, logvar, beta=1.0: F.l1_loss(recon, x) + beta * kl(mu, logvar).mean(0).sum(), lambda B, P, D: P, "RE001"),
+          lambda x, recon, mu, logvar, beta=1.0: F.l1_loss(recon, x) + beta * kl(mu, logvar).mean(0).sum(),
+          lambda B, P, D: P, "RE001"),
 )  # fmt: skip
 CASES = (*RIGHT, *WRONG)

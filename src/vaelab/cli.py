@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 app = App(
     name="vaelab",
-    help="Train, audit, look at and use variational autoencoders. Numbers are in nats per sample unless they say otherwise.",
+    help="Train, audit, look at and use variational autoencoders. Numbers are in nats per sample unless they say.",
     version_flags=["--version"],
 )
 
@@ -78,7 +78,7 @@ def audit(
 ) -> int:
     """Say in nats what a loss, a model or an estimator of the likelihood really computes.
 
-    The code is called as a black box; no source is read, nothing is trained. The exit status is 1 when something is wrong.
+    The code is called as a black box: no source is read, nothing is trained. Exit status 1: something is wrong.
     """
     from .auditing.command import Options, run_audit
     from .core.config import parse_overrides

@@ -1,4 +1,4 @@
-"""For anyone's own test suite: one line that holds a loss to its bound. With pytest there is a fixture of the same name."""
+"""For anyone's own test suite: one line that holds a loss to its bound; with pytest there is a fixture of that name."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def assert_elbo(loss: Callable[..., Any], *, allow: str = "warning", **options: 
         1.0
     """
     report = audit(loss, **options)
-    if SEVERITIES.index(report.severity) > SEVERITIES.index(allow):  # type: ignore[arg-type]
+    if SEVERITIES.index(report.severity) > SEVERITIES.index(allow):
         raise AssertionError(f"this is not the bound it is taken for\n{report}")
     return report

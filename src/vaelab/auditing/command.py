@@ -40,7 +40,12 @@ def run_audit(target: str, settings: Mapping[str, Any], options: Options, sarif:
     """
     unknown = [key for key in settings if key not in SECTIONS or not isinstance(settings[key], Mapping)]
     if unknown:
-        raise BadInput("setting", unknown[0], "settings are constants.name=value and sizes.name=value", did_you_mean(unknown[0], SECTIONS))
+        raise BadInput(
+            "setting",
+            unknown[0],
+            "settings are constants.name=value and sizes.name=value",
+            did_you_mean(unknown[0], SECTIONS),
+        )
     with contextlib.redirect_stdout(sys.stderr):
         subject, file, line = find(target)
         report = _audited(subject, settings, options)

@@ -10,8 +10,10 @@ Bayes, 2014).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -66,8 +68,8 @@ class Divergence:
 
     Args:
         form: The fitted form; None where the loss does not move with mu and the head, or in no known way.
-        slopes: The weight at small (0.02 nats an entry), low (1), medium (40) and large (1000) divergences; NaN where the
-            loss bends inside.
+        slopes: The weight at small (0.02 nats an entry), low (1), medium (40) and large (1000) divergences; NaN where
+            the loss bends inside.
         weight: The weight where the loss is linear, per entry and not yet times the batch.
         shape: "linear", "floor", "cap", "capacity", "bent" or "flat".
         threshold: Where it bends, in nats; None for a linear one.
@@ -97,14 +99,16 @@ def measure(probe: Probe, seed: int = 0) -> Divergence:
     found = _recognise(probe, base, rng)
     if found is None:
         moves = _moves(probe, base, rng)
-        return replace(FLAT, moves=moves, shape="bent" if any(moves) else "flat", weight=float("nan") if any(moves) else 0.0)
+        return replace(
+            FLAT, moves=moves, shape="bent" if any(moves) else "flat", weight=float("nan") if any(moves) else 0.0
+        )
     form, probe = found
     slopes = tuple(slope(probe, form, base, regime, rng) for regime in REGIMES)
     shape, weight = _shape(slopes, 0.02 if probe.seeds == 1 else 0.3)
     if shape == "linear" and probe.seeds == 1 and _bent(probe, form, base, rng):
         shape = "bent"
     threshold, per = _threshold(probe, form, base) if shape in ("floor", "cap", "capacity") else (None, "")
-    return Divergence(form, slopes, weight, shape, threshold, per, _moves(probe, base, rng), draw=probe.draw)  # type: ignore[arg-type]
+    return Divergence(form, slopes, weight, shape, threshold, per, _moves(probe, base, rng), draw=probe.draw)
 
 
 def slope(probe: Probe, form: Form, base: Batch, regime: str, rng: np.random.Generator, count: int = 8) -> float:
@@ -168,13 +172,14 @@ def _searched(probe: Probe, batches: Sequence[Batch]) -> list[tuple[Form, Probe]
         return []
     found = []
     for make, low, high in CURVED_HEADS:
-        at = smallest(lambda p, m=make: _residual(_fitted(batches, values, m(p), "own")), low, high)  # type: ignore[misc]
-        form = _fitted(batches, values, make(at), "own")
+        residual = partial(_residual_at, make, batches, values)
+        form = _fitted(batches, values, make(smallest(residual, low, high)), "own")
         found += [(form, probe)] if form is not None else []
     return found
 
 
-def _residual(form: Form | None) -> float:
+def _residual_at(make: Callable[[float], Head], batches: Sequence[Batch], values: Sequence[float], at: float) -> float:
+    form = _fitted(batches, values, make(at), "own")
     return 1.0 if form is None else form.residual
 
 
@@ -209,8 +214,8 @@ def _fitted(batches: Sequence[Batch], values: Sequence[float], head: Head, log: 
 def _positive(base: Batch, rng: np.random.Generator, scale: float = 1.0) -> Batch:
     """Large divergences under every reading of the head: |mu| from 3 to 6 times a scale, the head positive.
 
-    Besides every entry, the whole batch has a scale and a centre: what moves all entries together stands out of the noise
-    of a random loss.
+    Besides every entry, the whole batch has a scale and a centre: what moves all entries together stands out of the
+    noise of a random loss.
     """
     sign, shape = rng.choice([-1.0, 1.0], base.mu.shape), base.mu.shape
     mu = sign * rng.uniform(3, 4.5, shape) * rng.uniform(1, 1.4) * scale
@@ -228,7 +233,9 @@ def drawn(base: Batch, head: Head, regime: str, rng: np.random.Generator) -> Bat
     }[regime]
     sign, together = rng.choice([-1.0, 1.0], base.mu.shape), rng.uniform(0.9, 1.0)
     log_variance = rng.normal(centre, spread, base.head.shape) + spread * rng.normal()
-    return replace(base, mu=sign * rng.uniform(low, high, base.mu.shape) * together, head=head.from_log_variance(log_variance))
+    return replace(
+        base, mu=sign * rng.uniform(low, high, base.mu.shape) * together, head=head.from_log_variance(log_variance)
+    )
 
 
 def _moves(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[bool, bool]:
@@ -262,13 +269,13 @@ def _shape(slopes: Sequence[float], tolerance: float) -> tuple[str, float]:
         return "linear", known[len(known) // 2]
     if -1 in signs:
         return "capacity", abs(top)
-    steps = [b - a for a, b in zip(signs, signs[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(signs)]
     shape = {(True, False): "floor", (False, True): "cap"}.get((1 in steps, -1 in steps), "bent")
     return shape, float(top)
 
 
 def _bent(probe: Probe, form: Form, base: Batch, rng: np.random.Generator) -> bool:
-    """Whether typical divergences (half a nat an entry) leave the straight line: a floor under single entries, a clamp."""
+    """Whether typical divergences (half a nat an entry) leave the straight line: a floor under entries, a clamp."""
     batches = [drawn(base, form.head, "typical", rng) for _ in range(12)]
     values = [_value(probe, batch) for batch in batches]
     if not np.all(np.isfinite(values)):

@@ -55,7 +55,7 @@ def audit_likelihood(
     """
     if returns not in (None, "nll", "log_likelihood"):
         raise BadInput("returns", repr(returns), 'must be "nll", "log_likelihood" or None')
-    # A method of a model at hand is that of its class: log p(x) is known of our model alone, which takes the place of self.
+    # The method of a model is taken from its class: log p(x) is known of our model alone, which takes self's place.
     call = bind(getattr(get_nll, "__func__", get_nll), inputs, constants, guess_draws, DRAWS)
     if not call.roles & {"model", "encode", "decode", "log_px"}:
         raise BadInput(

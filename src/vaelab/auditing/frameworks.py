@@ -39,7 +39,11 @@ class NumPy:
         return [
             (np.random, "randn", lambda node: lambda *shape: node * make(shape)),
             (np.random, "standard_normal", lambda node: lambda size=None: node * make(size or ())),
-            (np.random, "normal", lambda node: lambda loc=0.0, scale=1.0, size=None: loc + scale * node * make(size or np.shape(loc))),
+            (
+                np.random,
+                "normal",
+                lambda node: lambda loc=0.0, scale=1.0, size=None: loc + scale * node * make(size or np.shape(loc)),
+            ),
         ]
 
     def precision(self, dtype: str) -> AbstractContextManager[Any]:
@@ -90,7 +94,11 @@ class Torch(NumPy):
             (torch, "randn", lambda node: lambda *size, **options: node * torch.ones(*size, **kept(options))),
             (torch, "randn_like", lambda node: lambda like, **options: node * torch.ones_like(like, **options)),
             (torch, "normal", stand_in),
-            (torch.Tensor, "normal_", lambda node: lambda tensor, mean=0.0, std=1.0, **_: tensor.fill_(mean + std * node)),
+            (
+                torch.Tensor,
+                "normal_",
+                lambda node: lambda tensor, mean=0.0, std=1.0, **_: tensor.fill_(mean + std * node),
+            ),
         ]
 
     def make(self, array: np.ndarray, dtype: str) -> Any:
@@ -245,7 +253,10 @@ def _roots(fn: Callable[..., Any]) -> set[str]:
         plain = getattr(item, "__func__", item)
         code = getattr(plain, "__code__", None)
         if code is None:
-            queue += [(getattr(item, "__wrapped__", None), depth + 1), (getattr(type(item), "__call__", None), depth + 1)]
+            queue += [
+                (getattr(item, "__wrapped__", None), depth + 1),
+                (vars(type(item)).get("__call__"), depth + 1),
+            ]
             continue
         space = getattr(plain, "__globals__", {})
         named = [space[name] for name in code.co_names if name in space]

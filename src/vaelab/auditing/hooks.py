@@ -30,13 +30,14 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Node:
-    """A tensor of the step: what made it, and the nodes it was made from."""
+    """A tensor of the step: what made it, the nodes its value was made from, and those that lent their shape alone."""
 
     number: int
     name: str
     tensor: Tensor
     parents: tuple[int, ...]
     key: Key
+    shaped: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -86,13 +87,15 @@ class Tape(TorchFunctionMode):
             self._results[len(self.names) - 1] = result
         for position, tensor in enumerate(made):
             # Each result of this one call is made of its own argument alone; distributions put all they hold through it.
-            parents = given[position : position + 1] if name == "broadcast_tensors" else given
-            self._add(name, tensor, tuple(dict.fromkeys(parents)), (len(self.names) - 1, position))
+            parents = tuple(dict.fromkeys(given[position : position + 1] if name == "broadcast_tensors" else given))
+            shape_only = name.endswith("_like") or name.startswith("new_")
+            key = (len(self.names) - 1, position)
+            self._add(name, tensor, () if shape_only else parents, key, parents if shape_only else ())
         return result
 
-    def _add(self, name: str, tensor: Tensor, parents: tuple[int, ...], key: Key) -> int:
+    def _add(self, name: str, tensor: Tensor, parents: tuple[int, ...], key: Key, shaped: tuple[int, ...] = ()) -> int:
         number = len(self.nodes)
-        self.nodes.append(Node(number, name, tensor, parents, key))
+        self.nodes.append(Node(number, name, tensor, parents, key, shaped))
         self._latest[id(tensor)] = number
         if tensor.numel():
             self._memory[tensor.data_ptr()] = number
@@ -129,11 +132,18 @@ class Tape(TorchFunctionMode):
                 queue += () if number in stop else self.nodes[number].parents
         return seen
 
-    def made_from(self, sources: Iterable[int], through: Callable[[Node], bool] = lambda node: True) -> set[int]:
-        """Nodes made from the sources, these included, following only calls that `through` accepts."""
+    def made_from(
+        self, sources: Iterable[int], through: Callable[[Node], bool] = lambda node: True, shapes: bool = False
+    ) -> set[int]:
+        """Nodes made from the sources, these included, following only calls that `through` accepts.
+
+        Args:
+            shapes: Whether having taken its shape from a source counts.
+        """
         found = set(sources)
         for node in self.nodes:
-            if node.number not in found and not found.isdisjoint(node.parents) and through(node):
+            behind = (*node.parents, *node.shaped) if shapes else node.parents
+            if node.number not in found and not found.isdisjoint(behind) and through(node):
                 found.add(node.number)
         return found
 

@@ -24,8 +24,7 @@ _TERM_NAMES: Rules = {
     role: frozenset(names.split())
     for role, names in {
         "log_w": """logw logweights logweight logiw logiws lw logimportanceweights logimportanceweight logratio
-            logratios
-            persampleelbo elbos elbosamples logwxz logws logwi logunnormalizedweights logwk iwlog iwlogweights""",
+            logratios persampleelbo elbos elbosamples logwxz logws logwi logunnormalizedweights logwk iwlogweights""",
         "log_px": """logpx logpxgivenz logpxz logpxzs lpx lpxz lpxgz logpxgz loglik loglikelihood logprobx recll
             logpygivenz""",
         "log_joint": "logp logjoint logpjoint logprobjoint lpjoint",
@@ -74,7 +73,8 @@ def audit_importance(
     """Measures an objective over K samples: the weight of each in the gradient, and what the returned number is.
 
     The K-sample bound is `log (1/K) sum_k w_k` with `w_k = p(x, z_k) / q(z_k|x)`; its slope in `log w_k` is the
-    normalised weight `w_k / sum_j w_j`. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
+    normalised weight `w_k / sum_j w_j`. Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders,
+    2016.
 
     Args:
         objective: A callable of log weights (`log_w`), of terms (`log_px log_pz log_qz`, or `nll kl`), of pieces
@@ -241,7 +241,8 @@ def _scale(form: Form, reading: Reading) -> Iterator[Finding]:
     summed = math.isclose(scale, 1, rel_tol=1e-3)
     yield finding(
         "UN001", "info", "summed over the batch" if summed else "scaled",
-        measured=scale * BATCH, unit="times nats per sample", evidence="slope of the returned number in the log weights",
+        measured=scale * BATCH, unit="times nats per sample",
+        evidence="slope of the returned number in the log weights",
         why="a constant factor acts like a factor on the learning rate",
         advice="loss = -bound.mean()",
     )  # fmt: skip

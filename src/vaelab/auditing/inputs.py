@@ -57,7 +57,7 @@ def layouts(sizes: Mapping[str, Any] | None, named: Mapping[str, Any] | None = N
     """Layouts to try, the plainest first.
 
     Args:
-        sizes: `batch`, `pixels` (a number, or the shape of one row), `latents` (likewise), `classes`; None for defaults.
+        sizes: `batch`, `pixels` (a number, or the shape of a row), `latents` (likewise), `classes`; None for defaults.
         named: Sizes that the callable's own constants name, used where `sizes` is silent.
         square: The data are an adjacency, [batch, batch].
         channels_last: Images are tried as [H, W, 1] before [1, H, W].
@@ -80,12 +80,21 @@ def layouts(sizes: Mapping[str, Any] | None, named: Mapping[str, Any] | None = N
     found = [Layout(batch, d, z, classes) for z in latent for d in data]
     # Sizes that tutorials write into their code, where the user and the callable's constants are silent.
     said = {*given, *(named or {})}
-    known = [] if "pixels" in said else [(784,), (1, 28, 28), (28, 28, 1), (28, 28), (3, 32, 32), (3, 64, 64), (1, 64, 64), (64, 64, 3)]
+    known = (
+        []
+        if "pixels" in said
+        else [(784,), (1, 28, 28), (28, 28, 1), (28, 28), (3, 32, 32), (3, 64, 64), (1, 64, 64), (64, 64, 3)]
+    )
     codes = [] if "latents" in said else [2, 20, 10, 16, 32, 64, 128, 8]
     batches = [] if "batch" in said else [128, 64, 32, 100]
     found += [Layout(batch, d, latent[0], classes) for d in known]
     found += [Layout(batch, d, (z,), classes) for d in (data[0], *known[:2]) for z in codes]
-    found += [Layout(b, d, z, classes) for d in (data[0], *known[:1]) for z in (latent[0], (20,))[: 1 + bool(codes)] for b in batches]
+    found += [
+        Layout(b, d, z, classes)
+        for d in (data[0], *known[:1])
+        for z in (latent[0], (20,))[: 1 + bool(codes)]
+        for b in batches
+    ]
     return found
 
 
@@ -131,7 +140,7 @@ DOMAINS: dict[str, Draw] = {
     "unit": lambda rng, s: (_open_unit(rng, _shape(s)), _open_unit(rng, _shape(s))),
     "binary": lambda rng, s: (rng.integers(0, 2, _shape(s)).astype(float), _open_unit(rng, _shape(s))),
     "wide": lambda rng, s: (rng.normal(0, 2, _shape(s)), rng.normal(0, 2, _shape(s))),
-    "counts": lambda rng, s: (rng.poisson(2.0, _shape(s)).astype(float), rng.uniform(0.3, 3.0, _shape(s))),
+    "counts": lambda rng, s: (rng.poisson(2.0, _shape(s)).astype(float), rng.uniform(0.3, 1.6, _shape(s))),
     "tokens": lambda rng, s: (_tokens(rng, s), _logits(rng, s, False)),
     "tokens first": lambda rng, s: (_tokens(rng, s), _logits(rng, s, True)),
     "token probabilities": lambda rng, s: (_tokens(rng, s), _probabilities(rng, s)),

@@ -79,7 +79,9 @@ def _soft_clamp(c: float) -> Head:
     def back(v: Array) -> Array:
         return c * np.arctanh(np.clip(v / c, -0.999, 0.999))
 
-    return Head(f"log-variance, softly clamped at {c:.3g}", lambda h: np.exp(log_variance(h)), log_variance, back, "own")
+    return Head(
+        f"log-variance, softly clamped at {c:.3g}", lambda h: np.exp(log_variance(h)), log_variance, back, "own"
+    )
 
 
 def _lifted(name: str, std: Callable[[Array], Array], back: Callable[[Array], Array]) -> Callable[[float], Head]:
@@ -107,7 +109,9 @@ def _between(e: float) -> Head:
         share = np.clip((np.exp(v / 2) - e) / (1 - e), 1e-6, 1 - 1e-6)
         return np.log(share) - np.log1p(-share)
 
-    return Head(f"std, a sigmoid between {e:.3g} and 1", lambda h: std(h) ** 2, lambda h: 2 * np.log(std(h)), back, "own")
+    return Head(
+        f"std, a sigmoid between {e:.3g} and 1", lambda h: std(h) ** 2, lambda h: 2 * np.log(std(h)), back, "own"
+    )
 
 
 # Readings with a parameter that is found by search, with the range to search in.
@@ -127,11 +131,11 @@ LOGARITHMS: dict[str, Callable[[Array], Array]] = {
 
 
 def divergence(mu: Array, log_variance: Array) -> Array:
-    """KL(N(mu, exp(log_variance)) || N(0, 1)) per element: half of `mu^2 + exp(lv) - lv - 1` (Kingma, Welling, 2014)."""
+    """KL(N(mu, exp(lv)) || N(0, 1)) an entry, half of `mu^2 + exp(lv) - lv - 1` (Kingma, Welling, 2014)."""
     return 0.5 * (mu**2 + np.expm1(log_variance) - log_variance)
 
 
-# ----------------------------------------------------------------------------------------------- reconstruction families
+# ---------------------------------------------------------------------------------------------- reconstruction families
 Total = Callable[..., float]
 
 
@@ -265,7 +269,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("Poisson on rates", _sum(lambda x, o: o - x * np.log(o)), POSITIVE),
     Family("Poisson on log-rates", _sum(lambda x, o: np.exp(o) - x * o), REAL),
     Family(
-        "continuous Bernoulli on probabilities", _sum(lambda x, p: _bernoulli(x, p) - _log_normaliser(p)), ("unit", "binary")
+        "continuous Bernoulli on probabilities",
+        _sum(lambda x, p: _bernoulli(x, p) - _log_normaliser(p)),
+        ("unit", "binary"),
     ),
     Family(
         "continuous Bernoulli on logits",
@@ -275,7 +281,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("exponential on means", _sum(lambda x, o: x / o + np.log(o)), POSITIVE),
     Family("squared error after a sigmoid", _sum(lambda x, o: 0.5 * (x - sigmoid(o)) ** 2), REAL, noise="sigma^2"),
     Family("squared error after tanh", _sum(lambda x, o: 0.5 * (x - np.tanh(o)) ** 2), REAL, noise="sigma^2"),
-    Family("multinomial on logits", _multinomial, REAL + ("one-hot",)),
+    Family("multinomial on logits", _multinomial, (*REAL, "one-hot")),
     Family("multinomial on logits", lambda x, o: _multinomial(x, o, 1), REAL),
     Family("multinomial on probabilities", _sum(lambda x, o: -x * np.log(o)), ("one-hot",)),
     Family("Gaussian with optimal noise", _optimal_noise, REAL),

@@ -12,9 +12,11 @@ import numpy as np
 
 from ..core.errors import BadInput
 from ..core.finding import Finding
+from .case import Case
 from .frameworks import channels_last
 from .inputs import domains_to_try, layouts
-from .judge import Case, judge, unit_of
+from .judge import judge
+from .judge_sizes import unit_of
 from .measured import Measured, measure
 from .probe import Failed, detached, open_probe, same_randomness
 from .report import AuditReport, sorted_findings
@@ -52,14 +54,22 @@ def audit_loss(
     with same_randomness():
         try:
             named = _named_sizes(binding, sizes)
-            binding = replace(binding, sizes={n: s for n, s in binding.sizes.items() if binding.constants.get(n) is None or s in named})
+            binding = replace(
+                binding,
+                sizes={n: s for n, s in binding.sizes.items() if binding.constants.get(n) is None or s in named},
+            )
             found_layouts = layouts(
-                sizes, named, square=binding.square and "pixels" not in dict(sizes or {}), channels_last=channels_last(fn)
+                sizes,
+                named,
+                square=binding.square and "pixels" not in dict(sizes or {}),
+                channels_last=channels_last(fn),
             )
             probe = open_probe(fn, binding, found_layouts, domains_to_try(family), framework, total, seconds)
             measured = measure(probe, fixed)
         except Failed as error:
-            raise BadInput("the callable", None, str(error), "it returned a number for other inputs of the same shapes") from error
+            raise BadInput(
+                "the callable", None, str(error), "it returned a number for other inputs of the same shapes"
+            ) from error
     called = name or _name(fn)
     found = {key: float(v) for key, v in binding.constants.items() if is_beta(key) and isinstance(v, int | float)}
     declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
@@ -106,11 +116,17 @@ def _report(case: Case, name: str) -> AuditReport:
         unit=unit_of(m),
         declared_beta=case.declared,
         sizes=m.probe.layout.sizes,
-        arguments=tuple(f"{p}={r}" for r, p in m.probe.binding.names.items()) or tuple(map(str, m.probe.binding.arguments)),
-        framework=f"{m.probe.framework.name} {m.probe.dtype}, x {(m.probe.layout.batch, *m.probe.layout.data)} ({m.probe.domain})",
+        arguments=tuple(f"{p}={r}" for r, p in m.probe.binding.names.items())
+        or tuple(map(str, m.probe.binding.arguments)),
+        framework=_called_with(m),
         measured=_rows(case, noise),
         notes=_notes(m),
     )
+
+
+def _called_with(m: Measured) -> str:
+    shape = (m.probe.layout.batch, *m.probe.layout.data)
+    return f"{m.probe.framework.name} {m.probe.dtype}, x {shape} ({m.probe.domain})"
 
 
 def _size_names(m: Measured) -> list[str]:
@@ -125,12 +141,16 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
     if rec.parts:
         rows["of it"] = ", ".join(f"{weight * batch:.6g} x {part}" for part, weight in rec.parts)
     if div.form:
-        rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N(0, 1)), head read as {div.form.head.name}, {div.shape}"
+        rows["divergence"] = (
+            f"{div.weight * batch:.6g} x KL(q | N(0, 1)), head read as {div.form.head.name}, {div.shape}"
+        )
     else:
         rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
     rows["effective beta"] = f"{case.beta:.4f}" + (f" ± {case.spread:.2g} (95 %)" if case.spread else "")
     if noise is not None and rec.family is not None:
-        rows["implied noise"] = f"{rec.family.noise} = {noise:.6g} at beta = 1, in the data's units (effective beta is at unit noise)"
+        rows["implied noise"] = (
+            f"{rec.family.noise} = {noise:.6g} at beta = 1, in the data's units (effective beta is at unit noise)"
+        )
     if m.scaling and div.form and rec.family:
         rows["scaling of beta"] = ", ".join(f"{size}^{s.beta:.3g}" for size, s in m.scaling.items())
     rows["unit"] = unit_of(m)
@@ -140,7 +160,9 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
 def _notes(m: Measured) -> tuple[str, ...]:
     notes = []
     if "z" in m.probe.binding.roles:
-        notes.append("the divergence is a one-sample estimate: right on average, and averaged here over a quadrature of z")
+        notes.append(
+            "the divergence is a one-sample estimate: right on average, and averaged here over a quadrature of z"
+        )
     if m.probe.inside:
         notes.append("the loss draws noise of its own: every value is a mean over a quadrature of it")
     if m.probe.seeds > 1:
@@ -158,16 +180,22 @@ def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
     rec, div = case.m.reconstruction, case.m.divergence
     roles = case.m.probe.binding.roles
     if errors:
-        here = f"beta = {case.beta:.4g} here; " if isfinite(case.beta) and rec.family is not None and not rec.family.wrong else ""
+        here = (
+            f"beta = {case.beta:.4g} here; "
+            if isfinite(case.beta) and rec.family is not None and not rec.family.wrong
+            else ""
+        )
         return f"not right: {here}{'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
     if "output" not in roles or "mu" not in roles:
         return "one term alone, and nothing wrong with it"
     if rec.family is None:
-        return f"beta times KL beside a term that is no known likelihood; KL weighs {div.weight * case.m.probe.layout.batch:.4g}"
+        weight = div.weight * case.m.probe.layout.batch
+        return f"{weight:.4g} times KL beside a term that is no known likelihood"
     bent = {"floor": ", above a floor", "cap": ", below a cap", "capacity": ", held at a capacity"}.get(div.shape, "")
     traps = sum(f.severity == "warning" for f in findings)
     noise = f" at unit noise, which is beta = 1 at {rec.family.noise} = {case.m.beta:.4g}" if rec.family.noise else ""
     return (
-        f"this is beta times KL plus the negative log-likelihood, in {unit_of(case.m)}, beta = {case.beta:.3f}{noise}{bent}"
+        "this is beta times KL plus the negative log-likelihood, "
+        f"in {unit_of(case.m)}, beta = {case.beta:.3f}{noise}{bent}"
         + (f"; {traps} trap{'s' * (traps > 1)} above" if traps else "")
     )

@@ -68,7 +68,7 @@ class Measured:
         overflow: Extreme inputs at which the loss is not finite though it could be: what, and the number tried.
         log_of_zero: Likewise for the decoder's output at the ends of its range.
         silent: The loss for data outside the range of the family; None where it refuses or there is no range.
-        prior_variance: Variance of the prior where the form and the constant of the divergence belong to one; None otherwise.
+        prior_variance: Variance of the prior where form and constant of the divergence belong to one; None otherwise.
         noise: Relative half-width of the 95 % interval of effective beta where the loss is random; 0 where it is exact.
     """
 
@@ -120,7 +120,7 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
 
 def _random(probe: Probe) -> bool:
     batch = draw_batch(np.random.default_rng(3), probe.layout, probe.domain)
-    return len({probe.value(batch, seed) for seed in (0, 1, 2)}) > 1
+    return len({probe.value(batch, seed=seed) for seed in (0, 1, 2)}) > 1
 
 
 def _many(probe: Probe) -> Probe:
@@ -192,7 +192,8 @@ def _scalings(probe: Probe, rec: Reconstruction, div: Divergence, fixed: set[str
 def _alike(scalings: list[Scaling]) -> bool:
     first = scalings[0]
     return all(
-        abs(s.reconstruction - first.reconstruction) < 0.05 and abs(s.divergence - first.divergence) < 0.05 for s in scalings
+        abs(s.reconstruction - first.reconstruction) < 0.05 and abs(s.divergence - first.divergence) < 0.05
+        for s in scalings
     )
 
 
@@ -211,7 +212,7 @@ def _slopes(probe: Probe, div: Divergence) -> dict[str, Slope]:
     """
     single, batch = replace(probe, seeds=1), typical(probe, div)
     arrays = single.draws(batch)[0][2]
-    wanted = [r for r in ("output", "mu", "head", "scale") if r in arrays and arrays[r].dtype.kind == "f"]
+    wanted: list[str] = [r for r in ("output", "mu", "head", "scale") if r in arrays and arrays[r].dtype.kind == "f"]
     try:
         gradients = _gradients(single, batch, wanted)
     except Failed:
@@ -232,7 +233,9 @@ def _gradients(probe: Probe, batch: Batch, roles: list[str]) -> dict[str, np.nda
             return None
         through = {"mu": 1.0, "head": node * bend} if "z" in arrays else {}
         for role in roles:
-            total[role] = total[role] + weight * (found[role] + (found["z"] * through[role] if role in through else 0.0))
+            total[role] = total[role] + weight * (
+                found[role] + (found["z"] * through[role] if role in through else 0.0)
+            )
     return total
 
 
@@ -254,7 +257,9 @@ def _interaction(probe: Probe, rec: Reconstruction, div: Divergence) -> float:
         return 0.0
     one, other = typical(probe, div, 21), typical(probe, div, 22)
     data = {"x": other.x, "output": other.output, "scale": other.scale}
-    values = [probe.value(b) for b in (one, other, replace(one, **data), replace(other, **{k: getattr(one, k) for k in data}))]
+    values = [
+        probe.value(b) for b in (one, other, replace(one, **data), replace(other, **{k: getattr(one, k) for k in data}))
+    ]
     moves = max(abs(values[0] - values[2]), abs(values[0] - values[3]), 1e-300)
     share = abs(values[0] + values[1] - values[2] - values[3]) / moves
     return 0.0 if flat(values, probe) or share < 1e3 * probe.precision * max(map(abs, values)) / moves else share
@@ -278,7 +283,7 @@ def _revived(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
 
 def _differ(probe: Probe, one: Batch, other: Batch, constants: dict[str, float]) -> bool:
     try:
-        return not flat([probe.value(one, **constants), probe.value(other, **constants)], probe)
+        return not flat([probe.value(one, constants), probe.value(other, constants)], probe)
     except Failed:
         return False
 
@@ -292,7 +297,7 @@ def _unused(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
 
 def _moved_by(probe: Probe, batch: Batch, name: str, value: float, other: float) -> bool:
     try:
-        return not flat([probe.value(batch, **{name: value}), probe.value(batch, **{name: other})], probe)
+        return not flat([probe.value(batch, {name: value}), probe.value(batch, {name: other})], probe)
     except Failed:
         return True
 
@@ -307,9 +312,12 @@ def _overflow(probe: Probe, div: Divergence) -> tuple[tuple[str, float], ...]:
     base = typical(single, div)
     reach = UPRIGHT if head in HEADS and "softplus" not in head.name else 12.0
     ends = [("log-variance of the posterior", side * reach) for side in (-1, 1)]
-    tried = [(what, end, replace(base, head=np.full(base.head.shape, head.from_log_variance(np.array(end))))) for what, end in ends]
+    tried = [
+        (what, end, replace(base, head=np.full(base.head.shape, head.from_log_variance(np.array(end)))))
+        for what, end in ends
+    ]
     tried += [("mean of the posterior", 1e4, replace(base, mu=np.full(base.mu.shape, 1e4)))]
-    roles = [role for role in ("mu", "head") if role in probe.binding.roles]
+    roles: list[str] = [role for role in ("mu", "head") if role in probe.binding.roles]
     return tuple((what, end) for what, end, batch in tried if not _finite(single, batch, roles))
 
 
@@ -319,7 +327,9 @@ def _log_of_zero(probe: Probe, rec: Reconstruction) -> tuple[tuple[str, float], 
         return ()
     name = rec.family.name
     ends = {"probabilities": (0.0, 1.0), "logits": (-110.0, 110.0)}
-    found = next((value for key, value in ends.items() if name.startswith(("Bernoulli on", "continuous")) and key in name), ())
+    found = next(
+        (value for key, value in ends.items() if name.startswith(("Bernoulli on", "continuous")) and key in name), ()
+    )
     single = replace(probe, dtype="float32", seeds=1)
     base = draw_batch(np.random.default_rng(17), probe.layout, "binary")
     batches = [(end, replace(base, output=np.full(base.output.shape, end))) for end in found]
@@ -337,7 +347,12 @@ def _finite(probe: Probe, batch: Batch, roles: list[str]) -> bool:
 
 def _silent(probe: Probe, rec: Reconstruction) -> float | None:
     """The loss of targets outside [0, 1] where a Bernoulli takes them without a word."""
-    if rec.family is None or not rec.family.name.startswith("Bernoulli on") or rec.family.wrong or probe.domain != "unit":
+    if (
+        rec.family is None
+        or not rec.family.name.startswith("Bernoulli on")
+        or rec.family.wrong
+        or probe.domain != "unit"
+    ):
         return None
     base = draw_batch(np.random.default_rng(19), probe.layout, probe.domain)
     try:
@@ -345,8 +360,6 @@ def _silent(probe: Probe, rec: Reconstruction) -> float | None:
     except Failed:
         return None
     return value if np.isfinite(value) else None
-
-
 
 
 def _prior_variance(probe: Probe, div: Divergence) -> float | None:
@@ -365,7 +378,10 @@ def _prior_variance(probe: Probe, div: Divergence) -> float | None:
         return None
     per_entry = (1 / variance - 1 + float(np.log(variance))) / 2
     try:
-        here, there = (_at_unit(replace(probe, layout=layout), form) for layout in (probe.layout, variations(probe.layout, set())["latents"]))
+        here, there = (
+            _at_unit(replace(probe, layout=layout), form)
+            for layout in (probe.layout, variations(probe.layout, set())["latents"])
+        )
     except Failed:
         return None
     found = (there - here) / (form.log * probe.layout.batch * probe.layout.latents)
@@ -375,4 +391,6 @@ def _prior_variance(probe: Probe, div: Divergence) -> float | None:
 def _at_unit(probe: Probe, form: divergence.Form) -> float:
     base = draw_batch(np.random.default_rng(23), probe.layout, probe.domain)
     shape = (probe.layout.batch, *probe.layout.latent)
-    return probe.value(replace(base, mu=np.full(shape, -form.shift / form.mean), head=form.head.from_log_variance(np.zeros(shape))))
+    return probe.value(
+        replace(base, mu=np.full(shape, -form.shift / form.mean), head=form.head.from_log_variance(np.zeros(shape)))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, one_line
 from ..core.finding import Finding
 from .sandbox import batches, borrowed, constructed, copied, seeded
 from .keras_model import audit_keras, is_keras
@@ -21,11 +22,10 @@ from .probe import Failed, same_randomness, time_limit
 from .report import AuditReport, sorted_findings
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
 from .steps import Step, find_step, forward_of, stub_trainer
-from .structure import audit_structure, noisy_evaluation
+from .structure import audit_structure, noisy_evaluation, two_modes
 from .subject import ROWS, Subject
 
 SAMPLER_ROWS = 64
-OWN = ("UN001",)
 
 
 def audit_model(
@@ -64,10 +64,11 @@ def audit_model(
     if is_keras(model):
         return audit_keras(model, data=data, declared_beta=declared_beta, seed=seed, **loss_options)
     module = constructed(model)
-    with warnings.catch_warnings(), same_randomness(), time_limit(seconds), borrowed(module) as work, torch.enable_grad():
+    with warnings.catch_warnings(), same_randomness(), borrowed(module) as work, torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            bench = Bench.open(work, data, loss, inputs, dict(constants or {}), seed)
+            with time_limit(seconds):
+                bench = Bench.open(work, data, loss, inputs, dict(constants or {}), seed, seconds)
             return bench.report(type(module).__name__, _left_out(module, work, optimizer), declared_beta, loss_options)
         except Failed as late:
             raise BadInput("model", None, str(late), "raise seconds=, or pass a smaller model") from None
@@ -114,28 +115,39 @@ class Bench:
     native: Subject
     forward: Callable[[Tensor], Any]
     data: Tensor | None
+    reopened: Callable[[], Subject]
+    seconds: float
 
     @classmethod
     def open(
-        cls, work: nn.Module, data: Any, loss: Callable[..., Any] | None, inputs: str | None, constants: dict[str, Any], seed: int
+        cls, work: nn.Module, data: Any, loss: Callable[..., Any] | None, inputs: str | None, constants: dict[str, Any], seed: int, seconds: float
     ) -> Bench:
         """Finds a batch, a step and the parts of a model."""
         first, rest = (data[0], tuple(data[1:])) if isinstance(data, (tuple, list)) else (data, ())
         given = None if first is None else _tensor(first)
-        native, forward = _subject(work, given, rest, loss, inputs, constants, seed, torch.float32)
+
+        def opened(model: nn.Module, training: bool = True) -> tuple[Subject, Callable[[Tensor], Any]]:
+            return _subject(model, given, rest, loss, inputs, constants, seed, training)
+
+        native, forward = opened(work)
         try:
-            subject, forward = _subject(copied(work).double(), given, rest, loss, inputs, constants, seed, torch.float64)
+            subject, forward = opened(copied(work).double())
         except Exception:  # whatever cannot be copied, or mixes precisions
             subject = native
-        return cls(subject, native, forward, given)
+        return cls(subject, native, forward, given, lambda: opened(copied(subject.model), False)[0], seconds)
 
     # ------------------------------------------------------------------------------------------------------ the report
     def report(self, name: str, optimisers: Iterable[Any], declared_beta: float | None, options: dict[str, Any]) -> AuditReport:
         """All findings in one report."""
         about = self._loss_report(name, declared_beta, options)
-        found = [*audit_structure(self.native, self.data, optimisers), *noisy_evaluation(self.subject, self.forward)]
-        found += self._sampler(about)
-        notes = (f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS, *self._where())
+        checks: dict[str, Callable[[], Iterable[Finding]]] = {
+            "what the model does besides its loss": lambda: audit_structure(self.native, self.data, optimisers),
+            "evaluation mode": lambda: noisy_evaluation(self.subject, self.forward),
+            "the two modes": self._modes,
+            "the draws of z": lambda: self._sampler(about),
+        }
+        found, skipped = _all_of(checks, self.seconds)
+        notes = (f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS, *self._where(), *skipped)
         every = sorted_findings([*found, *about.findings])
         return replace(about, subject=name, findings=every, notes=(*notes, *about.notes), verdict=_verdict(about, found))
 
@@ -166,14 +178,27 @@ class Bench:
         """
         by_dtype = {s.x.dtype if s.x.is_floating_point() else s.dtype: s for s in (self.native, self.subject)}
         calls = {dtype: subject.loss() for dtype, subject in by_dtype.items()}
+        until = time.monotonic() + self.seconds
 
         def model_loss(*tensors: Tensor) -> Any:
+            if time.monotonic() > until:
+                raise Failed(f"the time limit of {self.seconds:g} s is over")
             dtype = tensors[2].dtype
             if dtype not in calls:
                 raise BadInput("model", str(dtype), "does not run in this precision")
             return calls[dtype](*tensors)
 
         return model_loss
+
+    def _modes(self) -> Iterable[Finding]:
+        """The loss in evaluation mode; a model whose parts cannot be told there has nothing to compare."""
+        if not self.subject.step.has_loss:
+            return []
+        try:
+            evaluation = self.reopened()
+        except Exception:  # whatever a stranger's model raises in evaluation mode, or when copied
+            return []
+        return two_modes(self.subject, evaluation)
 
     # ------------------------------------------------------------------------------------------------------ the sampler
     def _sampler(self, about: AuditReport) -> list[Finding]:
@@ -189,7 +214,7 @@ class Bench:
             return z.reshape(-1, *mu.shape)[0]
 
         head, said_by = self._reading(about, sample, width)
-        found = audit_sampler(sample, SAMPLER_ROWS, width, head, said_by)
+        found = audit_sampler(sample, SAMPLER_ROWS, width, head, said_by, self.subject.step.has_loss)
         if head.log_kind == "linear" and not {"SA001", "SA003"} & {f.code for f in found}:
             found += self._clamps(sample, width, head)
         return found
@@ -222,6 +247,19 @@ class Bench:
         return float(torch.autograd.grad(value.sum(), at, allow_unused=True)[0].sum()) if value.requires_grad else 0.0
 
 
+def _all_of(checks: Mapping[str, Callable[[], Iterable[Finding]]], seconds: float) -> tuple[list[Finding], list[str]]:
+    """Findings of all checks, and a note for each that a stranger's model does not let through."""
+    found: list[Finding] = []
+    skipped: list[str] = []
+    for name, check in checks.items():
+        try:
+            with time_limit(seconds):
+                found += check()
+        except Exception as error:
+            skipped.append(f"{name} could not be examined: {type(error).__name__}: {one_line(str(error))[:160]}")
+    return found, skipped
+
+
 NO_LOSS = "no loss was found in the model: its loss is not audited, pass loss="
 
 
@@ -249,14 +287,14 @@ def _tensor(given: Any) -> Tensor:
 
 def _subject(
     model: nn.Module, given: Tensor | None, rest: tuple[Any, ...], loss: Callable[..., Any] | None, inputs: str | None,
-    constants: dict[str, Any], seed: int, dtype: torch.dtype,
+    constants: dict[str, Any], seed: int, training: bool,
 ) -> tuple[Subject, Callable[[Tensor], Any]]:  # fmt: skip
-    torch_default = next((p.dtype for p in model.parameters() if p.is_floating_point()), dtype)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def cast(item: Any) -> Any:
-        return item.to(torch_default) if isinstance(item, Tensor) and item.is_floating_point() else item
+        return item.to(dtype) if isinstance(item, Tensor) and item.is_floating_point() else item
 
-    model.train()
+    model.train(training)
     model.zero_grad()
     stub_trainer(model)
     rest = tuple(map(cast, rest))

@@ -48,8 +48,9 @@ class Recording:
         x = [n.number for n in nodes if n.key == LEAF and n.tensor.data_ptr() == same]
         parameters = [n.number for n in nodes if isinstance(n.tensor, nn.Parameter)]
         sources = [n.number for n in nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
+        # An encoder that is given ones in the shape of the batch still works on a batch.
         for name, found in (("data", x), ("weights", parameters), ("noise", sources)):
-            object.__setattr__(self, name, frozenset(self.tape.made_from(found)))
+            object.__setattr__(self, name, frozenset(self.tape.made_from(found, shapes=name == "data")))
 
     @property
     def rows(self) -> int:
@@ -202,9 +203,9 @@ class Finder:
         """Where the draw tells mu or the head not, because it has a mistake or no noise, names and sizes do."""
         mu, head = found["mu"], found["head"]
         if not mu:
-            mu = [item for item in pool if _named(item[0]) == "mu"] or [("", z)]
-        if not head:
-            head = [item for item in mu if _named(item[0]) == "head"]
+            mu = [item for item in pool if "mu" in self._guesses(item[1])] or [("", z)]
+        if not head and len({n.number for _, n in mu}) > 1:
+            head = [item for item in mu if "head" in self._guesses(item[1])] or mu[1:]
             mu = [item for item in mu if item not in head] or mu
         if not head:
             behind = {n.number for n in self.r.tape.nodes if n.key in {n.key for _, n in mu}} | self.tape.made_from([z.number])
@@ -212,6 +213,10 @@ class Finder:
             beside = [(name, n) for name, n in self._networks() if n.number not in behind | above]
             head = [item for item in beside if _named(item[0]) == "head"] or [i for i in beside if i[1].size == mu[0][1].size]
         return {"mu": mu, "head": head}
+
+    def _guesses(self, node: Node) -> set[str | None]:
+        """Roles that the names of a node suggest."""
+        return {_named(name) for name, n in self.r.names if n.number == node.number}
 
     def _networks(self) -> list[tuple[str, Node]]:
         """What is seen under a name as returned by the networks, the user's own notion first."""

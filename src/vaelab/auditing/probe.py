@@ -22,7 +22,18 @@ from .inputs import Batch, Layout, draw_batch
 from .laws import HEADS, Head
 from .roles import Binding
 
-TOTALS = ("loss", "total_loss", "total", "negative_elbo", "neg_elbo", "nelbo", "objective", "vae_loss", "elbo_loss", "elbo")
+TOTALS = (
+    "loss",
+    "total_loss",
+    "total",
+    "negative_elbo",
+    "neg_elbo",
+    "nelbo",
+    "objective",
+    "vae_loss",
+    "elbo_loss",
+    "elbo",
+)
 
 
 class Failed(Exception):
@@ -66,10 +77,10 @@ class Probe:
         """The relative rounding error to expect of a value."""
         return 1e-14 if self.dtype == "float64" else 3e-7
 
-    def value(self, batch: Batch, seed: int = 0, **constants: Any) -> float:
+    def value(self, batch: Batch, constants: Mapping[str, Any] | None = None, seed: int = 0) -> float:
         """The loss: the mean over seeds and, where it takes z, over a quadrature of the posterior's noise."""
         parts = [
-            weight * self._once(arrays, self.first_seed + seed + i, constants, node)
+            weight * self._once(arrays, self.first_seed + seed + i, constants or {}, node)
             for i in range(self.seeds)
             for weight, node, arrays in self.draws(batch)
         ]
@@ -130,8 +141,15 @@ class Probe:
 
     def _call(self, tensors: Mapping[str, Any], seed: int, constants: Mapping[str, Any]) -> Any:
         sizes = self.layout.sizes
-        known = {**self.binding.constants, **{n: sizes[s] for n, s in self.binding.sizes.items()}, **constants, **tensors}
-        arguments = [tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in self.binding.arguments]
+        known = {
+            **self.binding.constants,
+            **{n: sizes[s] for n, s in self.binding.sizes.items()},
+            **constants,
+            **tensors,
+        }
+        arguments = [
+            tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in self.binding.arguments
+        ]
         moved = {name: value for name, value in constants.items() if name not in self.binding.arguments}
         keywords = {name: known[self._role(name)] for name in self.binding.keywords} | moved
         keywords |= {name: sizes[s] for name, s in self.binding.sizes.items() if name not in self.binding.arguments}
@@ -203,12 +221,14 @@ def open_probe(
                     except Failed as error:
                         first = first or error
                         if time.monotonic() > late or "time limit" in str(error):
-                            raise BadInput("the callable", None, str(error), "an audit calls it some hundred times") from error
+                            raise BadInput(
+                                "the callable", None, str(error), "an audit calls it some hundred times"
+                            ) from error
     raise BadInput(
         "the callable",
         str(first),
         f"no call with made-up inputs gave a finite number (last sizes tried: {found_layouts[0].sizes})",
-        'name its arguments with inputs="x output mu head", its shapes with sizes={"pixels": (1, 28, 28)}, its data with '
+        'name its arguments with inputs="x output mu head", its shapes with sizes={"pixels": (1, 28, 28)}, data with '
         'family="categorical" (integer targets [B, P], outputs [B, P, V]) or "counts"',
     )
 
@@ -242,8 +262,8 @@ def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tupl
         return tuple(found) if next(iter(found)) else ()
     data = probe.result(replace(batch, x=other.x, output=other.output, scale=other.scale))
     codes = probe.result(replace(batch, mu=other.mu, head=other.head))
-    by_data = {n for n in found if not np.array_equal(found[n], data.get(n))}
-    by_codes = {n for n in found if not np.array_equal(found[n], codes.get(n))}
+    by_data = {n for n in found if n not in data or not np.array_equal(found[n], data[n])}
+    by_codes = {n for n in found if n not in codes or not np.array_equal(found[n], codes[n])}
     both = [n for n in found if n in by_data & by_codes]
     named = [n for n in found if n.lower() in TOTALS]
     if both:
@@ -307,7 +327,7 @@ def same_randomness() -> Iterator[None]:
 
 
 def detached(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A bound method on a copy of its object, so that nothing it does reaches the user's; other callables as they are."""
+    """A bound method on a copy of its object, so that nothing reaches the user's; other callables as they are."""
     owner = getattr(fn, "__self__", None)
     if owner is None or isinstance(owner, type) or not hasattr(fn, "__func__"):
         return fn

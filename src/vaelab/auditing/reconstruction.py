@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from .fit import Fit, fit, smallest
 from .inputs import Batch, draw_batch, draw_data
 from .laws import CURVED, FAMILIES, Family, curved
 from .probe import Failed, Probe
-
 
 ROUGH = 0.015
 
@@ -57,7 +57,12 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     moves = _moves(probe, base, rng)
     if not moves[1]:
         return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
-    found = _plain(probe, base, rng) or _summed(probe, base, rng) or _columns(probe, base, rng) or _roughly(probe, base, rng)
+    found = (
+        _plain(probe, base, rng)
+        or _summed(probe, base, rng)
+        or _columns(probe, base, rng)
+        or _roughly(probe, base, rng)
+    )
     return replace(found or Reconstruction(None, float("nan"), 1.0, "unknown"), moves=moves)
 
 
@@ -164,17 +169,23 @@ def _roughly(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
 
 
 def _result(family: Family, found: Fit) -> Reconstruction:
-    return Reconstruction(family, float(found.slopes[0]), found.residual, family.name, (family,), constant=found.constant)
+    return Reconstruction(
+        family, float(found.slopes[0]), found.residual, family.name, (family,), constant=found.constant
+    )
 
 
-def _searched(batches: Sequence[Pair], values: Sequence[float], tolerance: float) -> Reconstruction | None:
+def _searched(pairs: Sequence[Pair], values: Sequence[float], tolerance: float) -> Reconstruction | None:
     """Huber and log-cosh losses, whose threshold is found by search."""
     for name, shape in CURVED.items():
-        parameter = smallest(lambda p, s=shape, n=name: fit(totals(curved(n, s, p), batches), values).residual, 0.02, 200)  # type: ignore[misc]
-        found = _result(curved(name, shape, parameter), fit(totals(curved(name, shape, parameter), batches), values))
+        family = curved(name, shape, smallest(partial(_residual_at, name, pairs, values), 0.02, 200))
+        found = _result(family, fit(totals(family, pairs), values))
         if found.residual <= tolerance:
             return found
     return None
+
+
+def _residual_at(name: str, pairs: Sequence[Pair], values: Sequence[float], parameter: float) -> float:
+    return fit(totals(curved(name, CURVED[name], parameter), pairs), values).residual
 
 
 HALVES = (
@@ -229,15 +240,17 @@ def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
     for family in _known(probe, probe.domain):
         if family.wrong or family.scaled:
             continue
-        rows = np.transpose([totals(family, [(_column(a, j), _column(b, j)) for a, b in batches]) for j in range(count)])
+        rows = np.transpose(
+            [totals(family, [(_column(a, j), _column(b, j)) for a, b in batches]) for j in range(count)]
+        )
         found = fit(rows, values) if np.all(np.isfinite(rows)) else None
         if found is not None and (best is None or found.residual < best[0]):
             best = (found.residual, family, found)
     if best is None or best[0] > _tolerance(probe):
         return None
     weights = tuple(float(s) for s in best[2].slopes)
-    return Reconstruction(best[1], float(np.mean(weights)), best[0], f"{best[1].name}, entries weighted", columns=weights,
-                          constant=best[2].constant)  # fmt: skip
+    name = f"{best[1].name}, entries weighted"
+    return Reconstruction(best[1], float(np.mean(weights)), best[0], name, columns=weights, constant=best[2].constant)
 
 
 def _column(batch: Batch, j: int) -> Batch:

@@ -19,8 +19,8 @@ LEVELS = {"error": "error", "warning": "warning", "info": "note", "ok": "none"}
 class AuditReport:
     """What an audit found out.
 
-    For `L = (1/B) sum_i (a R_i + b KL_i) + const`, with R_i the negative log-likelihood and KL_i the divergence of sample
-    i in nats, effective beta is b / a.
+    For `L = (1/B) sum_i (a R_i + b KL_i) + const`, with R_i the negative log-likelihood and KL_i the divergence of
+    sample i in nats, effective beta is b / a.
 
     Args:
         subject: What was audited.
@@ -90,11 +90,17 @@ class AuditReport:
         place = {"physicalLocation": {"artifactLocation": {"uri": file or self.subject}, "region": {"startLine": line}}}
         shown = [finding for finding in self.findings if finding.severity != "ok"]
         rules = [
-            {"id": code, "name": NAMES.get(code, code), "helpUri": f"{PAGES}/{code}.md", "shortDescription": {"text": NAMES.get(code, code)}}
+            {
+                "id": code,
+                "name": NAMES.get(code, code),
+                "helpUri": f"{PAGES}/{code}.md",
+                "shortDescription": {"text": NAMES.get(code, code)},
+            }
             for code in sorted({finding.code for finding in shown})
         ]
         results = [
-            {"ruleId": f.code, "level": LEVELS[f.severity], "message": {"text": _message(f)}, "locations": [place]} for f in shown
+            {"ruleId": f.code, "level": LEVELS[f.severity], "message": {"text": _message(f)}, "locations": [place]}
+            for f in shown
         ]
         return {
             "$schema": "https://json.schemastore.org/sarif-2.1.0.json",

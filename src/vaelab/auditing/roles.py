@@ -20,43 +20,51 @@ ROLES = {
 }
 NEEDED = ("x", "output", "mu", "head")
 
-_MEAN = {"mu", "mean", "means", "loc", "mus", "m", "avg"}
+_MEAN = {
+    "mu", "mean", "means", "loc", "mus", "m", "avg",
+}  # fmt: skip
 _SPREAD = {
-    "logvar", "logvars", "lv", "logvariance", "logsigma", "logstd", "logscale", "std", "stddev", "sigma", "sigmas", "var",
-    "variance", "scale", "rho", "dispersion", "sd", "noise", "logsigma2", "logsd", "stdev", "logs", "theta", "lnvar",
-    "sig", "lsigma", "stds", "vars", "v",
+    "logvar", "logvars", "lv", "logvariance", "logsigma", "logstd", "logscale", "std", "stddev", "sigma", "sigmas",
+    "var", "variance", "scale", "rho", "dispersion", "sd", "noise", "logsigma2", "logsd", "stdev", "logs", "theta",
+    "lnvar", "sig", "lsigma", "stds", "vars", "v",
 }  # fmt: skip
 _DATA_SIDE = {
-    "x", "recon", "rec", "reconstruction", "dec", "decoder", "decoded", "out", "output", "px", "obs", "y", "p", "hat",
-    "likelihood", "pred", "recons", "noise", "dispersion", "decode", "sigmas",
+    "x", "recon", "rec", "reconstruction", "dec", "decoder", "decoded", "out", "output", "px", "obs", "y", "p",
+    "hat", "likelihood", "pred", "recons", "noise", "dispersion", "decode", "sigmas",
 }  # fmt: skip
 _OUTPUT = {
-    "recon", "recons", "reconstruction", "reconstructions", "reconstructed", "reconst", "rec", "hat", "xhat", "decoded",
-    "pred", "preds", "prediction", "predictions", "predicted", "output", "outputs", "out", "logit", "logits", "prob",
-    "probs", "probability", "probabilities", "generated", "gen", "prime", "tilde", "yhat", "rate", "rates", "decoder",
-    "bar", "xr", "xrecon", "reconx", "px", "dec", "decode", "fake", "restored", "estimate", "estimated", "xlogit", "xlogits", "r",
+    "recon", "recons", "reconstruction", "reconstructions", "reconstructed", "reconst", "rec", "hat", "xhat",
+    "decoded", "pred", "preds", "prediction", "predictions", "predicted", "output", "outputs", "out", "logit",
+    "logits", "prob", "probs", "probability", "probabilities", "generated", "gen", "prime", "tilde", "yhat", "rate",
+    "rates", "decoder", "bar", "xr", "xrecon", "reconx", "px", "dec", "decode", "fake", "restored", "estimate",
+    "estimated", "xlogit", "xlogits", "r",
 }  # fmt: skip
 _X = {
-    "x", "input", "inputs", "target", "targets", "data", "batch", "true", "original", "originals", "orig", "image", "images",
-    "img", "imgs", "truth", "label", "labels", "real", "inp", "xs", "features", "observed", "observation", "y", "adj", "tokens",
-    "counts", "source", "sample", "samples", "gt", "clean", "in", "adjacency",
+    "x", "input", "inputs", "target", "targets", "data", "batch", "true", "original", "originals", "orig", "image",
+    "images", "img", "imgs", "truth", "label", "labels", "real", "inp", "xs", "features", "observed", "observation",
+    "y", "adj", "tokens", "counts", "source", "sample", "samples", "gt", "clean", "in", "adjacency",
 }  # fmt: skip
-_Z = {"z", "zs", "latent", "latents", "code", "codes", "zsample"}
+_Z = {
+    "z", "zs", "latent", "latents", "code", "codes", "zsample",
+}  # fmt: skip
 _BETA = {
-    "beta", "klweight", "kldweight", "klbeta", "betakl", "wkl", "klw", "lambdakl", "kllambda", "weightkl", "klcoeff", "klcoef",
-    "klscale", "alphakl", "klalpha", "kldcoef", "kldcoeff", "betavae", "annealfactor", "klfactor", "lambdakld", "kldw", "klannealing",
-    "klannealweight", "klcoefficient", "annealweight", "klannealfactor",
+    "beta", "klweight", "kldweight", "klbeta", "betakl", "wkl", "klw", "lambdakl", "kllambda", "weightkl", "klcoeff",
+    "klcoef", "klscale", "alphakl", "klalpha", "kldcoef", "kldcoeff", "betavae", "annealfactor", "klfactor",
+    "lambdakld", "kldw", "klannealing", "klannealweight", "klcoefficient", "annealweight", "klannealfactor",
 }  # fmt: skip
 _WEIGHT = re.compile(r"beta|gamma|lambda|alpha|weight|coef|capacity|free|anneal|warm|factor|w_|_w$")
 _SIZES = {
-    "batch": {"batchsize", "nbatch", "batchdim", "bs", "nnodes", "numnodes", "batchsz", "numsamples"},
+    "batch": {
+        "batchsize", "nbatch", "batchdim", "bs", "nnodes", "numnodes", "batchsz", "numsamples",
+    },
     "pixels": {
-        "inputdim", "originaldim", "inputsize", "nfeatures", "numfeatures", "featuresize", "imagesize", "imgsize", "datadim", "xdim", "ninput",
-        "ninputs", "numpixels", "npixels", "pixels", "inputshape", "dimx", "indim", "features", "dinput", "numinputs", "nin",
+        "inputdim", "originaldim", "inputsize", "nfeatures", "numfeatures", "featuresize", "imagesize", "imgsize",
+        "datadim", "xdim", "ninput", "ninputs", "numpixels", "npixels", "pixels", "inputshape", "dimx", "indim",
+        "features", "dinput", "numinputs", "nin",
     },
     "latents": {
-        "latentdim", "zdim", "latentsize", "nlatent", "nlatents", "numlatents", "codesize", "hiddendim", "dimz", "latents", "latentdims",
-        "zsize", "nz",
+        "latentdim", "zdim", "latentsize", "nlatent", "nlatents", "numlatents", "codesize", "hiddendim", "dimz",
+        "latents", "latentdims", "zsize", "nz",
     },
 }  # fmt: skip
 
@@ -79,7 +87,7 @@ def guess(name: str) -> str | None:
         >>> [guess(n) for n in ("recon_x", "x", "z_mean", "z_log_var", "x_logvar", "zMean", "temperature")]
         ['output', 'x', 'mu', 'head', 'scale', 'mu', None]
     """
-    if name.lower() in _Z or set(words(name)) <= _Z | {"sample", "samples"} and set(words(name)) & _Z:
+    if name.lower() in _Z or (set(words(name)) <= _Z | {"sample", "samples"} and set(words(name)) & _Z):
         return "z"
     known = set(words(name)) | {"".join(words(name))}
     for pattern, role in _GLUED:
@@ -99,10 +107,13 @@ _GLUED = tuple(
     (re.compile(pattern), role)
     for pattern, role in (
         (r"(z|q|enc|qz|latent|post)?(mu|mean|loc)(z|q|s|vec|enc)?", "mu"),
-        (r"(z|q|enc|qz|latent|post)?(log|ln|l)?(variance|var|sigma|std|stddev|scale|sd)(2|sq|squared|z|q|s|vec|enc)*", "head"),
+        (
+            r"(z|q|enc|qz|latent|post)?(log|ln|l)?(variance|var|sigma|std|stddev|scale|sd)(2|sq|squared|[zqs]|vec|enc)*",
+            "head",
+        ),
         (r"(x|y|image|img|input)(hat|rec|recon|recons|reconst|reconstructed|reconstruction|pred|tilde|prime|bar|out|logits?|probs?|decoded|mean|mu|loc)",
          "output"),
-        (r"(recon|rec|recons|reconst|reconstructed|pred|out|dec|decoded)(x|y|image|img|input|imgs|images|batch|data|s)?", "output"),
+        (r"(rec|recons?|reconst|reconstructed|pred|out|dec|decoded)(x|y|images?|imgs?|input|batch|data|s)?", "output"),
         (r"(x|y|input)(true|in|input|orig|original|target|batch|real|data)?", "x"),
     )
 )  # fmt: skip
@@ -110,7 +121,7 @@ _GLUED = tuple(
 
 def is_beta(name: str) -> bool:
     """Whether a constant's name declares the weight of the divergence."""
-    return "".join(words(name)) in _BETA or words(name)[0] == "beta" and len(words(name)) == 1
+    return "".join(words(name)) in _BETA or (words(name)[0] == "beta" and len(words(name)) == 1)
 
 
 def is_weight(name: str) -> bool:
@@ -146,7 +157,7 @@ class Binding:
 
     @property
     def square(self) -> bool:
-        """Whether the data are a graph's adjacency, [nodes, nodes], so that a row has as many entries as there are rows."""
+        """Whether the data are a graph's adjacency, [nodes, nodes]: as many entries in a row as there are rows."""
         nodes = {"nnodes", "numnodes", "numberofnodes"}
         called = {word for name in self.names.values() for word in words(name)}
         return bool(nodes & {"".join(words(name)) for name in self.sizes}) or bool({"adj", "adjacency"} & called)
@@ -174,7 +185,9 @@ def bind(fn: Callable[..., Any], inputs: str | None, constants: Mapping[str, Any
     if inputs is not None:
         return _given(inputs, parameters, given)
     if parameters is None:
-        raise BadInput("inputs", None, "the parameters of this callable cannot be read", 'pass inputs="x output mu head"')
+        raise BadInput(
+            "inputs", None, "the parameters of this callable cannot be read", 'pass inputs="x output mu head"'
+        )
     if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not any(guess(p.name) for p in parameters):
         raise BadInput("inputs", f"({', '.join(map(str, parameters))})", "the order cannot be told from *args",
                        'pass inputs, such as inputs="output x mu head"')  # fmt: skip
@@ -203,7 +216,7 @@ def _found(parameters: list[inspect.Parameter], given: dict[str, Any]) -> Bindin
             "inputs",
             f"({', '.join(str(p) for p in parameters)})",
             f"the role of {', '.join(repr(p.name) for p in unknown) or 'the arguments'} cannot be told from the names",
-            'pass inputs with the roles in order, such as inputs="x output mu head", and constants={"name": value} for the rest',
+            'pass the roles in order, such as inputs="x output mu head", and constants={"name": value} for the rest',
         )
     used = [p for p in plain if p.name in roles or p.name in given or p.default is p.empty]
     arguments = tuple(roles.get(p.name, p.name) for p in used if p.kind is not p.KEYWORD_ONLY)
@@ -238,7 +251,7 @@ def _binding(
 
 
 def _assign(parameters: list[inspect.Parameter]) -> dict[str, str]:
-    """Names to roles; of two names for one role the first required one has it, and mean and spread fill what is open."""
+    """Names to roles; of two names for one role the first required one has it, and the second takes what is open."""
     roles: dict[str, str] = {}
     for parameter in parameters:
         role = guess(parameter.name)
@@ -247,7 +260,7 @@ def _assign(parameters: list[inspect.Parameter]) -> dict[str, str]:
             continue
         if (is_beta(parameter.name) or size_of(parameter.name)) and role != "z":
             continue
-        if not required and role not in ("z", "scale", "head") or not required and parameter.default is not None:
+        if (not required and role not in ("z", "scale", "head")) or (not required and parameter.default is not None):
             continue
         if role not in roles.values():
             roles[parameter.name] = role
@@ -270,23 +283,40 @@ def _given(inputs: str, parameters: list[inspect.Parameter] | None, given: dict[
     flat = [a for item in arguments for a in (item if isinstance(item, tuple) else (item,))]
     open_ended = parameters is None or any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if len(arguments) > len([p for p in plain if p.kind is not p.KEYWORD_ONLY]) and not open_ended:
-        raise BadInput("inputs", inputs, f"the callable takes {len(plain)} arguments", "leave roles out, or name its constants")
+        raise BadInput(
+            "inputs", inputs, f"the callable takes {len(plain)} arguments", "leave roles out, or name its constants"
+        )
     unknown = [a for a in flat if a not in ROLES and a not in given and a not in {p.name for p in plain}]
     if unknown or len(set(flat)) != len(flat):
-        raise BadInput("inputs", inputs, f"roles are {', '.join(ROLES)}, each at most once", "constants go into constants={...}")
+        raise BadInput(
+            "inputs", inputs, f"roles are {', '.join(ROLES)}, each at most once", "constants go into constants={...}"
+        )
     positional = [p for p in plain if p.kind is not p.KEYWORD_ONLY][: len(arguments)]
     rest = plain[len(arguments) :] if not open_ended or plain else []
     rest = [p for p in plain if p not in positional]
-    missing = [p.name for p in rest if p.default is p.empty and p.name not in given and not size_of(p.name) and not is_beta(p.name)]
+    missing = [
+        p.name
+        for p in rest
+        if p.default is p.empty and p.name not in given and not size_of(p.name) and not is_beta(p.name)
+    ]
     if missing:
-        raise BadInput("constants", None, f"the callable also needs {', '.join(missing)}", f"pass constants={{{missing[0]!r}: value}}")
+        raise BadInput(
+            "constants",
+            None,
+            f"the callable also needs {', '.join(missing)}",
+            f"pass constants={{{missing[0]!r}: value}}",
+        )
     defaults = {p.name: p.default for p in plain if p.default is not p.empty and p not in positional}
     sizes = {name: size for name in [*given, *(p.name for p in rest)] if (size := size_of(name))}
     required = {p.name: 1.0 for p in rest if p.default is p.empty and is_beta(p.name)}
     names = {a: p.name for a, p in zip(arguments, positional, strict=False) if isinstance(a, str)}
     keywords = [p.name for p in rest if p.name in given or p.default is p.empty]
-    keywords += [name for name in given if name not in keywords and name not in flat and name not in {p.name for p in plain}]
-    return Binding(arguments, tuple(keywords), names, required | defaults | given, sizes, frozenset(defaults) - set(given))
+    keywords += [
+        name for name in given if name not in keywords and name not in flat and name not in {p.name for p in plain}
+    ]
+    return Binding(
+        arguments, tuple(keywords), names, required | defaults | given, sizes, frozenset(defaults) - set(given)
+    )
 
 
 def _parse(inputs: str) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import BadInput, did_you_mean, one_line
 from .loss import audit_loss
 from .report import AuditReport
+from .roles import guess
 
 
 def audit(
@@ -29,10 +30,10 @@ def audit(
     loss: Callable[..., Any] | None = None,
     seconds: float = 20.0,
 ) -> AuditReport:
-    r"""What a loss or a model really minimises, in nats, measured from outside: no source is read and nothing is trained.
+    r"""What a loss or a model really minimises, in nats, measured from outside: no source is read, nothing is trained.
 
-    For :math:`L = (1/B) \sum_i (a R_i + b KL_i) + const`, with R_i the negative log-likelihood and KL_i the divergence of
-    sample i, effective beta is b / a. Squared and absolute errors leave beta and the noise scale undecided, so both
+    For :math:`L = (1/B) \sum_i (a R_i + b KL_i) + const`, with R_i the negative log-likelihood and KL_i the divergence
+    of sample i, effective beta is b / a. Squared and absolute errors leave beta and the noise scale undecided, so both
     readings are given.
 
     Args:
@@ -40,8 +41,8 @@ def audit(
         inputs: Roles in the callable's order where its parameter names do not tell: `x`, `output`, `mu`, `head`, `z`,
             and `scale` for a decoder's second output; parentheses group one argument: "(output mu head) x".
         constants: Values of further parameters by name; one named beta declares the weight of the divergence.
-        sizes: `batch`, `pixels`, `latents`, `classes` of the made-up inputs; numbers, or for pixels and latents the shape
-            of one row. Effective beta is stated there. Default: 6, 12, 4, 5.
+        sizes: `batch`, `pixels`, `latents`, `classes` of the made-up inputs; numbers, or for pixels and latents the
+            shape of one row. Effective beta is stated there. Default: 6, 12, 4, 5.
         declared_beta: The weight that is meant; default: a constant named beta, else 1.
         family: Kind of data where it cannot be told: "categorical" (integer x [B, P], output [B, P, V] or [B, V, P]),
             "counts", "bernoulli", "gaussian".
@@ -69,7 +70,9 @@ def audit(
     if _is_model(subject):
         from .model import audit_model
 
-        return audit_model(subject, data=data, loss=loss, inputs=inputs, constants=constants, declared_beta=declared_beta)
+        return audit_model(
+            subject, data=data, loss=loss, inputs=inputs, constants=constants, declared_beta=declared_beta
+        )
     if not callable(subject):
         raise BadInput("subject", type(subject).__name__, "must be a loss (a callable) or a model")
     return audit_loss(
@@ -97,29 +100,13 @@ def _is_model(subject: Any) -> bool:
 
 
 def _is_loss_module(subject: Any) -> bool:
-    """A module whose forward takes data, output and heads is a loss, not a model."""
-    from .roles import bind
-
+    """Whether forward takes data, output and a mean: a module that is a loss."""
+    forward = getattr(subject, "forward", None)
     try:
-        forward = subject.forward
-        parameters = list(inspect.signature(forward).parameters)
-    except (AttributeError, TypeError, ValueError):
+        names = list(inspect.signature(forward).parameters) if forward is not None else []
+    except (TypeError, ValueError):
         return False
-    if isinstance(subject, type):
-        parameters = parameters[1:]
-    if len(parameters) < 3:
-        return False
-    try:
-        roles = set(bind(lambda *a: None if not a else None, " ".join(_guesses(parameters)), None).roles)
-    except BadInput:
-        return False
-    return {"x", "output", "mu"} <= roles
-
-
-def _guesses(parameters: list[str]) -> list[str]:
-    from .roles import guess
-
-    return [role for name in parameters if (role := guess(name))]
+    return {"x", "output", "mu"} <= {guess(name) for name in names}
 
 
 def find(target: str) -> tuple[Any, str | None, int]:
@@ -135,7 +122,11 @@ def find(target: str) -> tuple[Any, str | None, int]:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            known = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")] if hasattr(found, "__dict__") else []
+            known = (
+                [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+                if hasattr(found, "__dict__")
+                else []
+            )
             raise BadInput("target", target, f"{place} has no {part}", did_you_mean(part, known))
         found = getattr(found, part)
     return found, *_source(found)
@@ -152,7 +143,9 @@ def _load_file(path: Path) -> Any:
         sys.modules.setdefault(path.stem, module)
         spec.loader.exec_module(module)
     except Exception as error:  # a stranger's file may raise anything while it is imported
-        raise BadInput("target", path, f"importing it raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
+        raise BadInput(
+            "target", path, f"importing it raised {type(error).__name__}: {one_line(str(error))[:300]}"
+        ) from error
     finally:
         sys.path.pop(0)
     return module
@@ -167,7 +160,9 @@ def _load_module(name: str) -> Any:
         fix = "install it, or give the path of a file" if name.startswith(missing) else f"pip install {missing}"
         raise BadInput("target", name, f"no module named {missing}", fix) from error
     except Exception as error:  # as above
-        raise BadInput("target", name, f"importing it raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
+        raise BadInput(
+            "target", name, f"importing it raised {type(error).__name__}: {one_line(str(error))[:300]}"
+        ) from error
     finally:
         sys.path.pop(0)
 

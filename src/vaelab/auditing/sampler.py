@@ -97,7 +97,9 @@ def measured_reading(sample: Sampler, rows: int, latents: int) -> Head | None:
 
 
 # ------------------------------------------------------------------------------------------------------- the findings
-def audit_sampler(sample: Sampler, rows: int, latents: int, head: Head, said_by: str, wanted: int = 20_000) -> list[Finding]:
+def audit_sampler(
+    sample: Sampler, rows: int, latents: int, head: Head, said_by: str, with_loss: bool = True, wanted: int = 20_000
+) -> list[Finding]:
     """Findings on how z is drawn, given how the divergence reads the second head.
 
     Args:
@@ -106,19 +108,20 @@ def audit_sampler(sample: Sampler, rows: int, latents: int, head: Head, said_by:
         latents: D.
         head: The reading that the divergence assumes.
         said_by: Where that reading comes from, for the evidence.
+        with_loss: Whether the draws are those of a training step; a forward pass alone may leave the noise to an option.
         wanted: Entries of z to draw for each setting.
     """
     taken = {lv: draw(sample, lv, head, rows, latents, wanted) for lv in CENTRE}
     middle = taken[0.0]
     if float(np.ptp(middle.z, axis=0).max()) == 0.0:
-        return [_no_noise(middle, rows)]
+        return [_no_noise(middle, rows, with_loss)]
     found = [_mean_factor(middle), *_shape(middle), _scale(taken, head, said_by)]
     return [f for f in found if f is not None]
 
 
-def _no_noise(draws: Draws, rows: int) -> Finding:
+def _no_noise(draws: Draws, rows: int, with_loss: bool) -> Finding:
     return finding(
-        "SA003", "error", measured=0.0, unit="standard deviation of z over draws",
+        "SA003", "error" if with_loss else "warning", measured=0.0, unit="standard deviation of z over draws",
         evidence=f"{len(draws.z)} draws of z in training mode with mu and the head held, {rows} rows: all alike",
         why="without noise z is a plain code and the second head has no effect on the reconstruction",
         advice="z = mu + torch.randn_like(std) * std",

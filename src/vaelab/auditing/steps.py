@@ -92,7 +92,7 @@ def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple
             said = said or f"{type(error).__name__}: {one_line(str(error))[:200]}"
         else:
             return name, call
-    raise Refused(said)
+    raise Refused("model", said, "raised on every kind of batch tried", "pass data=, a batch as your loader gives it")
 
 
 def _form_calls(call: Callable[..., Any], rest: tuple[Any, ...], name: str, *tail: Any) -> dict[str, Callable[[Tensor], Any]]:
@@ -113,7 +113,7 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
     if type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule"):
         names = [next((n for n in group if callable(getattr(model, n, None))), None) for group in (ENCODE, SAMPLE, DECODE)]
         if None in names:
-            raise Refused("the model has neither forward nor encode, reparameterize and decode")
+            raise Refused("model", type(model).__name__, "has neither forward nor encode, reparameterize and decode")
         encode, sample, decode = (getattr(model, str(name)) for name in names)
 
         def run(x: Tensor) -> Any:
@@ -177,7 +177,7 @@ def find_step(
             try:
                 return Step(name, first_form(calls, x)[1])
             except Refused as refused:
-                raise BadInput(f"model.{name}", str(refused), "raised on every kind of batch tried", "pass data= as your loader gives it, or loss=") from refused
+                raise BadInput(f"model.{name}", str(refused), "", "or pass loss=") from refused
     for name in LOSSES:
         if callable(method := getattr(model, name, None)) and not isinstance(method, type):
             return Step(name, _method(model, name, x, forward, inputs, constants, suppliers))
@@ -222,7 +222,7 @@ def _method(
 
 def _checked(call: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any]:
     if not losses_in(call(x), len(x)):
-        raise Refused("returned no loss")
+        raise Refused("model", None, "returned no loss")
     return call
 
 
@@ -239,7 +239,7 @@ def _keyed(method: Callable[..., Any], results: Any, constants: Mapping[str, Any
             return method(*(results if isinstance(results, (tuple, list)) else (results,)), **known)
         except KeyError as missing:
             known[str(missing.args[0])] = 1.0
-    raise Refused("asks for more than eight keywords")
+    raise Refused("constants", None, "it asks for more than eight keywords")
 
 
 def _by_roles(

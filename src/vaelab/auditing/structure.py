@@ -19,13 +19,15 @@ SQUASHED = frozenset(("binary_cross_entropy_with_logits", "sigmoid", "special_ex
 REACH = 40.0  # pre-activations at which every bounded activation is at its bound
 
 
-def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[Any]) -> list[Finding]:
+def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[Any]) -> Iterator[Finding]:
     """All findings of this file on one model."""
     with subject.jittered():
         recording = subject.record(subject.x)
-        found = [*_ignored(subject), *_gradients(subject, recording, optimisers)]
-    checks: tuple[Iterator[Finding], ...] = (_crossed(subject, recording), _ranges(subject, data), _start(subject))
-    return [*found, *(f for check in checks for f in check)]
+        yield from [*_ignored(subject), *_gradients(subject, recording, optimisers)]
+    yield from _ranges(subject, data)
+    if subject.step.has_loss:
+        yield from _crossed(subject, recording)
+        yield from _start(subject)
 
 
 # -------------------------------------------------------------------------------------------------- what ignores what
@@ -155,7 +157,7 @@ def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
     wanted = tape.reaches(recording.roots)
     pairs = (("RE008", "output and data", output, plain - output), ("KL005", "mu and the second head", mu - head - recording.noise, head - mu - recording.noise))
     for code, what, one, other in pairs:
-        for node in tape.nodes if subject.step.has_loss else ():
+        for node in tape.nodes:
             shapes = [tape.nodes[p].tensor.shape for side in (one, other) for p in node.parents if p in side]
             if node.number in wanted and len(shapes) >= 2 and (grown := _grown(shapes)):
                 yield _mixed(code, what, [tuple(s) for s in shapes[:2]], grown, node.name)
@@ -238,8 +240,6 @@ def _outside(subject: Subject, data: Tensor | None, low: float, high: float) -> 
 
 # ------------------------------------------------------------------------------------------------------- loss at start
 def _start(subject: Subject) -> Iterator[Finding]:
-    if not subject.step.has_loss:
-        return
     recording = subject.recording(ROWS)
     value = float(sum(recording.tape.nodes[n].tensor.double().mean() for n in recording.roots))
     if value != value or abs(value) == float("inf"):
@@ -252,7 +252,6 @@ def _start(subject: Subject) -> Iterator[Finding]:
 
 def noisy_evaluation(subject: Subject, forward: Callable[[Tensor], Any]) -> Iterator[Finding]:
     """Whether the forward pass in evaluation mode draws noise."""
-    subject.model.eval()
     one, other = (subject.outputs(forward, seed) for seed in (1, 2))
     moves = [_move(a, b) for a, b in zip(one, other, strict=False) if a.shape == b.shape]
     if moves and max(moves) > STILL:
@@ -261,4 +260,19 @@ def noisy_evaluation(subject: Subject, forward: Callable[[Tensor], Any]) -> Iter
             evidence="two forward passes in evaluation mode on the same batch",
             why="z is drawn in evaluation mode too: right for the bound, and noise in embeddings and reconstructions",
             advice="use mu where you need a code: z = mu if not self.training else mu + std * eps",
+        )  # fmt: skip
+
+
+def two_modes(training: Subject, evaluation: Subject) -> Iterator[Finding]:
+    """Whether the same x, output, mu and head give another loss in evaluation mode."""
+    if training.unfit() or evaluation.unfit() or training.roles() != evaluation.roles():
+        return
+    values = [[subject.value_at(seed) for seed in (1, 2, 3)] for subject in (training, evaluation)]
+    moves = [abs(a - b) / max(abs(a), 1e-30) for a, b in zip(*values, strict=True)]
+    if min(moves) > STILL and len({round(v, 9) for v in values[0]}) == 1:
+        yield finding(
+            "UN002", "warning", "train and evaluation differ", measured=values[1][0] / values[0][0], unit="times the training loss, in evaluation mode",
+            evidence=f"the same x, output, mu and head: {values[0][0]:.6g} in training mode, {values[1][0]:.6g} in evaluation mode",
+            why="the loss looks at self.training, so the two curves are not of one quantity",
+            advice="report the bound in both modes: recon + kl, and the weighted loss under another name",
         )  # fmt: skip

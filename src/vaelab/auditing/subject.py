@@ -137,7 +137,8 @@ class Subject:
     def roles(self) -> tuple[str, ...]:
         """What the loss is a function of: z too where it enters the loss directly, a scale where the decoder gives one."""
         recording, parts = self.recording(ROWS), self.parts
-        z = parts.z is not None and parts.z.size == parts.mu[0].size and self._z_enters(recording)
+        drawn = parts.z is not None and parts.z.key not in parts.keys("mu")
+        z = drawn and parts.z is not None and parts.z.size == parts.mu[0].size and self._z_enters(recording)
         extra = len(parts.extra) == 1 and parts.extra[0].size == parts.output[0].size
         return ("x", "output", "mu", "head", *("z",) * z, *("scale",) * extra)
 
@@ -167,6 +168,15 @@ class Subject:
             return self._loss(x, dict(zip(names, tensors, strict=True)))
 
         return model_loss
+
+    def value_at(self, seed: int) -> float:
+        """The loss at tensors that are the same whatever the seed, which is that of noise inside the loss."""
+        tape, tools = self.recording(ROWS).tape, torch.Generator().manual_seed(9)
+        roles = ["extra" if role == "scale" else role for role in self.roles()[1:]]
+        given = [torch.rand(tape.at(self.parts.keys(role)[0]).shape, generator=tools) * 0.8 + 0.1 for role in roles]
+        seeded(seed)
+        value = self.loss()(self.sized(ROWS), *given)
+        return float(sum(v.detach().double().mean() for v in (value.values() if isinstance(value, Mapping) else [value])))
 
     def _loss(self, x: Tensor, given: Mapping[str, Tensor]) -> Any:
         x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
@@ -211,7 +221,7 @@ class Subject:
 
     def targets(self, data: Tensor) -> Tensor | None:
         """What the loss compares the output with, for given data; None where no such call is seen."""
-        recording = self.record(data.to(self.x.dtype))
+        recording = self.record(data.to(self.x.dtype).reshape(len(data), *self.x.shape[1:]))
         tape, outputs = recording.tape, self.parts.keys("output")
         behind = tape.made_from(n.number for n in tape.nodes if n.key in outputs)
         x = [n.number for n in tape.nodes if n.key == LEAF and n.tensor.data_ptr() == recording.x.data_ptr()]

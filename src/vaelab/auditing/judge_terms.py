@@ -1,0 +1,333 @@
+"""Judgements on the two terms: which likelihood, which divergence, with which sign."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.finding import Finding
+from .case import Case, near
+from .codes import finding
+from .measured import Measured
+from .roles import words
+
+
+def reconstruction(case: Case) -> list[Finding]:
+    rec = case.m.reconstruction
+    roles = case.m.probe.binding.roles
+    if "output" not in roles:
+        return []
+    if not rec.moves[1]:
+        return [
+            finding(
+                "RE007",
+                "error",
+                "the decoder's output does not move the loss",
+                measured=0.0,
+                unit="change of the loss",
+                evidence="three made-up outputs, everything else held still",
+                why="there is no reconstruction term",
+                advice="add the negative log-likelihood of x given the output",
+            )
+        ]
+    if rec.family is None:
+        return [
+            finding(
+                "RE007",
+                "warning",
+                "no known likelihood explains the reconstruction term",
+                measured=case.m.reconstruction.residual,
+                unit="of its spread unexplained",
+                evidence="least squares on every family of docs/audit/RE007.md",
+                why="effective beta has a meaning only beside a negative log-likelihood",
+                advice="sum a negative log-likelihood over the entries of x, or pass family=",
+            )
+        ]
+    if rec.family.wrong:
+        return [
+            finding(
+                rec.family.wrong,
+                "error",
+                rec.family.detail,
+                measured=rec.residual,
+                unit="of its spread unexplained by this reading",
+                evidence=f"the term is {rec.family.name} with weight {rec.weight:.4g}",
+                why="what is minimised is no likelihood of the data given the output",
+                advice=ADVICE[rec.family.wrong],
+            )
+        ]
+    return []
+
+
+ADVICE = {
+    "RE002": "one sigmoid in all: binary_cross_entropy_with_logits on raw outputs, or binary_cross_entropy on sigmoids",
+    "RE004": "swap the two arguments: F.binary_cross_entropy(output, x), keras.losses.binary_crossentropy(x, output)",
+    "RE007": "use F.mse_loss(output, x, reduction='sum') / len(x), or another negative log-likelihood",
+}
+
+
+def named_wrong(case: Case) -> list[Finding]:
+    """A parameter that calls itself logits and is read as probabilities, or the other way round."""
+    rec, name = case.m.reconstruction, case.m.probe.binding.names.get("output", "")
+    called = set(words(name)) | {"".join(words(name))}
+    logits = any("logit" in word for word in called)
+    probabilities = bool(called & {"prob", "probs", "probability", "probabilities", "sigmoid"})
+    family = rec.family.name if rec.family else ""
+    wrong = (logits and family.endswith("on probabilities")) or (probabilities and family.endswith("on logits"))
+    if not wrong or (rec.family and rec.family.wrong):
+        return []
+    return [
+        finding(
+            "RE002",
+            "error",
+            f"{name!r} is read as {family.split(' on ')[1]}",
+            measured=rec.residual,
+            unit="of its spread unexplained by this reading",
+            evidence=f"the term is {family}",
+            why="the parameter's name promises the other one",
+            advice=ADVICE["RE002"],
+        )
+    ]
+
+
+def signs(case: Case) -> list[Finding]:
+    rec, div = case.m.reconstruction, case.m.divergence
+    if case.upside_down and any(
+        w in case.name.lower() for w in ("elbo", "bound", "objective", "likelihood", "evidence")
+    ):
+        return [
+            finding(
+                "UN002",
+                "info",
+                "the value is the bound itself, to be maximised",
+                measured=-div.weight / -rec.weight,
+                unit="beta",
+                evidence="both terms have a negative weight",
+                why="an optimiser minimises",
+                advice="minimise its negative",
+            )
+        ]
+    found = []
+    if rec.weight < 0:
+        found.append(
+            finding(
+                "RE005",
+                "error",
+                measured=rec.weight * case.m.probe.layout.batch,
+                unit="times the negative log-likelihood",
+                evidence=f"slope of the loss in {rec.name}",
+                why="minimising it makes the reconstruction worse",
+                advice="change the sign of the reconstruction term",
+            )
+        )
+    if div.weight < 0:
+        found.append(
+            finding(
+                "KL002",
+                "error",
+                "unbounded below",
+                measured=div.weight * case.m.probe.layout.batch,
+                unit="times the divergence",
+                evidence="slope of the loss in the closed form",
+                why="minimising it drives the posterior away from the prior without end",
+                advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), added",
+            )
+        )
+    return found
+
+
+def divergence(case: Case) -> list[Finding]:
+    m, roles = case.m, case.m.probe.binding.roles
+    if "mu" not in roles and "head" not in roles:
+        return []
+    if m.divergence.shape == "flat" and not any(m.divergence.moves):
+        return [_no_effect(m)]
+    if m.divergence.form is None:
+        return [
+            finding(
+                "KL005",
+                "error",
+                "no known form",
+                measured=1.0,
+                unit="of its spread unexplained",
+                evidence="least squares on mu^2, variance and log-variance under every reading of the head",
+                why="it is no divergence of a diagonal Gaussian from a Gaussian prior",
+                advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents",
+            )
+        ]
+    return _proportions(case) or _name_of_head(case)
+
+
+def _no_effect(m: Measured) -> Finding:
+    name, (value, other) = next(iter(m.revived.items()), ("", (0.0, 0.0)))
+    why = (
+        f"{name} = {value:g} switches it off; at {name} = {other:g} it moves the loss"
+        if name
+        else "it is clamped to a constant, weighed by zero, or left out"
+    )
+    fix = (
+        f"pass {name} above {value:g}, or take {name} away"
+        if name
+        else "add the divergence, -0.5 * (1 + log_var - mu**2 - log_var.exp()) summed over latents"
+    )
+    return finding(
+        "KL001",
+        "error",
+        "the divergence never moves the loss",
+        measured=0.0,
+        unit="nats of change over divergences from 0.02 to 1000 nats an entry",
+        evidence="mu and the head moved, everything else held still",
+        why=why,
+        advice=fix,
+    )
+
+
+def _proportions(case: Case) -> list[Finding]:
+    """The three terms weigh the same, unless the prior has another variance and the constant that goes with it."""
+    m, form = case.m, case.m.divergence.form
+    assert form is not None
+    if "head" not in m.probe.binding.roles:
+        return []
+    mean, variance, logarithm = form.mean, form.variance, form.log
+    equal = near(mean, variance, case.tolerance) and near(variance, logarithm, case.tolerance)
+    if equal and not form.two_ways:
+        return []
+    if (
+        near(mean, variance, case.tolerance)
+        and not form.two_ways
+        and mean * logarithm > 0
+        and m.prior_variance is not None
+    ):
+        return []
+    shares = f"weights of mu^2, variance, -log-variance: {mean:.4g}, {variance:.4g}, {logarithm:.4g} ({form.head.name})"
+    found = []
+    ratio = abs(logarithm / variance) if variance else 0.0
+    if form.two_ways or (
+        any(near(ratio, r, case.tolerance) for r in (0.5, 2.0)) and near(mean, variance, case.tolerance)
+    ):
+        found.append(
+            finding(
+                "KL006",
+                "error",
+                measured=ratio,
+                unit="times the logarithm that belongs to the variance term",
+                evidence=shares,
+                why=f"one term reads the head as {form.head.name}, the other as something else",
+                advice="choose one reading: with log_var the variance is log_var.exp() and the logarithm log_var",
+            )
+        )
+    missing = [
+        word
+        for word, share in (("mu^2", mean), ("the variance", variance), ("the log-variance", logarithm))
+        if share == 0
+    ]
+    lowest = logarithm / variance if variance and logarithm * variance > 0 and not form.two_ways else float("nan")
+    detail = f"the term in {' and '.join(missing)} is missing" if missing else "its minimum is not at the prior"
+    found.append(
+        finding(
+            "KL005",
+            "error",
+            detail,
+            measured=None if np.isnan(lowest) else lowest,
+            unit="is the variance at its minimum, for a prior of 1",
+            evidence=shares,
+            why="the three terms of the divergence are not in proportion 1 : 1 : 1",
+            advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents",
+        )
+    )
+    return found
+
+
+def _name_of_head(case: Case) -> list[Finding]:
+    """The reading that the parameter's name promises, against the one that the formula has."""
+    form, name = case.m.divergence.form, case.m.probe.binding.names.get("head", "")
+    assert form is not None
+    called = "".join(words(name))
+    log_named = bool(words(name)) and ("log" in called or called.endswith("lv"))
+    positive = form.head.name in ("std", "variance")
+    if not name or "head" not in case.m.probe.binding.roles:
+        return []
+    if log_named and positive:
+        lowest = 1.0  # log-variance at the minimum of the formula: the head is 1 there
+        return [
+            finding(
+                "KL005",
+                "error",
+                f"{name!r} is read as a {form.head.name}",
+                measured=np.exp(lowest),
+                unit="is the variance at its minimum, for a prior of 1",
+                evidence=f"the formula is exact for a head that is the {form.head.name}",
+                why="a logarithm, which may be negative, is used as if it were positive",
+                advice=f"use {name}.exp() for the variance",
+            )
+        ]
+    squares = ("std" in called or "dev" in called) and not log_named and form.head.name == "variance"
+    squares |= "var" in called and not log_named and form.head.name == "std"
+    other = (log_named and "var" in called and form.head.name == "log-std") or (
+        log_named
+        and ("std" in called or "sigma" in called)
+        and "2" not in called
+        and "sq" not in called
+        and form.head.name == "log-variance"
+    )
+    other |= (
+        not log_named
+        and any(w in called for w in ("std", "sigma", "var", "scale"))
+        and form.head.name.startswith("log-")
+    )
+    if not (squares or other):
+        return []
+    return [
+        finding(
+            "KL006",
+            "warning" if squares else "info",
+            f"{name!r} is read as {form.head.name}",
+            measured=1.0,
+            unit="times the exact divergence of that reading",
+            evidence="least squares under every reading of the head",
+            why="the name suggests another reading; the sampler must use this one",
+            advice=f"draw z with the {form.head.name}, and rename {name!r}",
+        )
+    ]
+
+
+def bends(case: Case) -> list[Finding]:
+    div = case.m.divergence
+    if div.form is None or div.shape in ("linear", "flat"):
+        return []
+    slopes = [slope * case.m.probe.layout.batch for slope in div.slopes]
+    seen = (
+        f"weights at 0.02, 1, 40 and 1000 nats an entry: {', '.join(f'{s:.4g}' for s in slopes)} (nan: it bends there)"
+    )
+    known = [s for s in slopes if not np.isnan(s)]
+    if div.shape == "bent" and (not known or max(known) - min(known) > 0.02 * max(map(abs, known))):
+        return [
+            finding(
+                "KL005",
+                "error",
+                "its weight moves with its size",
+                measured=slopes[-1] / slopes[0] if slopes[0] else slopes[-1],
+                unit="times the weight at 0.02 nats, at 1000 nats an entry",
+                evidence=seen,
+                why="the divergence enters through a curve, so no beta describes the loss",
+                advice="add the divergence itself, times beta",
+            )
+        ]
+    words_of = {
+        "floor": "divergences below it cost nothing (free bits)",
+        "cap": "divergences above it cost nothing more",
+        "capacity": "the divergence is held at a target",
+        "bent": "single entries are bent near half a nat",
+    }
+    where = f"nats per {div.per}" if div.threshold is not None else "nats per entry, roughly"
+    return [
+        finding(
+            "KL007",
+            "info",
+            words_of[div.shape],
+            measured=div.threshold if div.threshold is not None else 0.5,
+            unit=where,
+            evidence=seen,
+            why="below or above the threshold the divergence has no gradient",
+            advice="meant so: nothing; otherwise take the clamp away",
+        )
+    ]
