@@ -21,9 +21,9 @@ DRAWS: Rules = {
             minibatch testdata xtest datapoints examples y tensors""",
         "loader": "loader dataloader testloader validloader valloader dataiter iterator testset",
         "samples": """nsamples numsamples samples k s l m nmc nmcsamples nsamplesmc mcsamples numsample nsample numk
-            nk kiw nimportance nimportancesamples numimportancesamples importancesamples niw iwsamples numiwsamples
-            niwsamples iwaesamples numparticles nparticles particles nposteriorsamples nsamplesfromposterior nz numz ndraws draws
-            samplesize numweights nweights""",
+            nk kiw nimportance nimportancesamples numimportancesamples importancesamples niw iwsamples
+            numiwsamples niwsamples iwaesamples numparticles nparticles particles nposteriorsamples
+            nsamplesfromposterior nz numz ndraws draws samplesize numweights nweights""",
         "per_pass": """batchsize nmcsamplesperpass perpass chunk chunksize samplesperpass passsize minibatchsize bs
             maxbatch samplebatchsize chunks nsamplesperpass samplesperbatch maxsamplesperpass kperpass drawsperpass
             stepsize""",

@@ -301,7 +301,9 @@ def _kink(probe: Probe, form: Form, base: Batch, where: np.ndarray) -> float | N
     unit = form.head.from_log_variance(np.zeros(base.head.shape))
 
     def value(nats: float) -> float:
-        return _value(probe, replace(base, mu=np.where(where, np.sqrt(2 * nats), 0.0), head=unit))
+        return _value(
+            probe, replace(base, mu=np.zeros(base.mu.shape) + np.where(where, np.sqrt(2 * nats), 0.0), head=unit)
+        )
 
     grid = np.geomspace(1e-3, 1e4, 60)
     slopes = [(value(n * 1.01) - value(n)) / (0.01 * n) for n in grid]

@@ -205,3 +205,13 @@ class Replay(TorchFunctionMode):
             return item
 
         return put(result)
+
+
+def grown_by(shapes: list[torch.Size]) -> float:
+    """How much larger the broadcast of two shapes is than the larger of them; 0 where it is not, or they do not fit."""
+    try:
+        whole = torch.broadcast_shapes(*shapes[:2]).numel()
+    except RuntimeError:
+        return 0.0
+    largest = max(s.numel() for s in shapes[:2])
+    return whole / largest if whole > largest else 0.0

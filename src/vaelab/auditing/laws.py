@@ -206,6 +206,10 @@ def _multinomial(x: Array, o: Array, axis: int = -1) -> float:
     return -float((x * log_softmax(o, axis)).sum())
 
 
+def _one_hot(x: Array, o: Array) -> float:
+    return -float(np.take_along_axis(log_softmax(o, -1), x.argmax(-1)[..., None], -1).sum())
+
+
 def huber(delta: float) -> Callable[[Array, Array], Array]:
     """Squares up to delta, absolute values beyond."""
 
@@ -235,11 +239,13 @@ SCALES: tuple[tuple[str, Callable[[Array], Array]], ...] = (
 )
 
 
-def _with_noise(name: str, power: int, reading: str, std: Callable[[Array], Array]) -> Family:
+def _with_noise(
+    name: str, power: int, reading: str, std: Callable[[Array], Array], mean: Callable[[Array], Array] = np.asarray
+) -> Family:
     """Gaussian (power 2) or Laplace (power 1) whose noise is the decoder's second output."""
 
     def element(x: Array, o: Array, t: Array) -> Array:
-        s = std(t)
+        s, o = std(t), mean(o)
         return (0.5 if power == 2 else 1.0) * (np.abs(x - o) / s) ** power + np.log(s) * np.ones_like(x)
 
     return Family(f"{name} with learned noise ({reading})", _sum(element), ("unit", "binary", "wide"), scaled=True)
@@ -278,6 +284,12 @@ FAMILIES: tuple[Family, ...] = (
         _sum(lambda x, o: _bernoulli_logits(x, o) - _log_normaliser(sigmoid(o))),
         ("unit", "binary", "wide"),
     ),
+    Family(
+        "Bernoulli on probabilities, both from [-1, 1]",
+        _sum(lambda x, o: _bernoulli((x + 1) / 2, (o + 1) / 2)),
+        ("unit", "binary"),
+    ),
+    Family("categorical on logits, one-hot data", _one_hot, ("unit", "binary", "wide", "one-hot")),
     Family("exponential on means", _sum(lambda x, o: x / o + np.log(o)), POSITIVE),
     Family("squared error after a sigmoid", _sum(lambda x, o: 0.5 * (x - sigmoid(o)) ** 2), REAL, noise="sigma^2"),
     Family("squared error after tanh", _sum(lambda x, o: 0.5 * (x - np.tanh(o)) ** 2), REAL, noise="sigma^2"),
@@ -294,6 +306,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Bernoulli on probabilities", _sum(_bernoulli), ("one-hot",)),
     *(_with_noise("Gaussian", 2, name, std) for name, std in SCALES),
     *(_with_noise("Laplace", 1, name, std) for name, std in SCALES),
+    *(_with_noise("Gaussian after tanh", 2, name, std, np.tanh) for name, std in SCALES),
     Family("negative binomial on means and dispersions", _sum(_negative_binomial), ("counts",), scaled=True),
     Family(
         "negative binomial on means and log-dispersions",

@@ -14,7 +14,7 @@ from ..core.errors import BadInput
 from ..core.finding import Finding
 from .case import Case
 from .frameworks import channels_last
-from .inputs import domains_to_try, layouts
+from .inputs import DEFAULTS, domains_to_try, layouts
 from .judge import judge
 from .judge_sizes import unit_of
 from .measured import Measured, measure
@@ -61,7 +61,7 @@ def audit_loss(
             found_layouts = layouts(
                 sizes,
                 named,
-                square=binding.square and "pixels" not in dict(sizes or {}),
+                square=binding.square and _square(sizes),
                 channels_last=channels_last(fn),
             )
             probe = open_probe(fn, binding, found_layouts, domains_to_try(family), framework, total, seconds)
@@ -75,6 +75,12 @@ def audit_loss(
     declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
     case = Case(measured, declared, declared_beta is not None, _range(data), name=called)
     return _report(case, called)
+
+
+def _square(sizes: Mapping[str, Any] | None) -> bool:
+    """Whether the sizes leave room for an adjacency."""
+    given = dict(sizes or {})
+    return given.get("pixels") in (None, given.get("batch", DEFAULTS["batch"]), (given.get("batch"),))
 
 
 def _named_sizes(binding: Binding, sizes: Mapping[str, Any] | None) -> dict[str, int]:

@@ -100,6 +100,9 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         probe = _many(probe) if _random(inside) else inside
     div = divergence.measure(probe)
     probe = replace(probe, draw=div.draw)
+    prior = _prior_variance(probe, div)
+    if prior is not None and div.form is not None:  # the logarithm weighs the same whatever the prior's variance
+        div = replace(div, weight=div.weight * div.form.log / div.form.weight)
     rec = reconstruction.measure(probe)
     return Measured(
         probe,
@@ -113,7 +116,7 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         _overflow(probe, div),
         _log_of_zero(probe, rec),
         _silent(probe, rec),
-        _prior_variance(probe, div),
+        prior,
         _noise(probe, div),
     )
 
@@ -326,7 +329,7 @@ def _log_of_zero(probe: Probe, rec: Reconstruction) -> tuple[tuple[str, float], 
     if rec.family is None or rec.family.wrong or probe.domain not in ("unit", "binary"):
         return ()
     name = rec.family.name
-    ends = {"probabilities": (0.0, 1.0), "logits": (-110.0, 110.0)}
+    ends = {"probabilities": (0.0, 1.0), "logits": (-60.0, 60.0)}
     found = next(
         (value for key, value in ends.items() if name.startswith(("Bernoulli on", "continuous")) and key in name), ()
     )

@@ -22,7 +22,7 @@ from .probe import Failed, same_randomness, time_limit
 from .report import AuditReport, sorted_findings
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
 from .steps import Step, find_step, forward_of, stub_trainer
-from .structure import audit_structure, noisy_evaluation, two_modes
+from .structure import audit_structure, noisy_evaluation, start_of, two_modes
 from .subject import ROWS, Subject
 
 SAMPLER_ROWS = 64
@@ -144,6 +144,7 @@ class Bench:
             "what the model does besides its loss": lambda: audit_structure(self.native, self.data, optimisers),
             "evaluation mode": lambda: noisy_evaluation(self.subject, self.forward),
             "the two modes": self._modes,
+            "the loss at start": lambda: start_of(self.native, about.reconstruction, about.unit),
             "the draws of z": lambda: self._sampler(about),
         }
         found, skipped = _all_of(checks, self.seconds)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
-from .sandbox import Watch, seeded
+from .sandbox import DECODE, SAMPLE
 from .hooks import LEAF, NOISE, Key, Node, Tape
 from .roles import guess
 
@@ -123,39 +123,34 @@ class Finder:
     # ------------------------------------------------------------------------------------------------------------- z
     def z(self) -> Node | None:
         """The last tensor that noise reaches without passing a layer, behind at least one layer of the encoder."""
-        found = [z for z in map(self._from_noise, self._sources()) if z is not None]
-        return found[-1] if found else self._by_name("z", inside=True)
+        found = [pair for pair in map(self._from_noise, self._sources()) if pair is not None]
+        feeding = [z for z, fed in found if fed] or [z for z, _ in found]
+        return feeding[-1] if feeding else self._by_name()
 
     def _sources(self) -> list[Node]:
         return [n for n in self.tape.nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
 
-    def _from_noise(self, source: Node) -> Node | None:
+    def _from_noise(self, source: Node) -> tuple[Node, bool] | None:
+        """z as made from one source of noise, and whether it feeds a layer."""
+        nodes = self.tape.nodes
         plain = self.tape.made_from([source.number], lambda n: not self.r.is_layer(n))
-        behind = [n for n in self._ordered(plain) if n.number in self.r.data & self.r.weights and n.size >= self.r.rows]
-        if not behind:
-            return None
-        fed = {p for n in self.tape.nodes if self.r.is_layer(n) for p in n.parents} & plain
-        above = self.tape.reaches(fed) & plain
-        size = behind[0].size
-        nodes = [n for n in behind if n.size == size and (n.number in above if fed else True)]
-        return self._resting(nodes, bool(fed)) if nodes else None
-
-    def _resting(self, nodes: list[Node], fed: bool) -> Node:
-        """The last of the nodes; where z feeds no layer, the last that is seen under a name, since losses follow it."""
+        mixed = [nodes[n] for n in sorted(plain & self.r.data & self.r.weights) if nodes[n].size >= self.r.rows]
+        mixed = [n for n in mixed if n.size == mixed[0].size]
+        fed = {p for n in nodes if self.r.is_layer(n) for p in n.parents} & plain
+        if fed:  # the last that all the layers are fed from: one may take z itself, and another a view of it
+            ways = [self.tape.reaches([n]) for n in fed]
+            ways = [way for way in ways if not way.isdisjoint(n.number for n in mixed)]
+            resting = [n for n in mixed if ways and all(n.number in way for way in ways)]
+            return (resting[-1], True) if resting else None
         named = {node.number for _, node in self.r.names}
-        return nodes[-1] if fed else next((n for n in reversed(nodes) if n.number in named), nodes[min(1, len(nodes) - 1)])
+        return (next((n for n in reversed(mixed) if n.number in named), mixed[min(1, len(mixed) - 1)]), False) if mixed else None
 
-    def _ordered(self, numbers: Iterable[int]) -> list[Node]:
-        return [self.tape.nodes[n] for n in sorted(numbers)]
-
-    def _by_name(self, role: str, inside: bool = False) -> Node | None:
+    def _by_name(self) -> Node | None:
+        """What a sampling method returns or a decoder takes."""
         for name, node in self.r.names:
-            words = name.split(".")
-            taken = name.split(":in")[0].split(".")[0] in ("decode", "decoder", "generate") and ":in" in name
-            sampled = words[0].startswith(("reparam", "sampl", "rsample")) and ":in" not in name
-            if guess(words[-1].split(":")[0]) == role or inside and (taken or sampled):
-                if node.number in self.r.data or node.number in self.r.weights:
-                    return node
+            first, taken = name.split(":")[0].split(".")[0], ":in" in name
+            if (first in DECODE if taken else first in SAMPLE or _named(name) == "z") and node.number in self.r.data | self.r.weights:
+                return node
         return None
 
     # --------------------------------------------------------------------------------------------------------- mu, head
@@ -164,7 +159,7 @@ class Finder:
         found, queue, seen = [], [z.number], set()
         while queue:
             node = self.tape.nodes[queue.pop()]
-            if node.number in seen or node.number not in self.r.data | self.r.weights:
+            if node.number in seen or node.number not in self.r.weights:
                 continue
             seen.add(node.number)
             larger = [self.tape.nodes[p] for p in node.parents if self.tape.nodes[p].size > node.size]

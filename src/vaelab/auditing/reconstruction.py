@@ -57,12 +57,10 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     moves = _moves(probe, base, rng)
     if not moves[1]:
         return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
-    found = (
-        _plain(probe, base, rng)
-        or _summed(probe, base, rng)
-        or _columns(probe, base, rng)
-        or _roughly(probe, base, rng)
-    )
+    others = ("binary", "counts", "one-hot") if probe.domain == "unit" else ()
+    ways = (_plain, _summed, _columns, _roughly)
+    tries = ((replace(probe, domain=domain), way) for domain in (probe.domain, *others) for way in ways)
+    found = next((replace(rec, domain=rec.domain or p.domain) for p, way in tries if (rec := way(p, base, rng))), None)
     return replace(found or Reconstruction(None, float("nan"), 1.0, "unknown"), moves=moves)
 
 
@@ -217,7 +215,8 @@ def _summed(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstructi
     costs = {i: cost for i, cost in costs.items() if np.all(np.isfinite(cost)) and np.ptp(cost) > 0}
     pairs = [(fit(np.transpose([costs[i], costs[j]]), values), i, j) for i in costs for j in costs if i < j]
     best = min(pairs, key=lambda pair: pair[0].residual, default=None)
-    if best is None or best[0].residual > _tolerance(probe):
+    # Two slopes can mimic much: a sum of families must be exact.
+    if best is None or best[0].residual > (_tolerance(probe) if probe.dtype == "float32" else 1e-6):
         return None
     both = (families[best[1]], families[best[2]])
     return replace(_parts(both, best[0], " + ".join(f.name for f in both), both[0]), domain=domain)

@@ -30,7 +30,7 @@ _SPREAD = {
 }  # fmt: skip
 _DATA_SIDE = {
     "x", "recon", "rec", "reconstruction", "dec", "decoder", "decoded", "out", "output", "px", "obs", "y", "p",
-    "hat", "likelihood", "pred", "recons", "noise", "dispersion", "decode", "sigmas",
+    "hat", "img", "image", "likelihood", "pred", "recons", "noise", "dispersion", "decode", "sigmas",
 }  # fmt: skip
 _OUTPUT = {
     "recon", "recons", "reconstruction", "reconstructions", "reconstructed", "reconst", "rec", "hat", "xhat",
@@ -119,6 +119,11 @@ _GLUED = tuple(
 )  # fmt: skip
 
 
+# Of two names for one role, the one that speaks of latents keeps it, and the other is the decoder's.
+SECOND = {"head": "scale", "mu": "output"}
+_LATENT_SIDE = {"z", "q", "enc", "latent", "logvar", "lv", "posterior", "encoder", "qz"}
+
+
 def is_beta(name: str) -> bool:
     """Whether a constant's name declares the weight of the divergence."""
     return "".join(words(name)) in _BETA or (words(name)[0] == "beta" and len(words(name)) == 1)
@@ -195,8 +200,9 @@ def bind(fn: Callable[..., Any], inputs: str | None, constants: Mapping[str, Any
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    forward = getattr(fn, "forward", None)  # a module's own call takes anything and hands it to forward
     try:
-        return list(inspect.signature(fn).parameters.values())
+        return list(inspect.signature(forward if callable(forward) else fn).parameters.values())
     except (TypeError, ValueError):
         return None
 
@@ -264,11 +270,10 @@ def _assign(parameters: list[inspect.Parameter]) -> dict[str, str]:
             continue
         if role not in roles.values():
             roles[parameter.name] = role
-        elif required and role == "head" and "scale" not in roles.values():
-            first = next(name for name, known in roles.items() if known == "head")
-            latent = {"z", "q", "enc", "latent", "logvar", "log", "lv"}
-            swap = not set(words(first)) & latent and set(words(parameter.name)) & latent
-            roles[first], roles[parameter.name] = ("scale", "head") if swap else ("head", "scale")
+        elif required and SECOND.get(role) and SECOND[role] not in roles.values():
+            first = next(name for name, known in roles.items() if known == role)
+            swap = not set(words(first)) & _LATENT_SIDE and set(words(parameter.name)) & _LATENT_SIDE
+            roles[first], roles[parameter.name] = (SECOND[role], role) if swap else (role, SECOND[role])
         elif required and role == "x" and "output" not in roles.values():
             first = next(name for name, known in roles.items() if known == "x")
             later = first if first == "y" else parameter.name  # of x and y, y is what comes out

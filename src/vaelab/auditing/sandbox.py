@@ -167,7 +167,8 @@ def batches(model: nn.Module, data: Tensor | None, rows: int, seed: int) -> Iter
     """Batches to try: the given data as they are and flattened, or made-up ones of every shape and kind."""
     if data is not None:
         given = rows_like(data, rows)
-        yield from (given, given.flatten(1)) if given.ndim > 2 else (given,)
+        shapes = (given, given.flatten(1)) if given.ndim > 2 else (given,)
+        yield from (*shapes, *(x.float() for x in shapes if not x.is_floating_point()))
         return
     first = next((m for m in original(model).modules() if isinstance(m, FIRST_LAYERS)), None)
     tools = torch.Generator().manual_seed(seed)

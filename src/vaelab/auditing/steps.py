@@ -14,7 +14,7 @@ from ..core.errors import BadInput, one_line
 from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 from .hooks import Tape
 from .probe import TOTALS, parts_of
-from .roles import bind
+from .roles import bind, guess
 
 STEPS = ("training_step", "training_forward")
 LOSSES = (
@@ -180,7 +180,9 @@ def find_step(
                 raise BadInput(f"model.{name}", str(refused), "", "or pass loss=") from refused
     for name in LOSSES:
         if callable(method := getattr(model, name, None)) and not isinstance(method, type):
-            return Step(name, _method(model, name, x, forward, inputs, constants, suppliers))
+            known = _missing_keywords(method, forward(x), constants) if _takes_all(method) else {}
+            extra = "".join(f", {key} = 1 for want of constants" for key in known.keys() - constants.keys())
+            return Step(name + extra, _method(model, name, x, forward, inputs, {**constants, **known}, suppliers))
     raw = forward(x)
     found = losses_in(raw, len(x))
     return Step("forward", forward, any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape))
@@ -211,12 +213,13 @@ def _method(
         calls["batch"] = lambda x: method(x, **_wanted(method, constants))
         calls["result"] = lambda x: method(forward(x), **_wanted(method, constants))
     if inputs is None and not plain and any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        calls["results"] = lambda x: _keyed(method, forward(x), constants)
+        calls["results"] = lambda x: _spread(method, forward(x), _wanted(method, constants))
     if calls:
         try:
             return _checked(first_form(calls, x)[1], x)
-        except Refused:
-            pass
+        except Refused as refused:
+            if len(plain) == 1 and guess(plain[0].name) in (None, "x"):
+                raise BadInput(f"model.{name}", str(refused)) from refused
     return _by_roles(model, method, forward, inputs, constants, suppliers)
 
 
@@ -231,15 +234,29 @@ def _wanted(method: Callable[..., Any], constants: Mapping[str, Any]) -> dict[st
     return {k: v for k, v in constants.items() if k in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())}
 
 
-def _keyed(method: Callable[..., Any], results: Any, constants: Mapping[str, Any]) -> Any:
-    """`loss_function(*results, **kwargs)`: a keyword that it misses is 1, unless the constants have it."""
-    known = dict(constants)
+def _takes_all(method: Callable[..., Any]) -> bool:
+    """Whether a method is `loss_function(*args, **kwargs)`."""
+    kinds = {p.kind for p in inspect.signature(method).parameters.values()}
+    return kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+def _missing_keywords(method: Callable[..., Any], results: Any, constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords that such a method looks up and is not given, each 1."""
+    known: dict[str, Any] = {}
     for _ in range(8):
         try:
-            return method(*(results if isinstance(results, (tuple, list)) else (results,)), **known)
+            _spread(method, results, {**constants, **known})
         except KeyError as missing:
             known[str(missing.args[0])] = 1.0
-    raise Refused("constants", None, "it asks for more than eight keywords")
+        except Exception:  # told by the call that counts
+            break
+        else:
+            break
+    return known
+
+
+def _spread(method: Callable[..., Any], results: Any, constants: Mapping[str, Any]) -> Any:
+    return method(*(results if isinstance(results, (tuple, list)) else (results,)), **constants)
 
 
 def _by_roles(

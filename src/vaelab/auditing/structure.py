@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite, log
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.finding import Finding
 from .codes import finding
-from .hooks import LEAF, Node
+from .hooks import LEAF, Node, grown_by
 from .parts import Recording
 from .subject import ROWS, Subject
 
@@ -27,7 +28,6 @@ def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[
     yield from _ranges(subject, data)
     if subject.step.has_loss:
         yield from _crossed(subject, recording)
-        yield from _start(subject)
 
 
 # -------------------------------------------------------------------------------------------------- what ignores what
@@ -159,7 +159,7 @@ def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
     for code, what, one, other in pairs:
         for node in tape.nodes:
             shapes = [tape.nodes[p].tensor.shape for side in (one, other) for p in node.parents if p in side]
-            if node.number in wanted and len(shapes) >= 2 and (grown := _grown(shapes)):
+            if node.number in wanted and len(shapes) >= 2 and (grown := grown_by(shapes)):
                 yield _mixed(code, what, [tuple(s) for s in shapes[:2]], grown, node.name)
                 break
     if parts.mu and parts.head and parts.mu[0].size < parts.head[0].size:
@@ -169,16 +169,6 @@ def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
 
 def _is_data(recording: Recording, node: Node) -> bool:
     return node.key == LEAF and node.tensor.data_ptr() == recording.x.data_ptr()
-
-
-def _grown(shapes: list[torch.Size]) -> float:
-    """How much larger the broadcast of two shapes is than the larger of them; 0 where it is not, or they do not fit."""
-    try:
-        whole = torch.broadcast_shapes(*shapes[:2]).numel()
-    except RuntimeError:
-        return 0.0
-    largest = max(s.numel() for s in shapes[:2])
-    return whole / largest if whole > largest else 0.0
 
 
 def _mixed(code: str, what: str, shapes: list[tuple[int, ...]], grown: float, call: str) -> Finding:
@@ -239,14 +229,24 @@ def _outside(subject: Subject, data: Tensor | None, low: float, high: float) -> 
 
 
 # ------------------------------------------------------------------------------------------------------- loss at start
-def _start(subject: Subject) -> Iterator[Finding]:
-    recording = subject.recording(ROWS)
+def start_of(subject: Subject, family: str, unit: str) -> Iterator[Finding]:
+    """Whether the loss at the given weights is finite, and for a Bernoulli near the P log 2 of even odds."""
+    if not subject.step.has_loss:
+        return
+    recording, pixels = subject.recording(ROWS), subject.x[0].numel()
     value = float(sum(recording.tape.nodes[n].tensor.double().mean() for n in recording.roots))
-    if value != value or abs(value) == float("inf"):
+    evidence = f"one training step on {ROWS} rows at the given weights"
+    if not isfinite(value):
         yield finding(
-            "MO003", "error", "not finite", measured=value, unit="loss at the given weights",
-            evidence=f"one training step on {ROWS} rows", why="some value overflows or leaves the range of a logarithm before any training",
+            "MO003", "error", "not finite", measured=value, unit="", evidence=evidence,
+            why="some value overflows or leaves the range of a logarithm before any training",
             advice="look at the head's first values: logvar.clamp(-10, 10), and at the scale of the data",
+        )  # fmt: skip
+    elif family.startswith("Bernoulli") and unit == "nats per sample" and value > 3 * pixels * log(2):
+        yield finding(
+            "MO003", "warning", "far above even odds", measured=value, unit="nats per sample", evidence=evidence,
+            why=f"a decoder that knows nothing costs {pixels} log 2 = {pixels * log(2):.4g} nats, so its first outputs are sure and wrong, or the data leave [0, 1]",
+            advice="scale the data to [0, 1], and the decoder's last weights down",
         )  # fmt: skip
 
 

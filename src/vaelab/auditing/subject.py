@@ -7,15 +7,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
 from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
-from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape
+from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape, grown_by
 from .parts import Finder, Parts, Recording
+from .probe import same_randomness
 from .steps import Step, losses_in, only_losses
 
+# As they are before an audit of a loss lets something stand in for them: stand-ins make calls that no recording has.
+DRAWS = [(owner, name, getattr(owner, name)) for owner, name in (
+    (torch, "randn"), (torch, "randn_like"), (torch, "normal"), (Tensor, "normal_"), (np.random, "randn"),
+    (np.random, "normal"), (np.random, "standard_normal"),
+)]  # fmt: skip
+NORMAL = frozenset(("randn", "randn_like", "normal", "normal_"))
 ROWS = 7  # a number that is seldom another dimension's size, so that shapes tell which dimension is the batch
 
 
@@ -77,7 +85,8 @@ class Subject:
         """The step on a batch of that many rows, recorded once for each number and mode."""
         known = (rows, self.model.training)
         if known not in self._recordings:
-            self._recordings[known] = self.record(self.sized(rows))
+            with same_randomness():  # a recording may be asked for in the middle of a seeded call
+                self._recordings[known] = self.record(self.sized(rows))
         return self._recordings[known]
 
     def sized(self, rows: int) -> Tensor:
@@ -132,7 +141,32 @@ class Subject:
             return f"no output of the data's size was found ({sizes['output']} entries for {self.x.numel()})"
         if sizes["mu"] != sizes["head"]:
             return f"mu has {sizes['mu']} entries and the second head {sizes['head']}"
-        return f"it reaches the networks through {', '.join(parts.leaks)} besides mu, head and output" if parts.leaks else ""
+        if parts.leaks:
+            return f"it reaches the networks through {', '.join(parts.leaks)} besides mu, head and output"
+        if self._rows_meet():
+            return "it compares codes of different rows (as MMD or total correlation do), and is no sum over samples"
+        return "its prior has parameters of its own, and only a fixed one is read" if self._learned_prior() else ""
+
+    def _rows_meet(self) -> bool:
+        """Whether z is broadcast against codes of other rows on the way to the loss."""
+        recording = self.recording(ROWS)
+        tape = recording.tape
+        z = tape.made_from((n.number for n in tape.nodes if n.key in self.parts.keys("z")), lambda n: not recording.is_layer(n))
+        meeting = (tape.nodes[n] for n in tape.reaches(recording.roots) & z)
+        return any(len(p) > 1 and grown_by([tape.nodes[i].tensor.shape for i in p]) == ROWS for p in (n.parents for n in meeting))
+
+    def _learned_prior(self) -> bool:
+        """Whether mu, the head or z meet weights on the way to the loss."""
+        recording = self.recording(ROWS)
+        tape = recording.tape
+        held = {role: {n.number for n in tape.nodes if n.key in self.parts.keys(role)} for role in ("mu", "head", "z", "output", "extra")}
+        every = set().union(*held.values())
+        posterior = held["mu"] | held["head"] | held["z"]
+        for number in tape.reaches(recording.roots, every) - every:
+            below = tape.reaches([number], every) if recording.is_layer(tape.nodes[number]) else set()
+            if below & posterior and not below & held["output"]:
+                return True
+        return False
 
     def roles(self) -> tuple[str, ...]:
         """What the loss is a function of: z too where it enters the loss directly, a scale where the decoder gives one."""
@@ -165,7 +199,9 @@ class Subject:
         names = ["extra" if role == "scale" else role for role in self.roles()[1:]]
 
         def model_loss(x: Tensor, *tensors: Tensor) -> Any:
-            return self._loss(x, dict(zip(names, tensors, strict=True)))
+            node = float(torch.randn(())) if torch.randn is not DRAWS[0][2] else None
+            with own_draws():
+                return self._loss(x, dict(zip(names, tensors, strict=True)), node)
 
         return model_loss
 
@@ -178,10 +214,13 @@ class Subject:
         value = self.loss()(self.sized(ROWS), *given)
         return float(sum(v.detach().double().mean() for v in (value.values() if isinstance(value, Mapping) else [value])))
 
-    def _loss(self, x: Tensor, given: Mapping[str, Tensor]) -> Any:
+    def _loss(self, x: Tensor, given: Mapping[str, Tensor], node: float | None) -> Any:
         x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
         recording = self.recording(len(x))
         swap = self.swaps(recording, given)
+        if node is not None:  # the audit of the loss puts a node of a quadrature in place of the loss's own noise
+            noise = [n for n in recording.tape.nodes if n.name in NORMAL and not n.parents and n.key not in swap]
+            swap |= {n.key: torch.full_like(n.tensor, node) for n in noise}
         replay = Replay(recording.tape, swap, skip=self._idle(recording, swap))
         try:
             with replay:
@@ -241,6 +280,20 @@ class Subject:
                 return [t for _, t in labelled(forward(self.x.clone()), "") if t.is_floating_point()]
         finally:
             self._state.restore()
+
+
+@contextmanager
+def own_draws() -> Iterator[None]:
+    """Random functions as they are, whatever stands in for them outside."""
+    outside = [(owner, name, getattr(owner, name)) for owner, name, own in DRAWS if getattr(owner, name) is not own]
+    for owner, name, own in DRAWS:
+        if any((owner, name) == pair[:2] for pair in outside):
+            setattr(owner, name, own)
+    try:
+        yield
+    finally:
+        for owner, name, stand_in in outside:
+            setattr(owner, name, stand_in)
 
 
 def _fitted(tensor: Tensor, shape: torch.Size) -> Tensor:
