@@ -7,8 +7,11 @@ latents; for a squared error, R is half the sum of squares, so that `w r^2` besi
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import os
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,9 +225,9 @@ def poisson_of_log_rates(x, recon, mu, logvar):
 
 
 @right(1.0, "negative binomial", family="counts")
-def negative_binomial(x, px_rate, px_r, mu, logvar):
-    p = torch.lgamma(x + px_r) - torch.lgamma(px_r) - torch.lgamma(x + 1)
-    p = p + px_r * (px_r / (px_r + px_rate)).log() + x * (px_rate / (px_r + px_rate)).log()
+def negative_binomial(x, px_rate, theta, mu, logvar):
+    p = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    p = p + theta * (theta / (theta + px_rate)).log() + x * (px_rate / (theta + px_rate)).log()
     return (-p.sum(1) + kl(mu, logvar).sum(1)).mean()
 
 
@@ -416,9 +419,72 @@ VARIANTS["a partial"] = Variant(functools.partial(beta_by_default, beta=0.5), 0.
 # ------------------------------------------------------------------------------------------------------- frameworks
 @right(1.0, "squared error")
 def numpy_loss(x, recon, mu, logvar):
-    kl = 0.5 * np.sum(mu**2 + np.exp(logvar) - logvar - 1, axis=1)
-    return np.mean(0.5 * np.sum((x - recon) ** 2, axis=1) + kl)
+    divergence = 0.5 * np.sum(mu**2 + np.exp(logvar) - logvar - 1, axis=1)
+    return np.mean(0.5 * np.sum((x - recon) ** 2, axis=1) + divergence)
 
 
-def test_placeholder():
-    assert VARIANTS and pytest and os
+@right(head="variance")
+def numpy_by_row(z_mean, z_var, y_true, y_pred):
+    nll = -np.sum(y_true * np.log(y_pred) + (1 - y_true) * np.log1p(-y_pred), axis=-1)
+    return nll + 0.5 * np.sum(z_mean**2 + z_var - np.log(z_var) - 1, axis=-1)
+
+
+@right()
+def single_precision(x, recon, mu, logvar):
+    return (bce(recon.float(), x.float()) + kl(mu.float(), logvar.float()).sum(1)).mean()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_raises_nothing(name: str) -> None:
+    loss, beta, told, head, options = VARIANTS[name]
+    report = audit_loss(loss, **options)
+    assert report.severity in ("ok", "info") and report.status == 0, str(report)
+    assert report.effective_beta == pytest.approx(beta, rel=1e-5)
+    assert report.reconstruction.startswith(told)
+    assert report.second_head == head
+
+
+def test_there_are_forty() -> None:
+    assert len(VARIANTS) >= 40
+
+
+JAX = """
+import jax, jax.numpy as jnp
+
+def by_row(x, logits, mu, logvar):
+    nll = jnp.sum(jnp.logaddexp(0.0, logits) - x * logits)
+    return nll + 0.5 * jnp.sum(mu**2 + jnp.exp(logvar) - logvar - 1)
+
+@jax.jit
+def loss(x, logits, mu, logvar):
+    return jax.vmap(by_row)(x, logits, mu, logvar).mean()
+"""
+KERAS = """
+import keras
+from keras import ops
+
+def loss(data, reconstruction, z_mean, z_log_var):
+    nll = ops.sum(keras.losses.binary_crossentropy(data, reconstruction), axis=(1, 2))
+    divergence = -0.5 * (1 + z_log_var - ops.square(z_mean) - ops.exp(z_log_var))
+    return ops.mean(nll) + ops.mean(ops.sum(divergence, axis=1))
+"""
+RUN = """
+from vaelab.auditing.loss import audit_loss
+report = audit_loss(loss)
+print(report.framework.split()[0], report.severity, report.effective_beta, report.reconstruction.split()[0])
+"""
+
+
+@pytest.mark.parametrize(("code", "backend"), [(JAX, "jax"), (KERAS, "torch"), (KERAS, "jax")], ids=["jax", "keras-torch", "keras-jax"])
+def test_other_frameworks(code: str, backend: str) -> None:
+    """In a process of its own, since Keras takes one backend a process."""
+    pytest.importorskip("jax")
+    if code is KERAS and importlib.util.find_spec("keras") is None:
+        pytest.skip("no keras")
+    env = os.environ | {"KERAS_BACKEND": backend}
+    ran = subprocess.run([sys.executable, "-c", code + RUN], capture_output=True, text=True, timeout=120, env=env)
+    assert ran.returncode == 0, ran.stderr
+    framework, severity, beta, family = ran.stdout.split()[-4:]
+    assert (framework, family) == (backend, "Bernoulli")
+    assert severity in ("ok", "info")
+    assert float(beta) == pytest.approx(1, rel=1e-5)

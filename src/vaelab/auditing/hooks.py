@@ -17,9 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import BadInput
 
-NOISE = frozenset(
-    "randn randn_like normal normal_ rand rand_like uniform_ exponential_ log_normal_ cauchy_".split()
-)
+NOISE = frozenset(["randn", "randn_like", "normal", "normal_", "rand", "rand_like", "uniform_", "exponential_", "log_normal_", "cauchy_"])
 LEAF = (-1, 0)
 Key = tuple[int, int]
 
@@ -187,7 +185,12 @@ class Replay(TorchFunctionMode):
         if call not in self._calls:
             return result
         if name != self.tape.names[call]:
-            raise BadInput("model", name, f"the step made other calls before ({self.tape.names[call]})", "give it fixed control flow")
+            raise BadInput(
+                "model",
+                name,
+                f"the step made other calls before ({self.tape.names[call]})",
+                "give it fixed control flow",
+            )
         result = self._swapped(result, call)
         self.seen |= {(call, i): t for i, t in enumerate(tensors_in(result)) if (call, i) in self.watch}
         if self.early and len(self.seen) == len(self.watch):

@@ -145,6 +145,9 @@ DOMAINS: dict[str, Draw] = {
     "tokens first": lambda rng, s: (_tokens(rng, s), _logits(rng, s, True)),
     "token probabilities": lambda rng, s: (_tokens(rng, s), _probabilities(rng, s)),
     "one-hot": _one_hot,
+    # For a distribution that is asked for the probability of the output: only whole outputs have one.
+    "swapped binary": lambda rng, s: (_open_unit(rng, _shape(s)), rng.integers(0, 2, _shape(s)).astype(float)),
+    "swapped counts": lambda rng, s: (rng.uniform(0.3, 1.6, _shape(s)), rng.poisson(2.0, _shape(s)).astype(float)),
 }
 FAMILY_DOMAINS: dict[str, tuple[str, ...]] = {
     "bernoulli": ("unit", "binary"),
@@ -164,7 +167,7 @@ def domains_to_try(family: str | None) -> tuple[str, ...]:
         BadInput: for an unknown family.
     """
     if family is None:
-        return "unit", "binary", "counts", "tokens", "tokens first"
+        return "unit", "binary", "counts", "tokens", "tokens first", "swapped binary", "swapped counts"
     if family.lower() not in FAMILY_DOMAINS:
         raise BadInput("family", family, did_you_mean(family.lower(), FAMILY_DOMAINS))
     return FAMILY_DOMAINS[family.lower()]

@@ -105,7 +105,8 @@ def _pixels(case: Case) -> list[Finding]:
     single = mixed and all(case.m.probe.layout.data[int(name.split()[-1])] == 1 for name in axes)
     severity: Severity = "info" if declared or single else "error"
     found = []
-    if up and any(s.reconstruction < -0.05 for s in axes.values()):
+    whole = not case.m.reconstruction.columns
+    if whole and up and any(s.reconstruction < -0.05 for s in axes.values()):
         found.append(
             finding(
                 "RE001",

@@ -29,6 +29,19 @@ def reconstruction(case: Case) -> list[Finding]:
                 advice="add the negative log-likelihood of x given the output",
             )
         ]
+    if rec.family is None and rec.mixed:
+        return [
+            finding(
+                "RE008",
+                "error",
+                "one row's data meets another row's output",
+                measured=float(case.m.probe.layout.batch),
+                unit="outputs meet each row",
+                evidence="second difference in the first row's data and the second row's output",
+                why="shapes that do not match were broadcast against each other, or the batch was reduced too early",
+                advice="print both shapes: x and output must be the same, [B, ...]",
+            )
+        ]
     if rec.family is None:
         return [
             finding(

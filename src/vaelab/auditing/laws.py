@@ -318,14 +318,14 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Bernoulli with its arguments swapped",
         _sum(lambda x, o: _bernoulli(o, x)),
-        ("unit",),
+        ("unit", "swapped binary"),
         wrong="RE004",
         detail="the output is taken for the data and the data for probabilities",
     ),
     Family(
         "Bernoulli on logits with its arguments swapped",
         _sum(lambda x, o: _bernoulli_logits(o, x)),
-        ("unit", "wide"),
+        ("unit", "wide", "swapped binary"),
         wrong="RE004",
         detail="the output is taken for the data and the data for logits",
     ),
@@ -333,6 +333,13 @@ FAMILIES: tuple[Family, ...] = (
         "Poisson with its arguments swapped",
         _sum(lambda x, o: x - o * np.log(x)),
         ("unit",),
+        wrong="RE004",
+        detail="the output is taken for the counts and the data for rates",
+    ),
+    Family(
+        "Poisson with its arguments swapped",
+        _sum(lambda x, o: x - o * np.log(x) + log_gamma(o + 1)),
+        ("swapped counts",),
         wrong="RE004",
         detail="the output is taken for the counts and the data for rates",
     ),
@@ -377,6 +384,13 @@ FAMILIES: tuple[Family, ...] = (
         REAL,
         wrong="RE007",
         detail="a norm per row instead of its square",
+    ),
+    Family(
+        "difference without a square",
+        _sum(lambda x, o: x - o),
+        REAL,
+        wrong="RE007",
+        detail="errors of opposite sign cancel, and a larger output always costs less",
     ),
     Family(
         "cosine distance", _cosine, REAL, wrong="RE007", detail="a cosine does not see the scale of the output at all"

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
 from ..core.finding import Finding
-from .sandbox import batches, borrowed, constructed, copied, seeded
 from .keras_model import audit_keras, is_keras
 from .laws import HEADS, Head
 from .loss import audit_loss
 from .probe import Failed, same_randomness, time_limit
 from .report import AuditReport, sorted_findings
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
+from .sandbox import batches, borrowed, constructed, copied, seeded
 from .steps import Step, find_step, forward_of, stub_trainer
 from .structure import audit_structure, noisy_evaluation, start_of, two_modes
 from .subject import ROWS, Subject
@@ -120,7 +120,14 @@ class Bench:
 
     @classmethod
     def open(
-        cls, work: nn.Module, data: Any, loss: Callable[..., Any] | None, inputs: str | None, constants: dict[str, Any], seed: int, seconds: float
+        cls,
+        work: nn.Module,
+        data: Any,
+        loss: Callable[..., Any] | None,
+        inputs: str | None,
+        constants: dict[str, Any],
+        seed: int,
+        seconds: float,
     ) -> Bench:
         """Finds a batch, a step and the parts of a model."""
         first, rest = (data[0], tuple(data[1:])) if isinstance(data, (tuple, list)) else (data, ())
@@ -137,7 +144,9 @@ class Bench:
         return cls(subject, native, forward, given, lambda: opened(copied(subject.model), False)[0], seconds)
 
     # ------------------------------------------------------------------------------------------------------ the report
-    def report(self, name: str, optimisers: Iterable[Any], declared_beta: float | None, options: dict[str, Any]) -> AuditReport:
+    def report(
+        self, name: str, optimisers: Iterable[Any], declared_beta: float | None, options: dict[str, Any]
+    ) -> AuditReport:
         """All findings in one report."""
         about = self._loss_report(name, declared_beta, options)
         checks: dict[str, Callable[[], Iterable[Finding]]] = {
@@ -148,9 +157,15 @@ class Bench:
             "the draws of z": lambda: self._sampler(about),
         }
         found, skipped = _all_of(checks, self.seconds)
-        notes = (f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS, *self._where(), *skipped)
+        notes = (
+            f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS,
+            *self._where(),
+            *skipped,
+        )
         every = sorted_findings([*found, *about.findings])
-        return replace(about, subject=name, findings=every, notes=(*notes, *about.notes), verdict=_verdict(about, found))
+        return replace(
+            about, subject=name, findings=every, notes=(*notes, *about.notes), verdict=_verdict(about, found)
+        )
 
     def _where(self) -> tuple[str, ...]:
         parts = self.subject.parts
@@ -240,7 +255,9 @@ class Bench:
         subject, loss = self.subject, self.subject.loss()
         shape = (ROWS, *subject.sizes()["latents"])
         zeros, x = torch.zeros(shape, dtype=subject.dtype), subject.sized(ROWS)
-        output = torch.full(subject.recording(ROWS).tape.at(subject.parts.keys("output")[0]).shape, 0.5, dtype=subject.dtype)
+        output = torch.full(
+            subject.recording(ROWS).tape.at(subject.parts.keys("output")[0]).shape, 0.5, dtype=subject.dtype
+        )
         at = torch.full(shape, float(head.from_log_variance(np.array(lv))), dtype=subject.dtype, requires_grad=True)
         seeded(0)
         value = loss(*(dict(x=x, output=output, mu=zeros, head=at, z=zeros, scale=output)[r] for r in subject.roles()))
@@ -282,7 +299,12 @@ def _tensor(given: Any) -> Tensor:
     except (TypeError, ValueError) as error:
         raise BadInput("data", type(given).__name__, f"must be an array of numbers [B, ...] ({error})") from error
     if made.ndim < 2 or not len(made):
-        raise BadInput("data", f"shape {tuple(made.shape)}", "must be a batch [B, ...] with at least one row", "reshape it, or add the first axis")
+        raise BadInput(
+            "data",
+            f"shape {tuple(made.shape)}",
+            "must be a batch [B, ...] with at least one row",
+            "reshape it, or add the first axis",
+        )
     return made.detach()
 
 
@@ -303,11 +325,17 @@ def _subject(
     for x in map(cast, batches(model, given, ROWS, seed)):
         try:
             forward = forward_of(model, x, rest)
-            step = find_step(model, x, forward, rest, loss, inputs, constants, lambda x=x, f=forward: _paths(model, x, f))
+            step = find_step(
+                model, x, forward, rest, loss, inputs, constants, lambda x=x, f=forward: _paths(model, x, f)
+            )
             return Subject(model, x, step), forward
-        except BadInput as error:  # another shape may be taken, or another kind of data be within the likelihood's support
+        except (
+            BadInput
+        ) as error:  # another shape may be taken, or another kind of data be within the likelihood's support
             first = first or error
-    raise first or BadInput("model", type(model).__name__, "has no layer to read the shape of its data from", "pass data=, a batch")
+    raise first or BadInput(
+        "model", type(model).__name__, "has no layer to read the shape of its data from", "pass data=, a batch"
+    )
 
 
 def _paths(model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any]) -> Mapping[str, str]:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
-from .sandbox import DECODE, SAMPLE
 from .hooks import LEAF, NOISE, Key, Node, Tape
 from .roles import guess
+from .sandbox import DECODE, SAMPLE
 
 FIRST = ("forward", "encode", "encoder", "reparameterize", "decode", "decoder")
 
@@ -65,7 +65,9 @@ class Recording:
     def origins(self, node: Node) -> tuple[Node, ...]:
         """The first nodes with this very value, so that every copy of it follows when they are replaced."""
         nodes = self.tape.nodes
-        same = [n for n in nodes if n.key != LEAF and n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)]
+        same = [
+            n for n in nodes if n.key != LEAF and n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)
+        ]
         later = self.tape.made_from([n.number for n in same]) - {n.number for n in same}
         numbers = {n.number for n in same}
         above = {n.number: self.tape.reaches(n.parents) for n in same}
@@ -143,13 +145,19 @@ class Finder:
             resting = [n for n in mixed if ways and all(n.number in way for way in ways)]
             return (resting[-1], True) if resting else None
         named = {node.number for _, node in self.r.names}
-        return (next((n for n in reversed(mixed) if n.number in named), mixed[min(1, len(mixed) - 1)]), False) if mixed else None
+        return (
+            (next((n for n in reversed(mixed) if n.number in named), mixed[min(1, len(mixed) - 1)]), False)
+            if mixed
+            else None
+        )
 
     def _by_name(self) -> Node | None:
         """What a sampling method returns or a decoder takes."""
         for name, node in self.r.names:
             first, taken = name.split(":")[0].split(".")[0], ":in" in name
-            if (first in DECODE if taken else first in SAMPLE or _named(name) == "z") and node.number in self.r.data | self.r.weights:
+            if (
+                first in DECODE if taken else first in SAMPLE or _named(name) == "z"
+            ) and node.number in self.r.data | self.r.weights:
                 return node
         return None
 
@@ -186,7 +194,10 @@ class Finder:
         sizes = {n.size for n in raw} | {z.size}
         made = self.tape.made_from(n.number for n in raw) & self.tape.reaches([z.number]) - {z.number}
         named = [(name, n) for name, n in self.r.names if n.number in made and n.size in sizes]
-        pool = {n.number: (name, n) for name, n in sorted([*named, *(("", n) for n in raw)], key=lambda i: _rank(i[0]), reverse=True)}
+        pool = {
+            n.number: (name, n)
+            for name, n in sorted([*named, *(("", n) for n in raw)], key=lambda i: _rank(i[0]), reverse=True)
+        }
         ordered = sorted(pool.values(), key=lambda item: _rank(item[0]))
         found: Candidates = {"mu": [], "head": []}
         for name, node in ordered:
@@ -203,10 +214,14 @@ class Finder:
             head = [item for item in mu if "head" in self._guesses(item[1])] or mu[1:]
             mu = [item for item in mu if item not in head] or mu
         if not head:
-            behind = {n.number for n in self.r.tape.nodes if n.key in {n.key for _, n in mu}} | self.tape.made_from([z.number])
+            behind = {n.number for n in self.r.tape.nodes if n.key in {n.key for _, n in mu}} | self.tape.made_from(
+                [z.number]
+            )
             above = self.tape.reaches(n.number for _, n in mu)
             beside = [(name, n) for name, n in self._networks() if n.number not in behind | above]
-            head = [item for item in beside if _named(item[0]) == "head"] or [i for i in beside if i[1].size == mu[0][1].size]
+            head = [item for item in beside if _named(item[0]) == "head"] or [
+                i for i in beside if i[1].size == mu[0][1].size
+            ]
         return {"mu": mu, "head": head}
 
     def _guesses(self, node: Node) -> set[str | None]:
@@ -228,7 +243,9 @@ class Finder:
         layers = self._behind_layers({z.number}) or self.r.weights - self.r.tape.reaches([z.number])
         wanted = layers & self.tape.reaches(self.r.roots)
         size = self.r.x.numel()
-        named = [(name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % size == 0]
+        named = [
+            (name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % size == 0
+        ]
         # Of what forward returns the first counts, unless a name says otherwise; of submodules the last.
         named.sort(key=lambda i: (_rank(i[0]), _named(i[0]) != "output", -i[1].number * (_rank(i[0]) >= len(FIRST))))
         return named + [("", n) for n in self._raw_outputs(z, wanted)]
@@ -261,11 +278,21 @@ class Finder:
         """
         z = self.z()
         if z is None:
-            raise BadInput("model", None, "no code z could be found: no noise, no reparameterize, no decode", "is it a VAE? pass one whose forward samples z")
+            raise BadInput(
+                "model",
+                None,
+                "no code z could be found: no noise, no reparameterize, no decode",
+                "is it a VAE? pass one whose forward samples z",
+            )
         found = self.candidates(z)
         if not found["mu"] or not found["head"]:
             lack = "mean" if not found["mu"] else "second head (log-variance, std)"
-            raise BadInput("model", None, f"z is there and no {lack} of its posterior", "return mu and logvar from encode or forward")
+            raise BadInput(
+                "model",
+                None,
+                f"z is there and no {lack} of its posterior",
+                "return mu and logvar from encode or forward",
+            )
         outputs = self.outputs(z)
         best: Parts | None = None
         for mu_name, mu in found["mu"]:
@@ -286,12 +313,18 @@ class Finder:
         decoders = self.tape.made_from([z.number]) - {z.number}
         extra = tuple(n for n in leaks if n.number in decoders and out and n.number not in self.tape.reaches([o.number for o in out])
                       and n.size <= max(o.size for o in out))  # fmt: skip
-        paths = {role: self._seen_as(node) for role, node in (("z", z), ("mu", mu[1]), ("head", head[1]), ("output", output[1])) if node}
+        paths = {
+            role: self._seen_as(node)
+            for role, node in (("z", z), ("mu", mu[1]), ("head", head[1]), ("output", output[1]))
+            if node
+        }
         return Parts(z, nodes["mu"], nodes["head"], out, extra, paths, tuple(n.name for n in leaks if n not in extra))
 
     def _seen_as(self, node: Node) -> str:
         """The name under which a value is seen, the user's own notion first; empty where it has none."""
-        alike = {name for name, n in self.r.names if n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)}
+        alike = {
+            name for name, n in self.r.names if n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)
+        }
         return min(alike, key=_rank, default="")
 
     def _leaks(self, z: Node, stop: set[int]) -> list[Node]:
@@ -301,7 +334,9 @@ class Finder:
         noise and learned priors take weights too, and are part of the loss.
         """
         posterior = self.tape.made_from(stop) & self.tape.reaches([z.number])
-        features = (self.tape.reaches(stop) & self.r.weights & (self.r.data | self.r.noise)) - stop - posterior - {z.number}
+        features = (
+            (self.tape.reaches(stop) & self.r.weights & (self.r.data | self.r.noise)) - stop - posterior - {z.number}
+        )
         found, queue, seen = [], list(self.r.roots), set(stop)
         while queue:
             node = self.tape.nodes[queue.pop()]
@@ -327,4 +362,3 @@ def _rank(name: str) -> int:
 
 def _named(name: str) -> str | None:
     return guess(name.split(":")[0].split(".")[-1]) if name else None
-

@@ -34,6 +34,7 @@ class Reconstruction:
         parts: Weights of the two terms of a sum, or of ones and zeros of a Bernoulli, by name.
         columns: Weights of single entries of a row where they differ.
         moves: Whether the data, and whether the output, move the loss.
+        mixed: Where no family explains it: whether a row's data meets another row's output.
         constant: The loss at zero cost and the fixed mu and head.
         domain: Kind of data on which it was told; empty for the probe's own.
     """
@@ -46,6 +47,7 @@ class Reconstruction:
     parts: tuple[tuple[str, float], ...] = ()
     columns: tuple[float, ...] = ()
     moves: tuple[bool, bool] = (True, True)
+    mixed: bool = False
     constant: float = 0.0
     domain: str = ""
 
@@ -57,11 +59,13 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     moves = _moves(probe, base, rng)
     if not moves[1]:
         return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
-    others = ("binary", "counts", "one-hot") if probe.domain == "unit" else ()
+    others = ("binary", "counts", "one-hot", "swapped counts") if probe.domain == "unit" else ()
     ways = (_plain, _summed, _columns, _roughly)
     tries = ((replace(probe, domain=domain), way) for domain in (probe.domain, *others) for way in ways)
     found = next((replace(rec, domain=rec.domain or p.domain) for p, way in tries if (rec := way(p, base, rng))), None)
-    return replace(found or Reconstruction(None, float("nan"), 1.0, "unknown"), moves=moves)
+    if found is None:
+        found = Reconstruction(None, float("nan"), 1.0, "unknown", mixed=_mixed(probe, base, rng))
+    return replace(found, moves=moves)
 
 
 def weight_at(probe: Probe, rec: Reconstruction, seed: int = 1) -> float | None:
@@ -256,6 +260,19 @@ def _column(batch: Batch, j: int) -> Batch:
     """One entry of every row."""
     x, output = (part.reshape(len(part), -1)[:, [j]] for part in (batch.x, batch.output))
     return replace(batch, x=x, output=output)
+
+
+def _mixed(probe: Probe, base: Batch, rng: np.random.Generator) -> bool:
+    """Whether the data of the first row and the output of the second meet: their second difference is not zero."""
+    other = draw_batch(rng, probe.layout, probe.domain)
+    x, output = base.x.copy(), base.output.copy()
+    x[0], output[1] = other.x[0], other.output[1]
+    batches = (base, replace(base, x=x), replace(base, output=output), replace(base, x=x, output=output))
+    try:
+        here, with_x, with_output, both = (probe.value(batch) for batch in batches)
+    except (Failed, IndexError):
+        return False
+    return abs(here + both - with_x - with_output) > 100 * probe.precision * max(abs(here), abs(both))
 
 
 def _moves(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[bool, bool]:

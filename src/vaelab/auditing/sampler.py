@@ -147,9 +147,17 @@ def _cause(ratios: dict[float, float]) -> str:
     """The law that the ratios follow: a power of the variance, or a factor."""
     low, high = min(ratios), max(ratios)
     power = float(np.log(ratios[high] / ratios[low]) / (high - low))
-    causes = {0.5: "the variance is used as the standard deviation", -0.25: "the standard deviation is exp(logvar / 4)", -0.5: "the noise does not scale with the head"}
+    causes = {
+        0.5: "the variance is used as the standard deviation",
+        -0.25: "the standard deviation is exp(logvar / 4)",
+        -0.5: "the noise does not scale with the head",
+    }
     close = next((text for p, text in causes.items() if abs(power - p) < 0.02), None)
-    return close or ("the noise is multiplied by a constant" if abs(power) < 0.02 else f"the noise grows with the variance to the power {power + 0.5:.2f}, not 0.5")
+    return close or (
+        "the noise is multiplied by a constant"
+        if abs(power) < 0.02
+        else f"the noise grows with the variance to the power {power + 0.5:.2f}, not 0.5"
+    )
 
 
 def _relative_error(draws: Draws) -> float:
@@ -175,9 +183,19 @@ def _mean_factor(draws: Draws) -> Finding | None:
 def _shape(draws: Draws) -> list[Finding | None]:
     n, unit = draws.independent(), draws.residual / draws.std
     moments = {
-        "not centred on mu": (float(unit.mean()), 1.0, "standard deviations", "torch.rand and other one-sided noise shifts z"),
+        "not centred on mu": (
+            float(unit.mean()),
+            1.0,
+            "standard deviations",
+            "torch.rand and other one-sided noise shifts z",
+        ),
         "skewed": (float(((unit - unit.mean()) ** 3).mean()), 6.0**0.5, "skewness", "the noise is not normal"),
-        "not normal": (float(((unit - unit.mean()) ** 4).mean()) - 3, 24.0**0.5, "excess kurtosis (normal 0, uniform -1.2)", "the noise is not normal"),
+        "not normal": (
+            float(((unit - unit.mean()) ** 4).mean()) - 3,
+            24.0**0.5,
+            "excess kurtosis (normal 0, uniform -1.2)",
+            "the noise is not normal",
+        ),
     }
     # The first that deviates: noise that is not centred is often not normal either, and that is one mistake.
     for detail, (value, spread, unit_name, why) in moments.items():
@@ -198,7 +216,11 @@ def _shaped(detail: str, value: float, error: float, unit: str, why: str, draws:
 def _shared(draws: Draws) -> list[Finding | None]:
     over = {
         1: ("warning", "shared over the batch", "one draw serves all rows, so their gradients are not independent"),
-        2: ("error", "shared over the latents", "one number moves all latents, so z does not follow the diagonal normal of the divergence"),
+        2: (
+            "error",
+            "shared over the latents",
+            "one number moves all latents, so z does not follow the diagonal normal of the divergence",
+        ),
     }
     found: list[Finding | None] = []
     for axis, (severity, detail, why) in over.items():

@@ -58,7 +58,9 @@ def constructed(model: Any) -> nn.Module:
         return model(**{name: _width(name) for name in required})
     except Exception as error:  # whatever a stranger's constructor raises
         said = one_line(f"{type(error).__name__}: {error}")[:200]
-        raise BadInput("model", f"the class {model.__name__}", f"cannot be made ({said})", "pass an instance") from error
+        raise BadInput(
+            "model", f"the class {model.__name__}", f"cannot be made ({said})", "pass an instance"
+        ) from error
 
 
 def _width(name: str) -> int | None:

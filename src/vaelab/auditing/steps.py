@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 from .hooks import Tape
 from .probe import TOTALS, parts_of
 from .roles import bind, guess
+from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 
 STEPS = ("training_step", "training_forward")
-LOSSES = (
-    "loss_function compute_loss get_loss calc_loss calculate_loss loss_fn vae_loss elbo_loss loss criterion "
-    "negative_elbo neg_elbo nelbo compute_elbo elbo"
-).split()
+LOSSES = ["loss_function", "compute_loss", "get_loss", "calc_loss", "calculate_loss", "loss_fn", "vae_loss", "elbo_loss", "loss", "criterion", "negative_elbo", "neg_elbo", "nelbo", "compute_elbo", "elbo"]
 MODEL_NAMES = ("model", "net", "network", "vae", "module", "autoencoder")
-STUBS = "log log_dict print toggle_optimizer untoggle_optimizer clip_gradients".split()
+STUBS = ["log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer", "clip_gradients"]
 Suppliers = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -73,7 +70,12 @@ def batch_forms(x: Tensor, rest: tuple[Any, ...]) -> Iterator[Any]:
     if rest:
         yield (x, *(rows_like(item, len(x)) for item in rest))
         return
-    yield from (x, (x, torch.zeros(len(x), dtype=torch.long)), (x,), *({name: x} for name in "data x image input inputs".split()))
+    yield from (
+        x,
+        (x, torch.zeros(len(x), dtype=torch.long)),
+        (x,),
+        *({name: x} for name in ["data", "x", "image", "input", "inputs"]),
+    )
 
 
 def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple[str, Callable[[Tensor], Any]]:
@@ -95,8 +97,11 @@ def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple
     raise Refused("model", said, "raised on every kind of batch tried", "pass data=, a batch as your loader gives it")
 
 
-def _form_calls(call: Callable[..., Any], rest: tuple[Any, ...], name: str, *tail: Any) -> dict[str, Callable[[Tensor], Any]]:
+def _form_calls(
+    call: Callable[..., Any], rest: tuple[Any, ...], name: str, *tail: Any
+) -> dict[str, Callable[[Tensor], Any]]:
     """One call for each way to hand over a batch."""
+
     def runner(index: int) -> Callable[[Tensor], Any]:
         return lambda x: call(list(batch_forms(x, rest))[index], *tail)
 
@@ -111,7 +116,9 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
         Refused: where the batch is not accepted.
     """
     if type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule"):
-        names = [next((n for n in group if callable(getattr(model, n, None))), None) for group in (ENCODE, SAMPLE, DECODE)]
+        names = [
+            next((n for n in group if callable(getattr(model, n, None))), None) for group in (ENCODE, SAMPLE, DECODE)
+        ]
         if None in names:
             raise Refused("model", type(model).__name__, "has neither forward nor encode, reparameterize and decode")
         encode, sample, decode = (getattr(model, str(name)) for name in names)
@@ -122,14 +129,16 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
             return (decode(sample(*heads[:2])), *heads)
 
         return first_form({"parts": run}, x)[1]
-    unpacked: dict[str, Callable[[Tensor], Any]] = {"apart": lambda x: model(*next(batch_forms(x, rest)))} if rest else {}
+    unpacked: dict[str, Callable[[Tensor], Any]] = (
+        {"apart": lambda x: model(*next(batch_forms(x, rest)))} if rest else {}
+    )
     return first_form(unpacked | _form_calls(model, rest, "forward"), x)[1]
 
 
 # ------------------------------------------------------------------------------------------------------ finding a loss
 def stub_trainer(model: nn.Module) -> None:
     """Gives a Lightning module what it asks its trainer for: logging goes nowhere, backward is left out."""
-    vars(model).update({name: _nothing for name in STUBS})
+    vars(model).update(dict.fromkeys(STUBS, _nothing))
     vars(model).update(manual_backward=_backward, optimizers=lambda *args, **kwargs: _IdleOptimiser())
 
 
@@ -173,7 +182,9 @@ def find_step(
     for name in STEPS:
         if callable(getattr(model, name, None)):
             stub_trainer(model)
-            calls = _form_calls(getattr(model, name), rest, name, 0) | _form_calls(getattr(model, name), rest, name + " ")
+            calls = _form_calls(getattr(model, name), rest, name, 0) | _form_calls(
+                getattr(model, name), rest, name + " "
+            )
             try:
                 return Step(name, first_form(calls, x)[1])
             except Refused as refused:
@@ -185,7 +196,11 @@ def find_step(
             return Step(name + extra, _method(model, name, x, forward, inputs, {**constants, **known}, suppliers))
     raw = forward(x)
     found = losses_in(raw, len(x))
-    return Step("forward", forward, any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape))
+    return Step(
+        "forward",
+        forward,
+        any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape),
+    )
 
 
 def _names(call: Callable[..., Any]) -> list[str]:
@@ -206,7 +221,9 @@ def _method(
 ) -> Callable[[Tensor], Any]:
     """A loss method on what it asks for: the batch, what forward returned, or tensors by the names of its parameters."""
     method = getattr(model, name)
-    parameters = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty or p.kind is p.VAR_POSITIONAL]
+    parameters = [
+        p for p in inspect.signature(method).parameters.values() if p.default is p.empty or p.kind is p.VAR_POSITIONAL
+    ]
     plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     calls: dict[str, Callable[[Tensor], Any]] = {}
     if inputs is None and len(plain) - sum(p.name in constants for p in plain) == 1:
@@ -231,7 +248,11 @@ def _checked(call: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any
 
 def _wanted(method: Callable[..., Any], constants: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(method).parameters
-    return {k: v for k, v in constants.items() if k in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())}
+    return {
+        k: v
+        for k, v in constants.items()
+        if k in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    }
 
 
 def _takes_all(method: Callable[..., Any]) -> bool:
@@ -271,14 +292,21 @@ def _by_roles(
     binding = bind(loss, inputs, dict(constants))
     paths = suppliers() if set(binding.roles) - {"x"} else {}
     if missing := [role for role in binding.roles if not paths.get(role) and role != "x"]:
-        raise BadInput("model", None, f"its forward pass shows no {', '.join(missing)} that the loss asks for", "return it from forward")
+        raise BadInput(
+            "model",
+            None,
+            f"its forward pass shows no {', '.join(missing)} that the loss asks for",
+            "return it from forward",
+        )
 
     def run(x: Tensor) -> Any:
         with Watch(model) as watch:
             forward(x)
         seen = dict(watch.seen)
         known = {**binding.constants, **{role: seen[path] for role, path in paths.items() if path in seen}, "x": x}
-        arguments = [tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in binding.arguments]
+        arguments = [
+            tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in binding.arguments
+        ]
         return loss(*arguments, **{name: known[name] for name in binding.keywords if name in known})
 
     return run

@@ -58,7 +58,9 @@ def _ignored(subject: Subject) -> Iterator[Finding]:
                 why="z is drawn and not used, so the decoder never sees noise", advice="pass z, not mu: recon = self.decode(z)",
             )  # fmt: skip
     other = subject.sized(ROWS).flip(0) if not subject.x.is_floating_point() else 1 - subject.sized(ROWS).flip(0)
-    blind = {role: _move(subject.run({}, role, ROWS, 1), subject.run({}, role, ROWS, 1, other)) for role in ("mu", "head")}
+    blind = {
+        role: _move(subject.run({}, role, ROWS, 1), subject.run({}, role, ROWS, 1, other)) for role in ("mu", "head")
+    }
     if max(blind.values()) < STILL:
         yield finding(
             "MO002", "error", measured=max(blind.values()), unit="relative move of mu and the head when the data change",
@@ -84,26 +86,44 @@ def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]
     reached = recording.parameters(tape.reaches(recording.roots))
     called = recording.parameters(range(len(tape.nodes)))
     slopes = _slopes(recording, trainable)
-    dead = [n for n, p in trainable.items() if id(p) in reached and (slopes[n] is None or p.ndim > 1 and not slopes[n].any())]
+    dead = [
+        n
+        for n, p in trainable.items()
+        if id(p) in reached and (slopes[n] is None or (p.ndim > 1 and not slopes[n].any()))
+    ]
     if dead:
         yield _never(dead, trainable, "error", "the loss is made from it, and no gradient comes back: it stands behind detach, no_grad or .item()",
                      "take detach() or no_grad() off the way from the loss to it")  # fmt: skip
     idle = [n for n, p in trainable.items() if id(p) not in reached]
     if idle:
-        where = "is called, and the loss is not made from it" if any(id(trainable[n]) in called for n in idle) else "is not called in the step"
+        where = (
+            "is called, and the loss is not made from it"
+            if any(id(trainable[n]) in called for n in idle)
+            else "is not called in the step"
+        )
         yield _never(idle, trainable, "info", f"it {where}", "remove it, or use it")
     owned = list(optimisers)
     held = {id(p) for o in owned for group in o.param_groups for p in group["params"]}
     left = [n for n, p in trainable.items() if owned and id(p) in reached and id(p) not in held]
     if left:
-        yield _never(left, trainable, "error", "the loss depends on it and no optimiser has it", "optimizer = torch.optim.Adam(model.parameters())")
+        yield _never(
+            left,
+            trainable,
+            "error",
+            "the loss depends on it and no optimiser has it",
+            "optimizer = torch.optim.Adam(model.parameters())",
+        )
 
 
 def _slopes(recording: Recording, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
-    roots = [recording.tape.nodes[n].tensor.sum() for n in recording.roots if recording.tape.nodes[n].tensor.requires_grad]
+    roots = [
+        recording.tape.nodes[n].tensor.sum() for n in recording.roots if recording.tape.nodes[n].tensor.requires_grad
+    ]
     if not roots:
         return dict.fromkeys(trainable)
-    found = torch.autograd.grad(torch.stack([r.double() for r in roots]).sum(), list(trainable.values()), allow_unused=True, retain_graph=True)
+    found = torch.autograd.grad(
+        torch.stack([r.double() for r in roots]).sum(), list(trainable.values()), allow_unused=True, retain_graph=True
+    )
     return dict(zip(trainable, found, strict=True))
 
 
@@ -122,7 +142,11 @@ def _cut_off(subject: Subject, recording: Recording) -> Iterator[Finding]:
     output = _node(recording, subject.parts.output[0])
     above = tape.reaches([output.number])
     for role, name in (("mu", "mean"), ("head", "second head")):
-        nodes = [n for n in (_node(recording, part) for part in getattr(subject.parts, role)) if n.number in above and n.tensor.requires_grad]
+        nodes = [
+            n
+            for n in (_node(recording, part) for part in getattr(subject.parts, role))
+            if n.number in above and n.tensor.requires_grad
+        ]
         if nodes and not _reaches_back(output, nodes):
             yield finding(
                 "GR001", "error", f"z is cut off from the {name}", measured=0.0, unit="gradient of the output",
@@ -153,9 +177,15 @@ def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
         return tape.made_from([_node(recording, n).number for n in nodes], lambda n: not recording.is_layer(n))
 
     mu, head, output = sides(parts.mu), sides(parts.head), sides(parts.output)
-    plain = tape.made_from([n.number for n in tape.nodes if _is_data(recording, n)], lambda n: not recording.is_layer(n)) - recording.weights
+    plain = (
+        tape.made_from([n.number for n in tape.nodes if _is_data(recording, n)], lambda n: not recording.is_layer(n))
+        - recording.weights
+    )
     wanted = tape.reaches(recording.roots)
-    pairs = (("RE008", "output and data", output, plain - output), ("KL005", "mu and the second head", mu - head - recording.noise, head - mu - recording.noise))
+    pairs = (
+        ("RE008", "output and data", output, plain - output),
+        ("KL005", "mu and the second head", mu - head - recording.noise, head - mu - recording.noise),
+    )
     for code, what, one, other in pairs:
         for node in tape.nodes:
             shapes = [tape.nodes[p].tensor.shape for side in (one, other) for p in node.parents if p in side]

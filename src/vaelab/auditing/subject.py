@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
 from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape, grown_by
-from .parts import Finder, Parts, Recording
+from .parts import Finder, Recording
 from .probe import same_randomness
+from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
 from .steps import Step, losses_in, only_losses
 
 # As they are before an audit of a loss lets something stand in for them: stand-ins make calls that no recording has.
@@ -42,7 +42,9 @@ class Subject:
         self._recordings: dict[tuple[int, bool], Recording] = {}
         with self.jittered():
             recording = self.record(x)
-            self.parts = Finder(recording, lambda swap, key, seed: self._again(recording, swap, [key], seed)[key]).parts()
+            self.parts = Finder(
+                recording, lambda swap, key, seed: self._again(recording, swap, [key], seed)[key]
+            ).parts()
 
     # ---------------------------------------------------------------------------------------------------------- running
     @contextmanager
@@ -93,7 +95,9 @@ class Subject:
         """The batch repeated or cut to that many rows."""
         return rows_like(self.x, rows)
 
-    def _again(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int) -> dict[Key, Tensor]:
+    def _again(
+        self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int
+    ) -> dict[Key, Tensor]:
         seeded(seed)
         replay, x = Replay(recording.tape, swap, watch, early=True), recording.x.clone()
         try:
@@ -148,18 +152,25 @@ class Subject:
         return "its prior has parameters of its own, and only a fixed one is read" if self._learned_prior() else ""
 
     def _rows_meet(self) -> bool:
-        """Whether z is broadcast against codes of other rows on the way to the loss."""
+        """Whether what is made from mu, the head or z is broadcast against other rows on the way to the loss."""
         recording = self.recording(ROWS)
         tape = recording.tape
-        z = tape.made_from((n.number for n in tape.nodes if n.key in self.parts.keys("z")), lambda n: not recording.is_layer(n))
-        meeting = (tape.nodes[n] for n in tape.reaches(recording.roots) & z)
-        return any(len(p) > 1 and grown_by([tape.nodes[i].tensor.shape for i in p]) == ROWS for p in (n.parents for n in meeting))
+        keys = {key for role in ("mu", "head", "z") for key in self.parts.keys(role)}
+        codes = tape.made_from((n.number for n in tape.nodes if n.key in keys), lambda n: not recording.is_layer(n))
+        meeting = (tape.nodes[n] for n in tape.reaches(recording.roots) & codes)
+        return any(
+            len(p) > 1 and grown_by([tape.nodes[i].tensor.shape for i in p]) == ROWS
+            for p in (n.parents for n in meeting)
+        )
 
     def _learned_prior(self) -> bool:
         """Whether mu, the head or z meet weights on the way to the loss."""
         recording = self.recording(ROWS)
         tape = recording.tape
-        held = {role: {n.number for n in tape.nodes if n.key in self.parts.keys(role)} for role in ("mu", "head", "z", "output", "extra")}
+        held = {
+            role: {n.number for n in tape.nodes if n.key in self.parts.keys(role)}
+            for role in ("mu", "head", "z", "output", "extra")
+        }
         every = set().union(*held.values())
         posterior = held["mu"] | held["head"] | held["z"]
         for number in tape.reaches(recording.roots, every) - every:
@@ -179,7 +190,11 @@ class Subject:
     def _z_enters(self, recording: Recording) -> bool:
         """Whether the loss takes z itself, and the noise behind it by no other way."""
         tape = recording.tape
-        held = {n.number for n in tape.nodes if n.key in {k for role in ("mu", "head", "output", "extra") for k in self.parts.keys(role)}}
+        held = {
+            n.number
+            for n in tape.nodes
+            if n.key in {k for role in ("mu", "head", "output", "extra") for k in self.parts.keys(role)}
+        }
         z = {n.number for n in tape.nodes if n.key in self.parts.keys("z")}
         direct = not z.isdisjoint(tape.reaches(recording.roots, held))
         other = tape.reaches(recording.roots, held | z) - held - z
@@ -212,7 +227,9 @@ class Subject:
         given = [torch.rand(tape.at(self.parts.keys(role)[0]).shape, generator=tools) * 0.8 + 0.1 for role in roles]
         seeded(seed)
         value = self.loss()(self.sized(ROWS), *given)
-        return float(sum(v.detach().double().mean() for v in (value.values() if isinstance(value, Mapping) else [value])))
+        return float(
+            sum(v.detach().double().mean() for v in (value.values() if isinstance(value, Mapping) else [value]))
+        )
 
     def _loss(self, x: Tensor, given: Mapping[str, Tensor], node: float | None) -> Any:
         x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
@@ -252,9 +269,13 @@ class Subject:
                 queue += node.parents
         return [n for n in found if n.tensor.is_floating_point()]
 
-    def at_ends(self, recording: Recording, layers: Sequence[Node], watch: Sequence[Key], reach: float) -> dict[Key, tuple[float, float]]:
+    def at_ends(
+        self, recording: Recording, layers: Sequence[Node], watch: Sequence[Key], reach: float
+    ) -> dict[Key, tuple[float, float]]:
         """The range of watched tensors when layers' outputs run from -reach to reach."""
-        swap = {n.key: torch.linspace(-reach, reach, n.size, dtype=n.tensor.dtype).reshape(n.tensor.shape) for n in layers}
+        swap = {
+            n.key: torch.linspace(-reach, reach, n.size, dtype=n.tensor.dtype).reshape(n.tensor.shape) for n in layers
+        }
         seen = self._again(recording, swap, list(dict.fromkeys(watch)), 0)
         return {key: (float(t.min()), float(t.max())) for key, t in seen.items()}
 
