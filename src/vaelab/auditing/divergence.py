@@ -41,8 +41,8 @@ class Form:
 
     @property
     def weight(self) -> float:
-        """The weight of the divergence: of the three terms, the middle one."""
-        return float(np.median([self.mean, self.variance, self.log]))
+        """The weight of the divergence: of the terms that are there, the middle one."""
+        return float(np.median([w for w in (self.mean, self.variance, self.log) if w] or [0.0]))
 
     @property
     def two_ways(self) -> bool:
@@ -149,15 +149,31 @@ def _recognise(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[For
     probes = [replace(probe, draw=draw) for draw in draws]
     count = 24 if probe.seeds == 1 else 60
     for scale in (1.0, 8.0):
-        far = [_positive(base, rng, scale) for _ in range(count)]
+        far = _half_still([_positive(base, rng, scale) for _ in range(count)])
         good = _explained([found for p in probes if (found := _best(p, far)) is not None], probe)
         exact = 1e-7 if probe.dtype == "float64" else 1e-4
         if not good or good[0][0].residual > exact:
             good = _explained(good + _searched(probe, far), probe)
-        if good:
+        if good and not _half_clamped(good[0][0], probe):
             return good[0]
-    near = [(p, [drawn(base, head, "small", rng) for _ in range(count)]) for p in probes for head in HEADS]
-    return next(iter(_explained([found for p, b in near if (found := _best(p, b)) is not None], probe)), None)
+    near = [(p, _half_still([drawn(base, h, "small", rng) for _ in range(count)])) for p in probes for h in HEADS]
+    close = _explained([found for p, b in near if (found := _best(p, b)) is not None], probe)
+    # With a head that does nothing when it is positive, look where it is negative.
+    below = [replace(b, head=-b.head) for b in far]
+    under = _explained([found for p in probes if (found := _best(p, below)) is not None], probe) if good else []
+    spoken = [found for found in (*under, *close) if not _half_clamped(found[0], probe)]
+    return next(iter(spoken or good), None)
+
+
+def _half_still(batches: list[Batch]) -> list[Batch]:
+    """The first half with one mu, so that the head's part is seen alone."""
+    half = len(batches) // 2
+    return [replace(b, mu=batches[0].mu) if i < half else b for i, b in enumerate(batches)]
+
+
+def _half_clamped(form: Form, probe: Probe) -> bool:
+    """Whether a positive head does nothing: it may be clamped from above, and speak where it is negative."""
+    return "head" in probe.binding.roles and form.variance == 0 and form.log == 0
 
 
 def _explained(found: list[tuple[Form, Probe]], probe: Probe) -> list[tuple[Form, Probe]]:
@@ -207,7 +223,12 @@ def _fitted(batches: Sequence[Batch], values: Sequence[float], head: Head, log: 
     found = fit(rows, values)
     scale = max(abs(found.slopes[1:]))
     shift, mean, variance, share = (0.0 if abs(s) < 3e-3 * scale else float(s) for s in found.slopes)
-    return Form(head, log, shift, mean, variance, share, found.residual)
+    # The first half of the batches have one mu: what the head does must be explained by itself.
+    half = len(batches) // 2
+    left = np.asarray(values[:half]) - found.constant - np.asarray(rows[:half]) @ found.slopes
+    spread = float(np.std(values[:half]))
+    alone = float(np.sqrt(np.mean(left**2))) / spread if spread > 1e-6 * found.spread else 0.0
+    return Form(head, log, shift, mean, variance, share, max(found.residual, alone))
 
 
 # -------------------------------------------------------------------------------------------------------- made-up heads
@@ -261,7 +282,7 @@ def _shape(slopes: Sequence[float], tolerance: float) -> tuple[str, float]:
     """
     known = [s for s in slopes if not np.isnan(s)]
     top = max(known, key=abs, default=0.0)
-    signs = [0 if abs(s) <= tolerance * abs(top) else 1 if abs(s - top) <= tolerance * abs(top) else -1 for s in known]
+    signs = [0 if abs(s) <= 1e-9 * abs(top) else 1 if abs(s - top) <= tolerance * abs(top) else -1 for s in known]
     exact = all(sign >= 0 or abs(s + top) <= tolerance * abs(top) for s, sign in zip(known, signs, strict=True))
     if not known or not exact:
         return "bent", known[-1] if known else float("nan")

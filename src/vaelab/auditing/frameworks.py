@@ -24,6 +24,10 @@ class NumPy:
         """A tensor of the framework, in "float64" or "float32"; whole numbers stay whole."""
         return array.astype(np.int64 if array.dtype.kind in "iu" else dtype)
 
+    def run(self, call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any], key: str) -> Any:
+        """The call's result; calls of one key differ in their tensors alone."""
+        return call(tensors)
+
     def gradients(
         self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
     ) -> dict[str, np.ndarray] | None:
@@ -133,6 +137,8 @@ class Jax(NumPy):
         import jax
 
         self.jax = jax
+        self.compiled: dict[str, Any] = {}
+        self.leaves = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, TypeError)
 
     def make(self, array: np.ndarray, dtype: str) -> Any:
         with self.precision(dtype):
@@ -140,6 +146,14 @@ class Jax(NumPy):
 
     def precision(self, dtype: str) -> AbstractContextManager[Any]:
         return self.jax.enable_x64(dtype == "float64")
+
+    def run(self, call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any], key: str) -> Any:
+        """Compiled whole: operation by operation, a loss of ten operations compiles ten times for every shape."""
+        try:
+            return self.compiled.setdefault(key, self.jax.jit(call))(tensors)
+        except self.leaves:
+            self.compiled[key] = call
+            return call(tensors)
 
     def gradients(
         self, call: Callable[[dict[str, Any]], Any], arrays: Arrays, wanted: Iterable[str], dtype: str
@@ -149,7 +163,7 @@ class Jax(NumPy):
         try:
             with self.precision(dtype):
                 found = self.jax.grad(lambda inner: call({**tensors, **inner}))(leaves)
-        except (self.jax.errors.ConcretizationTypeError, self.jax.errors.TracerArrayConversionError, TypeError):
+        except self.leaves:
             return None  # the callable leaves JAX: only its values can be seen
         return {role: np.asarray(slope, float) for role, slope in found.items()}
 

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import BadInput
 
-NOISE = frozenset(["randn", "randn_like", "normal", "normal_", "rand", "rand_like", "uniform_", "exponential_", "log_normal_", "cauchy_"])
+NORMAL = frozenset(("randn", "randn_like", "normal", "normal_"))
+NOISE = NORMAL | {"rand", "rand_like", "uniform_", "exponential_", "log_normal_", "cauchy_"}
 LEAF = (-1, 0)
 Key = tuple[int, int]
 
@@ -84,7 +85,7 @@ class Tape(TorchFunctionMode):
         if made:
             self._results[len(self.names) - 1] = result
         for position, tensor in enumerate(made):
-            # Each result of this one call is made of its own argument alone; distributions put all they hold through it.
+            # Each result of this one call is made of its own argument alone; distributions put all they hold through.
             parents = tuple(dict.fromkeys(given[position : position + 1] if name == "broadcast_tensors" else given))
             shape_only = name.endswith("_like") or name.startswith("new_")
             key = (len(self.names) - 1, position)

@@ -153,7 +153,7 @@ def divergence(case: Case) -> list[Finding]:
     if "mu" not in roles and "head" not in roles:
         return []
     if m.divergence.shape == "flat" and not any(m.divergence.moves):
-        return [_no_effect(m)]
+        return [] if case.declared == 0 else [_no_effect(m)]
     if m.divergence.form is None:
         return [
             finding(

@@ -1,7 +1,7 @@
-"""The audit of a Keras 3 model, on the PyTorch or the JAX backend: its encoder, its decoder and its sampling layer apart.
+"""The audit of a Keras 3 model, on the PyTorch or the JAX backend: its encoder, decoder and sampling layer apart.
 
-The loss is had by putting stand-ins in place of the encoder and the decoder, which return given tensors, and calling what
-the model itself calls: its `train_step` up to `backward` (PyTorch), its `compute_loss`, or `call` with `add_loss`.
+The loss is had by putting stand-ins in place of the encoder and the decoder, which return given tensors, and calling
+what the model itself calls: its `train_step` up to `backward` (PyTorch), `compute_loss`, or `call` with `add_loss`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -18,16 +18,16 @@ import numpy as np
 
 from ..core.errors import BadInput, one_line
 from ..core.finding import Finding
-from .codes import finding
 from .hooks import Tape
 from .laws import HEADS, Head
 from .loss import audit_loss
 from .probe import same_randomness
-from .report import AuditReport, sorted_findings
+from .report import AuditReport
 from .roles import guess
 from .sampler import audit_sampler, by_name, measured_reading
+from .structure import STILL, ignores_x, ignores_z, joined
 
-ROWS, SAMPLER_ROWS, STILL = 7, 64, 1e-6
+ROWS, SAMPLER_ROWS = 7, 64
 SAMPLERS = ("sampl", "reparam", "latent")
 
 
@@ -59,17 +59,14 @@ def audit_keras(
         BadInput: where no encoder and decoder are found, or they refuse the data.
     """
     if isinstance(model, type):
-        raise BadInput("model", f"the class {model.__name__}", "a Keras model is needed as an instance", "call the class")
+        raise BadInput("model", f"the class {model.__name__}", "must be an instance", "call the class")
     with warnings.catch_warnings(), same_randomness():
         warnings.simplefilter("ignore")
         bench = Bench.open(model, data, seed)
         with bench.unchanged():
             about = bench.loss_report(loss, inputs, constants, {"declared_beta": declared_beta, **loss_options})
             found = [*bench.ignored(), *bench.sampler(about)]
-    errors = [f for f in (*found, *about.findings) if f.severity == "error"]
-    said = "; ".join(dict.fromkeys(f"{f.code} {f.title}" for f in errors))
-    verdict = f"not right: {said}" if errors else about.verdict or "nothing wrong with what was looked at; the loss was not"
-    return replace(about, findings=sorted_findings([*found, *about.findings]), verdict=verdict)
+    return joined(about, found)
 
 
 @dataclass
@@ -134,19 +131,11 @@ class Bench:
         z = [tools.normal(size=(ROWS, *self.latent)).astype("float32") * 3 for _ in range(2)]
         moved = _move(*(_numbers(_items(_called(decoder, item))[0]) for item in z))
         if moved < STILL:
-            yield finding(
-                "MO001", "error", measured=moved, unit="relative move of the output when z is drawn anew",
-                evidence=f"the decoder on two draws of z, {ROWS} rows, at the given weights",
-                why="nothing the decoder returns is made from z", advice="feed z to the decoder's first layer",
-            )  # fmt: skip
+            yield ignores_z(moved, f"the decoder on two draws of z, {ROWS} rows, at the given weights")
         one, other = self.encode(self.x), self.encode(1 - self.x[::-1])
         blind = max(_move(one[role], other[role]) for role in ("mu", "head"))
         if blind < STILL:
-            yield finding(
-                "MO002", "error", measured=blind, unit="relative move of mu and the head when the data change",
-                evidence=f"the encoder on two batches of {ROWS} rows, at the given weights",
-                why="nothing the encoder returns is made from the data", advice="feed the batch to the encoder's first layer",
-            )  # fmt: skip
+            yield ignores_x(blind, f"the encoder on two batches of {ROWS} rows, at the given weights")
 
     def sampler(self, about: AuditReport) -> list[Finding]:
         """Findings on the sampling layer, called on given means and heads."""
@@ -167,7 +156,7 @@ class Bench:
     def _sampling(self) -> Callable[[list[np.ndarray]], Any] | None:
         """The layer that draws z from a pair of mu and head, taken as one argument or as two."""
         layers = [y for y in self.model._flatten_layers() if y is not self.model and not hasattr(y, "layers")]
-        named = [y for y in layers if any(part in type(y).__name__.lower() for part in SAMPLERS) or not y.__module__.startswith("keras.")]
+        named = [y for y in layers if _name_tells(y) or not type(y).__module__.startswith("keras.")]
         probe = [np.zeros((2, *self.latent), "float32") for _ in range(2)]
         for layer in named:
             for call in (lambda pair, y=layer: y(pair), lambda pair, y=layer: y(*pair)):
@@ -216,11 +205,8 @@ class Bench:
                     raise Reached
                 return func(*args, **(kwargs or {}))
 
-        with UpToLoss() as tape:
-            try:
-                self.model.train_step(x)
-            except Reached:
-                pass
+        with UpToLoss() as tape, suppress(Reached):
+            self.model.train_step(x)
         return tape.losses[-1]
 
     def _compute_loss(self, x: Any) -> Any:
@@ -288,6 +274,10 @@ def _backend() -> str:
     return str(keras.config.backend())
 
 
+def _name_tells(layer: Any) -> bool:
+    return any(part in type(layer).__name__.lower() for part in SAMPLERS)
+
+
 def _base() -> Any:
     import keras
 
@@ -301,7 +291,8 @@ def _numbers(value: Any) -> np.ndarray:
 
 
 def _items(result: Any) -> list[Any]:
-    return list(result.values()) if isinstance(result, Mapping) else list(result) if isinstance(result, (tuple, list)) else [result]
+    result = tuple(result.values()) if isinstance(result, Mapping) else result
+    return list(result) if isinstance(result, (tuple, list)) else [result]
 
 
 def _called(layer: Any, x: np.ndarray) -> Any:
@@ -324,7 +315,7 @@ def _part(model: Any, start: str) -> str:
     names = [n for n in dir(model) if start in n.lower() and not n.startswith("__")]
     found = [n for n in names if isinstance(getattr(model, n, None), keras.layers.Layer)]
     if not found:
-        raise BadInput("model", type(model).__name__, f"has no layer under a name with {start!r}", "audit its loss: vaelab.audit(loss)")
+        raise BadInput("model", type(model).__name__, f"has no layer named {start}...", "audit its loss alone")
     return min(found, key=len)
 
 
@@ -343,7 +334,7 @@ def _batch(encoder: Any, data: Any, seed: int) -> np.ndarray:
 
 
 def _order(random: list[bool], keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Roles of what the encoder returns: the random one is z, the others are mu and the head in order, or by their keys."""
+    """Roles of what the encoder returns: the random one is z, the others mu and the head in order, or by their keys."""
     if keys:
         return tuple(guess(key) or key for key in keys)
     if len(random) == 1:
@@ -351,7 +342,8 @@ def _order(random: list[bool], keys: tuple[str, ...]) -> tuple[str, ...]:
     plain = iter(("mu", "head"))
     order = tuple("z" if drawn else next(plain, "more") for drawn in random)
     if "head" not in order:
-        raise BadInput("model", f"an encoder with {len(random)} outputs", "must return the mean and the second head", "return z_mean, z_log_var, z")
+        rule = "must return the mean and the second head"
+        raise BadInput("model", f"an encoder with {len(random)} outputs", rule, "return z_mean, z_log_var, z")
     return order
 
 

@@ -53,6 +53,8 @@ HEADS: tuple[Head, ...] = (
     Head("log-std", lambda h: np.exp(2 * h), lambda h: 2 * h, lambda v: v / 2, "linear"),
     Head("std", np.square, lambda h: np.log(h**2), lambda v: np.exp(v / 2), "log", False),
     Head("variance", lambda h: h, np.log, np.exp, "log", False),
+    Head("log-precision", lambda h: np.exp(-h), lambda h: -h, lambda v: -v, "linear"),
+    Head("precision", lambda h: 1 / h, lambda h: -np.log(h), lambda v: np.exp(-v), "log", False),
     Head(
         "std through softplus",
         lambda h: softplus(h) ** 2,
@@ -99,19 +101,24 @@ def _lifted(name: str, std: Callable[[Array], Array], back: Callable[[Array], Ar
     return head
 
 
-def _between(e: float) -> Head:
-    """std = e + (1 - e) sigmoid(h), as neural processes have it (Garnelo et al., Neural Processes, 2018)."""
+def _between(name: str, inner: Callable[[Array], Array], back: Callable[[Array], Array]) -> Callable[[float], Head]:
+    """std = e + (1 - e) s(h), as neural processes have it (Garnelo et al., Neural Processes, 2018)."""
 
-    def std(h: Array) -> Array:
-        return e + (1 - e) * sigmoid(h)
+    def head(e: float) -> Head:
+        def std(h: Array) -> Array:
+            return e + (1 - e) * inner(h)
 
-    def back(v: Array) -> Array:
-        share = np.clip((np.exp(v / 2) - e) / (1 - e), 1e-6, 1 - 1e-6)
-        return np.log(share) - np.log1p(-share)
+        def inverse(v: Array) -> Array:
+            return back(np.maximum((np.exp(v / 2) - e) / (1 - e), 1e-6))
 
-    return Head(
-        f"std, a sigmoid between {e:.3g} and 1", lambda h: std(h) ** 2, lambda h: 2 * np.log(std(h)), back, "own"
-    )
+        return Head(f"std, {name} from {e:.3g} on", lambda h: std(h) ** 2, lambda h: 2 * np.log(std(h)), inverse, "own")
+
+    return head
+
+
+def _logit(share: Array) -> Array:
+    share = np.minimum(share, 1 - 1e-6)
+    return np.log(share) - np.log1p(-share)
 
 
 # Readings with a parameter that is found by search, with the range to search in.
@@ -121,7 +128,8 @@ CURVED_HEADS: tuple[tuple[Callable[[float], Head], float, float], ...] = (
     (_lifted("std through exp", np.exp, np.log), 1e-6, 2.0),
     (_lifted("std through exp(h / 2)", lambda h: np.exp(h / 2), lambda s: 2 * np.log(s)), 1e-6, 2.0),
     (_lifted("std", lambda h: h, lambda s: s), 1e-6, 2.0),
-    (_between, 1e-6, 0.9),
+    (_between("a sigmoid", sigmoid, _logit), 1e-6, 0.9),
+    (_between("a softplus", softplus, _inverse_softplus), 1e-6, 0.9),
 )
 LOGARITHMS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda h: h,
@@ -295,7 +303,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("squared error after tanh", _sum(lambda x, o: 0.5 * (x - np.tanh(o)) ** 2), REAL, noise="sigma^2"),
     Family("multinomial on logits", _multinomial, (*REAL, "one-hot")),
     Family("multinomial on logits", lambda x, o: _multinomial(x, o, 1), REAL),
-    Family("multinomial on probabilities", _sum(lambda x, o: -x * np.log(o)), ("one-hot",)),
+    Family("categorical on probabilities, one-hot data", _sum(lambda x, o: -x * np.log(o)), ("one-hot",)),
     Family("Gaussian with optimal noise", _optimal_noise, REAL),
     Family("Gaussian with optimal noise per row", _rows_optimal_noise, REAL),
     Family("categorical on logits", lambda x, o: _categorical(x, log_softmax(o, -1)), ("tokens",)),
@@ -407,4 +415,13 @@ def curved(name: str, shape: Callable[[float], Callable[[Array, Array], Array]],
     return Family(f"{name} ({parameter:.3g})", _sum(shape(parameter)), REAL, noise="sigma^2")
 
 
-CURVED: dict[str, Callable[[float], Callable[[Array, Array], Array]]] = {"Huber": huber, "log-cosh": log_cosh}
+def student_t(nu: float) -> Callable[[Array, Array], Array]:
+    """(nu + 1) / 2 log(1 + r^2 / nu): Student's t with nu degrees of freedom."""
+    return lambda x, o: (nu + 1) / 2 * np.log1p((x - o) ** 2 / nu)
+
+
+CURVED: dict[str, Callable[[float], Callable[[Array, Array], Array]]] = {
+    "Huber": huber,
+    "log-cosh": log_cosh,
+    "Student's t": student_t,
+}

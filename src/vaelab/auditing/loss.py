@@ -73,7 +73,7 @@ def audit_loss(
     called = name or _name(fn)
     found = {key: float(v) for key, v in binding.constants.items() if is_beta(key) and isinstance(v, int | float)}
     declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
-    case = Case(measured, declared, declared_beta is not None, _range(data), name=called)
+    case = Case(measured, declared, declared_beta is not None, _range(data), name=" ".join([called, *probe.choice]))
     return _report(case, called)
 
 

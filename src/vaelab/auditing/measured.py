@@ -150,7 +150,9 @@ def typical(probe: Probe, div: Divergence, seed: int = 11, regime: str | None = 
     """A batch where the loss is linear in its divergence."""
     rng = np.random.default_rng(seed)
     base = draw_batch(rng, probe.layout, probe.domain)
-    head = div.form.head if div.form else probe.draw
+    if div.form is None:
+        return base
+    head = div.form.head
     return divergence.drawn(base, head, regime or REGIME.get(div.shape, "medium"), rng)
 
 
@@ -163,6 +165,11 @@ def variations(layout: Layout, fixed: set[str]) -> dict[str, Layout]:
     if layout.square:
         return {name: changed for name, changed in found.items() if name not in fixed}
     found |= {(f"pixels axis {i}" if many else "pixels"): layout.axis(i, 2) for i in range(len(layout.data))}
+    if (
+        many and len(layout.latent) > 1 and layout.data[0] == layout.latent[0]
+    ):  # a series of codes beside a series of data
+        found["pixels axis 0"] = replace(layout.axis(0, 2), latent=(2 * layout.latent[0], *layout.latent[1:]))
+        found["latents"] = replace(layout, latent=(*layout.latent[:-1], 2 * layout.latent[-1]))
     return {name: changed for name, changed in found.items() if name.split(" ")[0] not in fixed}
 
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from .keras_model import audit_keras, is_keras
 from .laws import HEADS, Head
 from .loss import audit_loss
 from .probe import Failed, same_randomness, time_limit
-from .report import AuditReport, sorted_findings
+from .report import AuditReport
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
 from .sandbox import batches, borrowed, constructed, copied, seeded
 from .steps import Step, find_step, forward_of, stub_trainer
-from .structure import audit_structure, noisy_evaluation, start_of, two_modes
-from .subject import ROWS, Subject
+from .structure import audit_structure, joined, noisy_evaluation, start_of, two_modes
+from .subject import ROWS, Subject, added
 
 SAMPLER_ROWS = 64
 
@@ -44,8 +45,7 @@ def audit_model(
     """Audits a model as it stands: its loss, how it draws z, and what ignores what. It is neither trained nor changed.
 
     Args:
-        model: A torch module (a Lightning module too), a Keras model, or a class that can be constructed without further
-            word.
+        model: A torch module (a Lightning module too), a Keras model, or a class that can be made without further word.
         data: A batch [B, ...] as the model takes it, or a tuple of which the first entry is the data; None: made up, in
             (0, 1).
         loss: The loss, where the model has none of its own; its parameters are found by their names, and one named
@@ -162,10 +162,7 @@ class Bench:
             *self._where(),
             *skipped,
         )
-        every = sorted_findings([*found, *about.findings])
-        return replace(
-            about, subject=name, findings=every, notes=(*notes, *about.notes), verdict=_verdict(about, found)
-        )
+        return joined(replace(about, subject=name, notes=(*notes, *about.notes)), found)
 
     def _where(self) -> tuple[str, ...]:
         parts = self.subject.parts
@@ -180,8 +177,9 @@ class Bench:
         family = "categorical" if not self.subject.x.is_floating_point() else None
         try:
             return audit_loss(
-                self.loss(), inputs=" ".join(self.subject.roles()), sizes=self.subject.sizes(), declared_beta=declared_beta,
-                data=given, fixed=("pixels", "latents"), name=name, framework="torch", **{"family": family, **options},
+                self.loss(), inputs=" ".join(self.subject.roles()), sizes=self.subject.sizes(), data=given, name=name,
+                declared_beta=declared_beta, fixed=("pixels", "latents"), framework="torch",
+                **{"family": family, **options},
             )  # fmt: skip
         except BadInput as refused:
             return AuditReport(name, "", (), notes=(f"its loss could not be taken apart: {refused}",))
@@ -260,9 +258,9 @@ class Bench:
         )
         at = torch.full(shape, float(head.from_log_variance(np.array(lv))), dtype=subject.dtype, requires_grad=True)
         seeded(0)
-        value = loss(*(dict(x=x, output=output, mu=zeros, head=at, z=zeros, scale=output)[r] for r in subject.roles()))
-        value = sum(value.values()) if isinstance(value, Mapping) else value
-        return float(torch.autograd.grad(value.sum(), at, allow_unused=True)[0].sum()) if value.requires_grad else 0.0
+        given = {"x": x, "output": output, "mu": zeros, "head": at, "z": zeros, "scale": output}
+        value = added(loss(*(given[role] for role in subject.roles())))
+        return float(torch.autograd.grad(value, at)[0].sum()) if value.requires_grad else 0.0
 
 
 def _all_of(checks: Mapping[str, Callable[[], Iterable[Finding]]], seconds: float) -> tuple[list[Finding], list[str]]:
@@ -279,13 +277,6 @@ def _all_of(checks: Mapping[str, Callable[[], Iterable[Finding]]], seconds: floa
 
 
 NO_LOSS = "no loss was found in the model: its loss is not audited, pass loss="
-
-
-def _verdict(about: AuditReport, found: list[Finding]) -> str:
-    errors = [f for f in (*found, *about.findings) if f.severity == "error"]
-    if errors:
-        return f"not right: {'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
-    return about.verdict or "nothing wrong with what was looked at; the loss was not"
 
 
 def _tensor(given: Any) -> Tensor:
@@ -325,13 +316,10 @@ def _subject(
     for x in map(cast, batches(model, given, ROWS, seed)):
         try:
             forward = forward_of(model, x, rest)
-            step = find_step(
-                model, x, forward, rest, loss, inputs, constants, lambda x=x, f=forward: _paths(model, x, f)
-            )
+            paths = partial(_paths, model, x, forward)
+            step = find_step(model, x, forward, rest, loss, inputs, constants, paths)
             return Subject(model, x, step), forward
-        except (
-            BadInput
-        ) as error:  # another shape may be taken, or another kind of data be within the likelihood's support
+        except BadInput as error:  # another shape may be taken, or another kind of data be within the support
             first = first or error
     raise first or BadInput(
         "model", type(model).__name__, "has no layer to read the shape of its data from", "pass data=, a batch"

@@ -1,86 +1,26 @@
 """Where mu, the second head, z and the decoder's output arise in a recorded step: told from what is made from what.
 
-z is the last tensor that the posterior's noise reaches without passing a layer (a call that takes weights). Behind z, the
-tensor whose shift moves z alike under every draw is mu; the one whose shift moves z by an amount that depends on the draw is
-the second head. Names are asked only where there is no noise to tell by.
+z is the last tensor that the posterior's noise reaches without passing a layer (a call that takes weights). Behind z,
+the tensor whose shift moves z alike under every draw is mu, and the one whose shift moves z by what depends on the draw
+is the second head. Names are asked only where there is no noise to tell by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
-from .hooks import LEAF, NOISE, Key, Node, Tape
+from .hooks import LEAF, NOISE, Key, Node
+from .recording import Recording, same_value
 from .roles import guess
 from .sandbox import DECODE, SAMPLE
 
 FIRST = ("forward", "encode", "encoder", "reparameterize", "decode", "decoder")
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One run of the step: its graph, its names, and what it returned.
-
-    Attributes:
-        data: Nodes that depend on the batch.
-        weights: Nodes that depend on parameters.
-        noise: Nodes that depend on random numbers.
-        roots: Nodes of the loss, or of what the forward pass returned where there is none.
-    """
-
-    tape: Tape
-    names: tuple[tuple[str, Node], ...]
-    raw: Any
-    x: Tensor
-    roots: tuple[int, ...]
-    data: frozenset[int] = field(init=False, repr=False)
-    weights: frozenset[int] = field(init=False, repr=False)
-    noise: frozenset[int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        nodes = self.tape.nodes
-        same = self.x.data_ptr()
-        x = [n.number for n in nodes if n.key == LEAF and n.tensor.data_ptr() == same]
-        parameters = [n.number for n in nodes if isinstance(n.tensor, nn.Parameter)]
-        sources = [n.number for n in nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
-        # An encoder that is given ones in the shape of the batch still works on a batch.
-        for name, found in (("data", x), ("weights", parameters), ("noise", sources)):
-            object.__setattr__(self, name, frozenset(self.tape.made_from(found, shapes=name == "data")))
-
-    @property
-    def rows(self) -> int:
-        """B."""
-        return len(self.x)
-
-    def is_layer(self, node: Node) -> bool:
-        """Whether a call takes weights and something that depends on the batch or on noise."""
-        fixed = self.weights - self.data - self.noise
-        return not fixed.isdisjoint(node.parents) and not (self.data | self.noise).isdisjoint(node.parents)
-
-    def origins(self, node: Node) -> tuple[Node, ...]:
-        """The first nodes with this very value, so that every copy of it follows when they are replaced."""
-        nodes = self.tape.nodes
-        same = [
-            n for n in nodes if n.key != LEAF and n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)
-        ]
-        later = self.tape.made_from([n.number for n in same]) - {n.number for n in same}
-        numbers = {n.number for n in same}
-        above = {n.number: self.tape.reaches(n.parents) for n in same}
-        return tuple(n for n in same if numbers.isdisjoint(above[n.number]) and n.number not in later)
-
-    def parameters(self, numbers: Iterable[int]) -> set[int]:
-        """Ids of the parameters among nodes."""
-        nodes = self.tape.nodes
-        return {id(nodes[n].tensor) for n in numbers if isinstance(nodes[n].tensor, nn.Parameter)}
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a.detach(), b.detach())
 
 
 @dataclass(frozen=True)
@@ -163,7 +103,7 @@ class Finder:
 
     # --------------------------------------------------------------------------------------------------------- mu, head
     def heads(self, z: Node) -> list[Node]:
-        """Tensors that z is made of: where the way back, through calls that keep the shape, meets a layer or a selection."""
+        """Tensors that z is made of: where the way back, through calls that keep the shape, meets a layer or a part."""
         found, queue, seen = [], [z.number], set()
         while queue:
             node = self.tape.nodes[queue.pop()]
@@ -181,7 +121,7 @@ class Finder:
         """What a shift of a node does to z: "mu" if it is the same under every draw, "head" if the draw decides."""
         held = {n.key: n.tensor.detach() for n in self.r.origins(node)}
         shifted = {key: tensor + 0.1 for key, tensor in held.items()}
-        # The plain value is put in as well, since other noise (dropout, noisy data) moves the node itself between draws.
+        # The plain value is put in as well, since other noise (dropout, noisy data) moves the node between draws.
         first, second = (self.again(shifted, z.key, seed) - self.again(held, z.key, seed) for seed in (11, 12))
         largest = max(first.abs().max(), second.abs().max())
         if not torch.isfinite(largest) or largest < 1e-9:
@@ -189,7 +129,7 @@ class Finder:
         return "mu" if (first - second).abs().max() < 1e-3 * largest else "head"
 
     def candidates(self, z: Node) -> Candidates:
-        """For mu and the head, the nodes that play the role: those seen under a name first, as the user's own notion."""
+        """For mu and the head, the nodes that play the role: those seen under a name first, the user's own notion."""
         raw = self.heads(z)
         sizes = {n.size for n in raw} | {z.size}
         made = self.tape.made_from(n.number for n in raw) & self.tape.reaches([z.number]) - {z.number}
@@ -235,20 +175,18 @@ class Finder:
         return sorted(found, key=lambda item: _rank(item[0]))
 
     # ------------------------------------------------------------------------------------------------------- the output
-    def outputs(self, z: Node) -> list[tuple[str, Node]]:
+    def outputs(self, z: Node) -> list[Node]:
         """Candidates for the decoder's output: made from z behind a layer, as large as the data or a multiple of it.
 
         Where nothing is made from z, the decoder ignores it, and what the networks return counts.
         """
-        layers = self._behind_layers({z.number}) or self.r.weights - self.r.tape.reaches([z.number])
+        layers = self._behind_layers({z.number}) or set(self.r.weights - self.tape.reaches([z.number]))
         wanted = layers & self.tape.reaches(self.r.roots)
         size = self.r.x.numel()
-        named = [
-            (name, n) for name, n in self.r.names if n.number in wanted and ":in" not in name and n.size % size == 0
-        ]
+        named = [i for i in self.r.names if i[1].number in wanted and ":in" not in i[0] and i[1].size % size == 0]
         # Of what forward returns the first counts, unless a name says otherwise; of submodules the last.
         named.sort(key=lambda i: (_rank(i[0]), _named(i[0]) != "output", -i[1].number * (_rank(i[0]) >= len(FIRST))))
-        return named + [("", n) for n in self._raw_outputs(z, wanted)]
+        return list({n.number: n for n in (*(node for _, node in named), *self._raw_outputs(z, wanted))}.values())
 
     def _behind_layers(self, sources: set[int]) -> set[int]:
         after = self.tape.made_from(sources) - sources
@@ -256,8 +194,8 @@ class Finder:
 
     def _raw_outputs(self, z: Node, wanted: set[int]) -> list[Node]:
         """Outputs of the layers that the loss is made from directly."""
-        plain, queue = set(), list(self.r.roots)
-        found = []
+        plain: set[int] = set()
+        found, queue = [], list(self.r.roots)
         while queue:
             node = self.tape.nodes[queue.pop()]
             if node.number in plain | {z.number}:
@@ -269,7 +207,7 @@ class Finder:
                 queue += node.parents
         return sorted(found, key=lambda n: (n.size % self.r.x.numel() != 0, n.number))
 
-    # ------------------------------------------------------------------------------------------------------ all together
+    # ----------------------------------------------------------------------------------------------------- all together
     def parts(self) -> Parts:
         """The first choice of mu, head and output behind which the loss has no other way to the networks' weights.
 
@@ -278,53 +216,40 @@ class Finder:
         """
         z = self.z()
         if z is None:
-            raise BadInput(
-                "model",
-                None,
-                "no code z could be found: no noise, no reparameterize, no decode",
-                "is it a VAE? pass one whose forward samples z",
-            )
+            rule = "no code z could be found: no noise, no reparameterize, no decode"
+            raise BadInput("model", None, rule, "is it a VAE? pass one whose forward samples z")
         found = self.candidates(z)
         if not found["mu"] or not found["head"]:
             lack = "mean" if not found["mu"] else "second head (log-variance, std)"
-            raise BadInput(
-                "model",
-                None,
-                f"z is there and no {lack} of its posterior",
-                "return mu and logvar from encode or forward",
-            )
-        outputs = self.outputs(z)
+            rule = f"z is there and no {lack} of its posterior"
+            raise BadInput("model", None, rule, "return mu and logvar from encode or forward")
         best: Parts | None = None
-        for mu_name, mu in found["mu"]:
-            for head_name, head in found["head"]:
-                for out_name, output in outputs or [("", None)]:
-                    parts = self._built(z, (mu_name, mu), (head_name, head), (out_name, output))
-                    best = min((p for p in (best, parts) if p), key=lambda p: len(p.leaks))
-                    if not best.leaks:
-                        return best
+        for (_, mu), (_, head), output in product(found["mu"], found["head"], self.outputs(z) or [None]):
+            parts = self._built(z, mu, head, output)
+            best = parts if best is None or len(parts.leaks) < len(best.leaks) else best
+            if not parts.leaks:
+                break
         assert best is not None
         return best
 
-    def _built(self, z: Node, mu: tuple[str, Node], head: tuple[str, Node], output: tuple[str, Node | None]) -> Parts:
-        nodes = {"mu": self.r.origins(mu[1]), "head": self.r.origins(head[1])}
-        out = self.r.origins(output[1]) if output[1] is not None else ()
-        stop = {n.number for n in (*nodes["mu"], *nodes["head"], *out)}
-        leaks = self._leaks(z, stop)
-        decoders = self.tape.made_from([z.number]) - {z.number}
-        extra = tuple(n for n in leaks if n.number in decoders and out and n.number not in self.tape.reaches([o.number for o in out])
-                      and n.size <= max(o.size for o in out))  # fmt: skip
-        paths = {
-            role: self._seen_as(node)
-            for role, node in (("z", z), ("mu", mu[1]), ("head", head[1]), ("output", output[1]))
-            if node
+    def _built(self, z: Node, mu: Node, head: Node, output: Node | None) -> Parts:
+        nodes = {
+            "mu": self.r.origins(mu),
+            "head": self.r.origins(head),
+            "output": self.r.origins(output) if output else (),
         }
-        return Parts(z, nodes["mu"], nodes["head"], out, extra, paths, tuple(n.name for n in leaks if n not in extra))
+        leaks = self._leaks(z, {n.number for part in nodes.values() for n in part})
+        above = self.tape.reaches(n.number for n in nodes["output"])
+        decoders = self.tape.made_from([z.number]) - above - {z.number}
+        largest = max((n.size for n in nodes["output"]), default=0)
+        extra = tuple(n for n in leaks if n.number in decoders and n.size <= largest)
+        seen = {"z": z, "mu": mu, "head": head, "output": output}
+        paths = {role: self._seen_as(node) for role, node in seen.items() if node}
+        return Parts(z, **nodes, extra=extra, paths=paths, leaks=tuple(n.name for n in leaks if n not in extra))
 
     def _seen_as(self, node: Node) -> str:
         """The name under which a value is seen, the user's own notion first; empty where it has none."""
-        alike = {
-            name for name, n in self.r.names if n.tensor.shape == node.tensor.shape and _equal(n.tensor, node.tensor)
-        }
+        alike = {name for name, n in self.r.names if same_value(n.tensor, node.tensor)}
         return min(alike, key=_rank, default="")
 
     def _leaks(self, z: Node, stop: set[int]) -> list[Node]:
@@ -334,9 +259,8 @@ class Finder:
         noise and learned priors take weights too, and are part of the loss.
         """
         posterior = self.tape.made_from(stop) & self.tape.reaches([z.number])
-        features = (
-            (self.tape.reaches(stop) & self.r.weights & (self.r.data | self.r.noise)) - stop - posterior - {z.number}
-        )
+        moving = self.r.weights & (self.r.data | self.r.noise)
+        features = (self.tape.reaches(stop) & moving) - stop - posterior - {z.number}
         found, queue, seen = [], list(self.r.roots), set(stop)
         while queue:
             node = self.tape.nodes[queue.pop()]

@@ -19,6 +19,8 @@ from .laws import CURVED, FAMILIES, Family, curved
 from .probe import Failed, Probe
 
 ROUGH = 0.015
+ONES_ONLY = "Bernoulli on probabilities, ones only"
+ONE_HOT = next(f for f in FAMILIES if f.name == "categorical on probabilities, one-hot data")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     found = next((replace(rec, domain=rec.domain or p.domain) for p, way in tries if (rec := way(p, base, rng))), None)
     if found is None:
         found = Reconstruction(None, float("nan"), 1.0, "unknown", mixed=_mixed(probe, base, rng))
+    if len(probe.layout.data) > 1 and found.name == ONES_ONLY:  # an axis for the classes: rows may be one-hot
+        found = replace(found, family=ONE_HOT, name=ONE_HOT.name)
     return replace(found, moves=moves)
 
 
@@ -251,9 +255,11 @@ def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
             best = (found.residual, family, found)
     if best is None or best[0] > _tolerance(probe):
         return None
-    weights = tuple(float(s) for s in best[2].slopes)
+    slopes = best[2].slopes
+    weights = tuple(0.0 if abs(s) < 1e-6 * max(abs(slopes)) else float(s) for s in slopes)
+    mean = float(np.mean([w for w in weights if w] or [0.0]))  # entries that a mask leaves out have no weight at all
     name = f"{best[1].name}, entries weighted"
-    return Reconstruction(best[1], float(np.mean(weights)), best[0], name, columns=weights, constant=best[2].constant)
+    return Reconstruction(best[1], mean, best[0], name, columns=weights, constant=best[2].constant)
 
 
 def _column(batch: Batch, j: int) -> Batch:

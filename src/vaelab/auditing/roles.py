@@ -26,7 +26,7 @@ _MEAN = {
 _SPREAD = {
     "logvar", "logvars", "lv", "logvariance", "logsigma", "logstd", "logscale", "std", "stddev", "sigma", "sigmas",
     "var", "variance", "scale", "rho", "dispersion", "sd", "noise", "logsigma2", "logsd", "stdev", "logs", "theta",
-    "lnvar", "sig", "lsigma", "stds", "vars", "v",
+    "lnvar", "logv", "sig", "lsigma", "stds", "vars", "v",
 }  # fmt: skip
 _DATA_SIDE = {
     "x", "recon", "rec", "reconstruction", "dec", "decoder", "decoded", "out", "output", "px", "obs", "y", "p",
@@ -37,7 +37,7 @@ _OUTPUT = {
     "decoded", "pred", "preds", "prediction", "predictions", "predicted", "output", "outputs", "out", "logit",
     "logits", "prob", "probs", "probability", "probabilities", "generated", "gen", "prime", "tilde", "yhat", "rate",
     "rates", "decoder", "bar", "xr", "xrecon", "reconx", "px", "dec", "decode", "fake", "restored", "estimate",
-    "estimated", "xlogit", "xlogits", "r",
+    "estimated", "xlogit", "xlogits", "r", "logp", "logprob", "logprobs",
 }  # fmt: skip
 _X = {
     "x", "input", "inputs", "target", "targets", "data", "batch", "true", "original", "originals", "orig", "image",
@@ -171,7 +171,8 @@ class Binding:
     def roles(self) -> tuple[str, ...]:
         """Roles in use."""
         flat = [a for item in self.arguments for a in (item if isinstance(item, tuple) else (item,))]
-        return tuple(dict.fromkeys(a for a in flat if a in ROLES))
+        named = [role for role, name in self.names.items() if name in self.keywords]
+        return tuple(dict.fromkeys(a for a in [*flat, *named] if a in ROLES))
 
 
 def bind(fn: Callable[..., Any], inputs: str | None, constants: Mapping[str, Any] | None) -> Binding:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..core.finding import Finding
+from ..core.finding import Finding, Severity
 from .codes import finding
 from .laws import HEADS, Head
 
@@ -44,7 +44,7 @@ class Draws:
         return float(self.residual.std())
 
     def pair_correlation(self, axis: int) -> tuple[float, float]:
-        """The mean correlation between different rows (axis 1) or latents (axis 2), and its standard error without any."""
+        """The mean correlation between different rows (axis 1) or latents (axis 2), and its standard error if none."""
         unit = (self.residual - self.residual.mean()) / max(self.std, 1e-300)
         n = unit.shape[axis]
         if n < 2:
@@ -108,7 +108,7 @@ def audit_sampler(
         latents: D.
         head: The reading that the divergence assumes.
         said_by: Where that reading comes from, for the evidence.
-        with_loss: Whether the draws are those of a training step; a forward pass alone may leave the noise to an option.
+        with_loss: Whether the draws are of a training step; a forward pass alone may leave the noise to an option.
         wanted: Entries of z to draw for each setting.
     """
     taken = {lv: draw(sample, lv, head, rows, latents, wanted) for lv in CENTRE}
@@ -138,7 +138,8 @@ def _scale(taken: dict[float, Draws], head: Head, said_by: str) -> Finding | Non
     return finding(
         "SA001", "error", measured=ratios[worst], interval=1.96 * errors[worst],
         unit="times the standard deviation that the divergence assumes",
-        evidence=f"std of z - mu over {taken[worst].z.size} draws with mu and the head held; the head is {head.name} by {said_by}; ratios: {table}",
+        evidence=f"std of z - mu over {taken[worst].z.size} draws with mu and the head held; "
+        f"the head is {head.name} by {said_by}; ratios: {table}",
         why=_cause(ratios), advice="std = torch.exp(0.5 * logvar); z = mu + std * torch.randn_like(std)",
     )  # fmt: skip
 
@@ -214,7 +215,7 @@ def _shaped(detail: str, value: float, error: float, unit: str, why: str, draws:
 
 
 def _shared(draws: Draws) -> list[Finding | None]:
-    over = {
+    over: dict[int, tuple[Severity, str, str]] = {
         1: ("warning", "shared over the batch", "one draw serves all rows, so their gradients are not independent"),
         2: (
             "error",
@@ -227,8 +228,8 @@ def _shared(draws: Draws) -> list[Finding | None]:
         value, error = draws.pair_correlation(axis)
         if value > max(SIGMAS * error, 0.02):
             found.append(
-                finding("SA002", severity, detail, measured=value, interval=1.96 * error, unit="mean correlation",  # type: ignore[arg-type]
-                        evidence=f"between {'rows' if axis == 1 else 'latents'} of one draw, {len(draws.z)} draws of shape {draws.mu.shape}",
+                finding("SA002", severity, detail, measured=value, interval=1.96 * error, unit="mean correlation",
+                        evidence=f"between {'rows' if axis == 1 else 'latents'} of one draw, {len(draws.z)} draws",
                         why=why, advice="torch.randn_like(std) draws a number for each row and latent")
             )  # fmt: skip
     return found
@@ -246,7 +247,8 @@ def clamp_of(sample: Sampler, rows: int, latents: int, head: Head, side: float) 
 def clamp_finding(threshold: float, slope: float) -> Finding:
     """The finding on a clamp that the draws have and the divergence has not."""
     return finding(
-        "SA002", "warning", "a clamp that the divergence does not have", measured=threshold, unit="log-variance at which z stops following the head",
+        "SA002", "warning", "a clamp that the divergence does not have", measured=threshold,
+        unit="log-variance at which z stops following the head",
         evidence=f"std of z with the head far out, while the loss still has slope {slope:.3g} in the head there",
         why="beyond the clamp the divergence is of another normal than the one z is drawn from",
         advice="clamp once, before both: logvar = logvar.clamp(-10, 10)",

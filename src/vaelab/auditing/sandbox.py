@@ -24,7 +24,7 @@ SAMPLE = ("reparameterize", "reparametrize", "reparameterise", "reparam", "sampl
 PARTS = (*ENCODE, *SAMPLE, *DECODE)
 WIDTHS = {"pixels": 16, "latents": 4, "batch": 6}
 MORE_WIDTHS = {
-    16: "input_dim input_size in_features n_features feature_size data_dim x_dim in_dim d_in original_dim n_input n_genes",
+    16: "input_dim input_size in_features n_features data_dim x_dim in_dim d_in original_dim n_input n_genes",
     1: "in_channels channels n_channels num_channels input_channels img_channels image_channels c_in",
     4: "latent_dim latent_size z_dim n_latent latent_dims nz zdim embedding_dim code_dim latent num_latents dim_z",
     8: "hidden_dim hidden_size hidden h_dim n_hidden hid_dim intermediate_dim",
@@ -90,10 +90,10 @@ class Snapshot:
             for tensor, version, value in self._tensors:
                 if tensor._version != version:
                     tensor.data.copy_(value)
-            for tensor, gradient, value in self._gradients:
-                tensor.grad = gradient
-                if gradient is not None and value is not None:
-                    gradient.copy_(value)
+            for leaf, gradient, content in self._gradients:
+                leaf.grad = gradient
+                if gradient is not None and content is not None:
+                    gradient.copy_(content)
 
     def restore_attributes(self) -> None:
         """Puts attributes and modes back, such as a step's counters."""
@@ -116,7 +116,7 @@ def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy.
 
-    A tensor kept from an earlier step (`self.kl`) is no leaf, which torch refuses to copy: it is copied without history.
+    A tensor kept from an earlier step (`self.kl`) is no leaf, which torch refuses to copy; it is copied alone.
     """
     modules = original(model).modules()
     history = {id(t): t.detach().clone() for m in modules for t in _own_tensors(m) if not t.is_leaf}

@@ -17,7 +17,10 @@ from .roles import bind, guess
 from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 
 STEPS = ("training_step", "training_forward")
-LOSSES = ["loss_function", "compute_loss", "get_loss", "calc_loss", "calculate_loss", "loss_fn", "vae_loss", "elbo_loss", "loss", "criterion", "negative_elbo", "neg_elbo", "nelbo", "compute_elbo", "elbo"]
+LOSSES = (
+    *("loss_function", "compute_loss", "get_loss", "calc_loss", "calculate_loss", "loss_fn", "vae_loss", "elbo_loss"),
+    *("loss", "negative_elbo", "neg_elbo", "nelbo", "compute_elbo", "elbo"),
+)
 MODEL_NAMES = ("model", "net", "network", "vae", "module", "autoencoder")
 STUBS = ["log", "log_dict", "print", "toggle_optimizer", "untoggle_optimizer", "clip_gradients"]
 Suppliers = Callable[[Tensor], Mapping[str, Tensor]]
@@ -50,23 +53,25 @@ def losses_in(raw: Any, rows: int) -> dict[str, Tensor]:
         >>> sorted(losses_in({"loss": torch.tensor(1.0), "recon": torch.zeros(3, 2)}, 3))
         ['loss']
     """
-    named = parts_of(raw)
-    floats = {k: v for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim <= 1}
+    named: dict[str, Any] = parts_of(raw)
+    floats: dict[str, Tensor] = {
+        k: v for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim <= 1
+    }
     known = {k: v for k, v in floats.items() if k.lower() in TOTALS}
     single = {k: v for k, v in floats.items() if v.numel() == 1 and rows > 1}
-    lone = {k: v for k, v in floats.items() if not k and v.shape == (rows,)}
+    lone: dict[str, Tensor] = {k: v for k, v in floats.items() if not k and v.shape == (rows,)}
     return known or single or lone
 
 
 def only_losses(raw: Any, rows: int) -> Any:
-    """What the audit of the loss is given: the one loss where there is one, its parts by name where there are several."""
+    """What the audit of the loss is given: the one loss, or its parts by name where there are several."""
     found = losses_in(raw, rows)
     return next(iter(found.values())) if len(found) == 1 else found
 
 
 # ---------------------------------------------------------------------------------------------------- running a model
 def batch_forms(x: Tensor, rest: tuple[Any, ...]) -> Iterator[Any]:
-    """Ways to hand over a batch: alone, with labels, in a tuple, by name; with the user's own further entries if any."""
+    """Ways to hand over a batch: alone, with labels, in a tuple, by name; with the user's further entries if any."""
     if rest:
         yield (x, *(rows_like(item, len(x)) for item in rest))
         return
@@ -219,7 +224,7 @@ def _method(
     constants: Mapping[str, Any],
     suppliers: Callable[[], Mapping[str, str]],
 ) -> Callable[[Tensor], Any]:
-    """A loss method on what it asks for: the batch, what forward returned, or tensors by the names of its parameters."""
+    """A loss method on what it asks for: the batch, what forward returned, or tensors by its parameters' names."""
     method = getattr(model, name)
     parameters = [
         p for p in inspect.signature(method).parameters.values() if p.default is p.empty or p.kind is p.VAR_POSITIONAL

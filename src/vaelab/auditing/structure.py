@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, log
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from ..core.finding import Finding
 from .codes import finding
 from .hooks import LEAF, Node, grown_by
-from .parts import Recording
+from .recording import Recording
+from .report import AuditReport, sorted_findings
 from .subject import ROWS, Subject
 
 STILL = 1e-6  # relative moves below this are rounding
 SQUASHED = frozenset(("binary_cross_entropy_with_logits", "sigmoid", "special_expit", "logsigmoid"))
+REDRAWN = "relative move of the output when z is drawn anew"
 REACH = 40.0  # pre-activations at which every bounded activation is at its bound
 
 
@@ -45,29 +48,46 @@ def _ignored(subject: Subject) -> Iterator[Finding]:
     if parts.output and parts.z is not None:
         moves = {role: _answer(subject, role) for role in ("z", "mu")}
         if moves["z"] < STILL and moves["mu"] < STILL:
-            yield finding(
-                "MO001", "error", measured=moves["z"], unit="relative move of the output when z is drawn anew",
-                evidence=f"decoder output of {ROWS} rows under two z, {model}",
-                why="nothing the decoder returns is made from z, so the encoder is trained by the divergence alone",
-                advice="pass z to the decoder: recon = self.decode(z)",
-            )  # fmt: skip
+            yield ignores_z(moves["z"], f"the output of {ROWS} rows under two z, {model}")
         elif moves["z"] < STILL:
             yield finding(
-                "SA003", "error", "the decoder is given the mean", measured=moves["z"], unit="relative move of the output when z is drawn anew",
+                "SA003", "error", "the decoder is given the mean", measured=moves["z"], unit=REDRAWN,
                 evidence=f"the output moves by {moves['mu']:.3g} with mu and not with z, {model}",
-                why="z is drawn and not used, so the decoder never sees noise", advice="pass z, not mu: recon = self.decode(z)",
+                why="z is drawn and not used, so the decoder never sees noise",
+                advice="pass z, not mu: recon = self.decode(z)",
             )  # fmt: skip
     other = subject.sized(ROWS).flip(0) if not subject.x.is_floating_point() else 1 - subject.sized(ROWS).flip(0)
     blind = {
         role: _move(subject.run({}, role, ROWS, 1), subject.run({}, role, ROWS, 1, other)) for role in ("mu", "head")
     }
     if max(blind.values()) < STILL:
-        yield finding(
-            "MO002", "error", measured=max(blind.values()), unit="relative move of mu and the head when the data change",
-            evidence=f"mu and the head of {ROWS} rows under two batches, {model}",
-            why="nothing the encoder returns is made from the data, so z can carry nothing about them",
-            advice="feed the batch to the encoder: mu, logvar = self.encode(x)",
-        )  # fmt: skip
+        yield ignores_x(max(blind.values()), f"mu and the head of {ROWS} rows under two batches, {model}")
+
+
+def ignores_z(move: float, evidence: str) -> Finding:
+    """The finding on a decoder that ignores z."""
+    return finding(
+        "MO001", "error", measured=move, unit=REDRAWN, evidence=evidence, advice="pass z on: recon = self.decode(z)",
+        why="nothing the decoder returns is made from z, so the encoder is trained by the divergence alone",
+    )  # fmt: skip
+
+
+def ignores_x(move: float, evidence: str) -> Finding:
+    """The finding on an encoder that ignores x."""
+    return finding(
+        "MO002", "error", measured=move, unit="relative move of mu and the head when the data change",
+        evidence=evidence,
+        why="nothing the encoder returns is made from the data, so z can carry nothing about them",
+        advice="feed the batch to the encoder: mu, logvar = self.encode(x)",
+    )  # fmt: skip
+
+
+def joined(about: AuditReport, found: Iterable[Finding]) -> AuditReport:
+    """The report on the loss with the findings on the model around it."""
+    every = sorted_findings([*found, *about.findings])
+    errors = "; ".join(dict.fromkeys(f"{f.code} {f.title}" for f in every if f.severity == "error"))
+    nothing = "nothing wrong with what was looked at; the loss was not"
+    return replace(about, findings=every, verdict=f"not right: {errors}" if errors else about.verdict or nothing)
 
 
 def _answer(subject: Subject, role: str) -> float:
@@ -86,14 +106,10 @@ def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]
     reached = recording.parameters(tape.reaches(recording.roots))
     called = recording.parameters(range(len(tape.nodes)))
     slopes = _slopes(recording, trainable)
-    dead = [
-        n
-        for n, p in trainable.items()
-        if id(p) in reached and (slopes[n] is None or (p.ndim > 1 and not slopes[n].any()))
-    ]
+    dead = [n for n, p in trainable.items() if id(p) in reached and _without(slopes[n], p)]
     if dead:
-        yield _never(dead, trainable, "error", "the loss is made from it, and no gradient comes back: it stands behind detach, no_grad or .item()",
-                     "take detach() or no_grad() off the way from the loss to it")  # fmt: skip
+        why = "the loss is made from it, and no gradient comes back: it stands behind detach, no_grad or .item()"
+        yield _never(dead, trainable, "error", why, "take detach() or no_grad() off the way from the loss to it")
     idle = [n for n, p in trainable.items() if id(p) not in reached]
     if idle:
         where = (
@@ -115,6 +131,11 @@ def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]
         )
 
 
+def _without(slope: Tensor | None, weight: nn.Parameter) -> bool:
+    """Whether no gradient came, or a zero one; a bias before a batch normalisation has zero by right."""
+    return slope is None or (weight.ndim > 1 and not slope.any())
+
+
 def _slopes(recording: Recording, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
     roots = [
         recording.tape.nodes[n].tensor.sum() for n in recording.roots if recording.tape.nodes[n].tensor.requires_grad
@@ -131,7 +152,7 @@ def _never(names: list[str], trainable: Mapping[str, nn.Parameter], severity: An
     entries = sum(trainable[n].numel() for n in names)
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return finding("GR003", severity, shown, measured=entries, unit="entries without training", why=why, advice=advice,
-                   evidence=f"one training step and its gradients: {len(names)} of {len(trainable)} parameters")  # fmt: skip
+                   evidence=f"gradients of one training step: {len(names)} of {len(trainable)} parameters")  # fmt: skip
 
 
 def _cut_off(subject: Subject, recording: Recording) -> Iterator[Finding]:
@@ -168,7 +189,7 @@ def _node(recording: Recording, part: Node) -> Node:
     return next(n for n in recording.tape.nodes if n.key == part.key)
 
 
-# -------------------------------------------------------------------------------------------------- shapes that do not fit
+# ------------------------------------------------------------------------------------------------ shapes that do not fit
 def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
     """Broadcasts that pair one row with another, between output and data, and between mu and the head."""
     parts, tape = subject.parts, recording.tape
@@ -193,15 +214,15 @@ def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
                 yield _mixed(code, what, [tuple(s) for s in shapes[:2]], grown, node.name)
                 break
     if parts.mu and parts.head and parts.mu[0].size < parts.head[0].size:
-        shapes = [tuple(part[0].tensor.shape) for part in (parts.mu, parts.head)]
-        yield _mixed("KL005", "mu and the second head", shapes, parts.head[0].size / parts.mu[0].size, "the divergence")
+        both = [tuple(part[0].tensor.shape) for part in (parts.mu, parts.head)]
+        yield _mixed("KL005", "mu and the second head", both, parts.head[0].size / parts.mu[0].size, "the divergence")
 
 
 def _is_data(recording: Recording, node: Node) -> bool:
     return node.key == LEAF and node.tensor.data_ptr() == recording.x.data_ptr()
 
 
-def _mixed(code: str, what: str, shapes: list[tuple[int, ...]], grown: float, call: str) -> Finding:
+def _mixed(code: str, what: str, shapes: Sequence[tuple[int, ...]], grown: float, call: str) -> Finding:
     return finding(
         code, "error", f"{what} are broadcast", measured=grown, unit="times the entries that belong together",
         evidence=f"shapes {shapes[0]} and {shapes[1]} meet in {call}, with {ROWS} rows",
@@ -217,14 +238,14 @@ def _ranges(subject: Subject, data: Tensor | None) -> Iterator[Finding]:
     layers = subject.last_layers(recording)
     if not parts.output or not layers:
         return
-    squashed = [n for n in _squashings(subject, recording, layers)]
+    squashed = list(_squashings(subject, recording, layers))
     ends = subject.at_ends(recording, layers, [n.key for n in squashed] + [parts.output[0].key], REACH)
     for node in squashed:
         low, high = ends[node.key]
         if 0.1 < high - low < 10:
             yield finding(
-                "RE002", "error", "the output is squashed twice", measured=high, unit="largest logit that can be reached",
-                evidence=f"the decoder's last layer driven to ±{REACH:g}: what {node.name} takes stays within [{low:.3g}, {high:.3g}]",
+                "RE002", "error", "the output is squashed twice", measured=high, unit="largest logit within reach",
+                evidence=f"the decoder's last layer driven to ±{REACH:g}: {node.name} is given [{low:.3g}, {high:.3g}]",
                 why="the loss takes logits and is given values that an activation has already squashed",
                 advice="leave the decoder's last activation out, or use F.binary_cross_entropy",
             )  # fmt: skip
@@ -253,8 +274,10 @@ def _outside(subject: Subject, data: Tensor | None, low: float, high: float) -> 
     if outside > 0.001:
         yield finding(
             "RE003", "warning", "of the decoder", measured=outside, unit="share of the data's entries",
-            evidence=f"the output stays within [{low:.3g}, {high:.3g}] with its last layer driven to ±{REACH:g}; the data reach from {targets.min():.3g} to {targets.max():.3g}",
-            why="the decoder's last activation cannot reach these values", advice="scale the data to the decoder's range, or leave the last activation out",
+            evidence=f"the output stays within [{low:.3g}, {high:.3g}] with its last layer driven to ±{REACH:g}; "
+            f"the data reach from {targets.min():.3g} to {targets.max():.3g}",
+            why="the decoder's last activation cannot reach these values",
+            advice="scale the data to the decoder's range, or leave the last activation out",
         )  # fmt: skip
 
 
@@ -275,7 +298,8 @@ def start_of(subject: Subject, family: str, unit: str) -> Iterator[Finding]:
     elif family.startswith("Bernoulli") and unit == "nats per sample" and value > 3 * pixels * log(2):
         yield finding(
             "MO003", "warning", "far above even odds", measured=value, unit="nats per sample", evidence=evidence,
-            why=f"a decoder that knows nothing costs {pixels} log 2 = {pixels * log(2):.4g} nats, so its first outputs are sure and wrong, or the data leave [0, 1]",
+            why=f"a decoder that knows nothing costs {pixels} log 2 = {pixels * log(2):.4g} nats: "
+            "its first outputs are sure and wrong, or the data leave [0, 1]",
             advice="scale the data to [0, 1], and the decoder's last weights down",
         )  # fmt: skip
 
@@ -301,8 +325,9 @@ def two_modes(training: Subject, evaluation: Subject) -> Iterator[Finding]:
     moves = [abs(a - b) / max(abs(a), 1e-30) for a, b in zip(*values, strict=True)]
     if min(moves) > STILL and len({round(v, 9) for v in values[0]}) == 1:
         yield finding(
-            "UN002", "warning", "train and evaluation differ", measured=values[1][0] / values[0][0], unit="times the training loss, in evaluation mode",
-            evidence=f"the same x, output, mu and head: {values[0][0]:.6g} in training mode, {values[1][0]:.6g} in evaluation mode",
+            "UN002", "warning", "train and evaluation differ", measured=values[1][0] / values[0][0],
+            unit="times the training loss, in evaluation mode",
+            evidence=f"the same x, output, mu and head: {values[0][0]:.6g} training, {values[1][0]:.6g} evaluating",
             why="the loss looks at self.training, so the two curves are not of one quantity",
             advice="report the bound in both modes: recon + kl, and the weighted loss under another name",
         )  # fmt: skip

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
-from .hooks import LEAF, NOISE, Key, Node, Replay, Stopped, Tape, grown_by
-from .parts import Finder, Recording
+from .hooks import LEAF, NOISE, NORMAL, Key, Node, Replay, Stopped, Tape, grown_by
+from .parts import Finder
 from .probe import same_randomness
+from .recording import Recording
 from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
 from .steps import Step, losses_in, only_losses
 
@@ -23,7 +24,6 @@ DRAWS = [(owner, name, getattr(owner, name)) for owner, name in (
     (torch, "randn"), (torch, "randn_like"), (torch, "normal"), (Tensor, "normal_"), (np.random, "randn"),
     (np.random, "normal"), (np.random, "standard_normal"),
 )]  # fmt: skip
-NORMAL = frozenset(("randn", "randn_like", "normal", "normal_"))
 ROWS = 7  # a number that is seldom another dimension's size, so that shapes tell which dimension is the batch
 
 
@@ -55,7 +55,7 @@ class Subject:
             for weight in self.model.parameters():
                 if weight.is_floating_point():
                     spread = scale * (weight.std() if weight.numel() > 1 else weight.abs().mean()) + 0.02
-                    weight += spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype)
+                    weight.add_(spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype))
         try:
             yield
         finally:
@@ -180,7 +180,7 @@ class Subject:
         return False
 
     def roles(self) -> tuple[str, ...]:
-        """What the loss is a function of: z too where it enters the loss directly, a scale where the decoder gives one."""
+        """What the loss is a function of: z too where it enters directly, a scale where the decoder gives one."""
         recording, parts = self.recording(ROWS), self.parts
         drawn = parts.z is not None and parts.z.key not in parts.keys("mu")
         z = drawn and parts.z is not None and parts.z.size == parts.mu[0].size and self._z_enters(recording)
@@ -226,10 +226,7 @@ class Subject:
         roles = ["extra" if role == "scale" else role for role in self.roles()[1:]]
         given = [torch.rand(tape.at(self.parts.keys(role)[0]).shape, generator=tools) * 0.8 + 0.1 for role in roles]
         seeded(seed)
-        value = self.loss()(self.sized(ROWS), *given)
-        return float(
-            sum(v.detach().double().mean() for v in (value.values() if isinstance(value, Mapping) else [value]))
-        )
+        return float(added(self.loss()(self.sized(ROWS), *given)))
 
     def _loss(self, x: Tensor, given: Mapping[str, Tensor], node: float | None) -> Any:
         x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
@@ -321,3 +318,9 @@ def _fitted(tensor: Tensor, shape: torch.Size) -> Tensor:
     """A tensor in the shape of the one it replaces; several samples of z, in leading dimensions, all take it."""
     inner = next((i for i in range(len(shape)) if shape[i:].numel() == tensor.numel()), 0)
     return tensor.reshape(shape[inner:]).expand(shape)
+
+
+def added(value: Any) -> Tensor:
+    """A loss as one number: its parts added, each a mean over rows."""
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    return torch.stack([part.double().mean() for part in parts]).sum()
