@@ -150,8 +150,8 @@ def typical(probe: Probe, div: Divergence, seed: int = 11, regime: str | None = 
     """A batch where the loss is linear in its divergence."""
     rng = np.random.default_rng(seed)
     base = draw_batch(rng, probe.layout, probe.domain)
-    if div.form is None:
-        return base
+    if div.form is None:  # nothing is known of the head: it stays positive, and mu alone makes the size
+        return replace(base, mu=base.mu * {"small": 0.1, "medium": 5.0, "large": 50.0}.get(regime or "", 1.0))
     head = div.form.head
     return divergence.drawn(base, head, regime or REGIME.get(div.shape, "medium"), rng)
 

@@ -109,16 +109,16 @@ class AuditReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"audit     {self.subject}"]
-        lines += [f"{name:<18} {value}" for name, value in self._rows()]
-        lines += [f"note      {note}" for note in self.notes]
+        rows = [("audit", self.subject), *self._rows(), *(("note", note) for note in self.notes)]
+        width = max(len(name) for name, _ in rows) + 1
+        lines = [f"{name:<{width}} {value}" for name, value in rows]
         for finding in self.findings:
             page = [f"         more: {PAGES}/{finding.code}.md"] if finding.code in NAMES else []
             seen = [f"         seen: {finding.evidence}"] if finding.evidence else []
             whole = SEVERITIES.index(finding.severity) >= SEVERITIES.index("warning")
             # What is merely worth knowing takes one line; its page says the rest.
             lines += [str(finding), *seen, *page] if whole else [str(finding).splitlines()[0]]
-        return "\n".join([*lines, f"verdict   {self.verdict}"])
+        return "\n".join([*lines, f"{'verdict':<{width}} {self.verdict}"])
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("arguments", " ".join(self.arguments)), ("called with", self.framework)]

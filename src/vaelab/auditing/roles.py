@@ -223,11 +223,18 @@ def _found(parameters: list[inspect.Parameter], given: dict[str, Any]) -> Bindin
             "inputs",
             f"({', '.join(str(p) for p in parameters)})",
             f"the role of {', '.join(repr(p.name) for p in unknown) or 'the arguments'} cannot be told from the names",
-            'pass the roles in order, such as inputs="x output mu head", and constants={"name": value} for the rest',
+            'pass the roles in order, such as inputs="x output mu head", and constants={"name": value} for the rest'
+            + ("; an estimator of log p(x) is audited with --likelihood" if _estimates(plain) else ""),
         )
     used = [p for p in plain if p.name in roles or p.name in given or p.default is p.empty]
     arguments = tuple(roles.get(p.name, p.name) for p in used if p.kind is not p.KEYWORD_ONLY)
     return _binding(arguments, plain, used, given, {role: name for name, role in roles.items()})
+
+
+def _estimates(parameters: list[inspect.Parameter]) -> bool:
+    """Whether the parameters look like those of an estimator of the likelihood: a model and a number of samples."""
+    called = {"".join(words(p.name)) for p in parameters}
+    return bool(called & {"model", "self", "vae"}) and bool(called & {"nsamples", "numsamples", "samples", "k", "batchsize"})
 
 
 def _binding(
