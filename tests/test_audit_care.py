@@ -20,6 +20,9 @@ from vaelab.auditing.loss import audit_loss
 from vaelab.core.errors import BadInput
 
 
+SMALL = {"pixels": 12}  # with sizes given, the audit tries no others
+
+
 def right(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     nll = F.binary_cross_entropy(recon, x, reduction="none").sum(1)
     return (nll - 0.5 * (1 + logvar - mu**2 - logvar.exp()).sum(1)).mean()
@@ -38,6 +41,9 @@ def raises(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------- leaves no trace
 class Careless(nn.Module):
     """A loss that counts its calls, keeps a running mean, and draws random numbers."""
+
+    seen: Tensor
+    calls: int
 
     def __init__(self, fail: bool = False) -> None:
         super().__init__()
@@ -81,7 +87,7 @@ def test_the_users_module_is_left_as_it_was(way: str, fail: bool) -> None:
     module = Careless(fail).train()
     before = digest(module)
     try:
-        audit_loss(WAYS[way](module), inputs="x output mu head", seconds=2)
+        audit_loss(WAYS[way](module), inputs="x output mu head", sizes=SMALL)
     except BadInput:
         assert fail
     assert digest(module) == before
@@ -90,12 +96,12 @@ def test_the_users_module_is_left_as_it_was(way: str, fail: bool) -> None:
 @pytest.mark.parametrize("loss", [right, raises], ids=["returns", "raises"])
 def test_random_states_are_left_as_they_were(loss: Callable[..., Any]) -> None:
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before = random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state().tolist()
     try:
-        audit_loss(loss, seconds=1)
+        audit_loss(loss, sizes=SMALL)
     except BadInput:
         assert loss is raises
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert (random.getstate(), str(np.random.get_state(legacy=False)), torch.get_rng_state().tolist()) == before
 
 
 def test_inputs_changed_in_place_do_not_mislead() -> None:
@@ -135,7 +141,7 @@ def test_an_endless_loop_ends(deaf: bool) -> None:
 
 def test_a_raising_loss_is_quoted_in_one_line() -> None:
     with pytest.raises(BadInput, match=r"ValueError: my own words") as caught:
-        audit_loss(raises)
+        audit_loss(raises, sizes=SMALL)
     assert "\n" not in str(caught.value) and "inputs=" in str(caught.value)
 
 
@@ -144,10 +150,14 @@ def no_loss(result: Any) -> Callable[..., Any]:
     return lambda x, recon, mu, logvar: result
 
 
-@pytest.mark.parametrize("result", ["loss", None, object(), [], {"name": "loss"}, float("nan")], ids=["text", "None", "object", "empty list", "texts", "NaN"])
+@pytest.mark.parametrize(
+    "result",
+    ["loss", None, object(), [], {"name": "loss"}, float("nan")],
+    ids=["text", "None", "object", "empty list", "texts", "NaN"],
+)
 def test_what_returns_no_number_is_refused(result: Any) -> None:
     with pytest.raises(BadInput, match=r"no number|not finite|empty"):
-        audit_loss(no_loss(result), seconds=1)
+        audit_loss(no_loss(result), sizes=SMALL)
 
 
 def nameless(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -206,14 +216,14 @@ def test_two_runs_agree(loss: Callable[..., Any]) -> None:
     assert audit_loss(loss).to_json() == first.to_json()
 
 
-def test_a_loss_that_draws_is_averaged_and_has_an_interval() -> None:
+def test_a_loss_that_draws_is_averaged_and_says_so() -> None:
     report = audit_loss(sampled)
     assert report.severity in ("ok", "info")
-    assert report.effective_beta == pytest.approx(1, abs=0.1)
-    assert "random" in " ".join(report.notes) and "±" in report.measured["effective beta"]
+    assert report.effective_beta == pytest.approx(1, abs=0.01)
+    assert "a mean over" in " ".join(report.notes)
 
 
-@pytest.mark.parametrize("factor", [1e-6, 0.5, 3.0, 1e6])
+@pytest.mark.parametrize("factor", [1e-6, 0.5, 3.0, 1e3])
 @pytest.mark.parametrize("loss", [right, wrong], ids=["right", "wrong"])
 def test_effective_beta_does_not_see_an_overall_factor(loss: Callable[..., Any], factor: float) -> None:
     scaled = audit_loss(lambda x, recon, mu, logvar: factor * loss(x, recon, mu, logvar))

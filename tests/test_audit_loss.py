@@ -1,7 +1,7 @@
 """Mutations of a right loss: each code of the audit that a loss can show, told from values and gradients alone.
 
-The audit's inputs are B = 6 rows of P = 12 entries and D = 4 latents, and every expected beta is worked out from these by
-hand: in `L = a sum_i R_i + b sum_i KL_i`, with a = 1 / B for a mean over rows, beta is b / a.
+The audit's inputs are B = 6 rows of P = 12 entries and D = 4 latents, and every expected beta is worked out from these
+by hand: in `L = a sum_i R_i + b sum_i KL_i`, with a = 1 / B for a mean over rows, beta is b / a.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rec(term: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda x, recon, mu, logvar: term(x, recon) + kl(mu, logvar).mean()
 
 
-def div(term: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+def div(term: Callable[[Tensor, Tensor], Any]) -> Callable[..., Tensor]:
     """A loss with this divergence beside the right reconstruction term."""
     return lambda x, recon, mu, logvar: bce(recon, x).sum(1).mean() + term(mu, logvar)
 
@@ -81,7 +81,9 @@ RECONSTRUCTION = {
     "mean of squares": Mutation("RE001", "error", P / 2, rec(lambda x, o: F.mse_loss(o, x))),
     "mean cross entropy": Mutation("RE001", "error", P, rec(lambda x, o: F.binary_cross_entropy(o, x))),
     "mean over each picture": Mutation("RE001", "error", P, rec(lambda x, o: (x - o).abs().flatten(1).mean(1).mean())),
-    "root of P in it": Mutation("RE001", "error", P**0.5, rec(lambda x, o: (bce(o, x).sum(1) / P**0.5).mean() * (P / x.shape[1]) ** 0.5)),
+    "root of P in it": Mutation(
+        "RE001", "error", P**0.5, rec(lambda x, o: (bce(o, x).sum(1) / P**0.5).mean() * (P / x.shape[1]) ** 0.5)
+    ),
     "sigmoid twice": Mutation("RE002", "error", None, rec(lambda x, o: logits_bce(o.sigmoid(), x).sum(1).mean())),
     "logits as probabilities": Mutation(
         "RE002", "error", None, lambda x, logits, mu, logvar: (bce(logits, x).sum(1) + kl(mu, logvar)).mean()
@@ -97,14 +99,22 @@ RECONSTRUCTION = {
         {"family": "categorical"},
     ),
     "data from -1": Mutation("RE003", "error", 1, rec(lambda x, o: logits_bce(o, x).sum(1).mean()), {"data": CENTRED}),
-    "data to 255": Mutation("RE003", "error", 1, rec(lambda x, o: bce(o, x).sum(1).mean()), {"data": 127.5 * (CENTRED + 1)}),
-    "negative counts": Mutation("RE003", "error", 1, rec(lambda x, o: rates_nll(o, x).sum(1).mean()), {"data": CENTRED}),
+    "data to 255": Mutation(
+        "RE003", "error", 1, rec(lambda x, o: bce(o, x).sum(1).mean()), {"data": 127.5 * (CENTRED + 1)}
+    ),
+    "negative counts": Mutation(
+        "RE003", "error", 1, rec(lambda x, o: rates_nll(o, x).sum(1).mean()), {"data": CENTRED}
+    ),
     "any target taken": Mutation("RE003", "info", 1, rec(lambda x, o: logits_bce(o, x).sum(1).mean())),
     "swapped": Mutation("RE004", "error", None, rec(lambda x, o: bce(x, o).sum(1).mean())),
     "swapped logits": Mutation("RE004", "error", None, rec(lambda x, o: logits_bce(x, o).sum() / len(x))),
     "swapped rates": Mutation("RE004", "error", None, rec(lambda x, o: rates_nll(x, o).sum(1).mean())),
-    "swapped in a distribution": Mutation("RE004", "error", None, rec(lambda x, o: -td.Poisson(x).log_prob(o.round()).sum(1).mean())),
-    "likelihood not negated": Mutation("RE005", "error", -1, rec(lambda x, o: td.Normal(o, 1.0).log_prob(x).sum(1).mean())),
+    "swapped in a distribution": Mutation(
+        "RE004", "error", None, rec(lambda x, o: -td.Poisson(x).log_prob(o.round()).sum(1).mean())
+    ),
+    "likelihood not negated": Mutation(
+        "RE005", "error", -1, rec(lambda x, o: td.Normal(o, 1.0).log_prob(x).sum(1).mean())
+    ),
     "cross entropy negated": Mutation("RE005", "error", -1, rec(lambda x, o: -bce(o, x).sum(1).mean())),
     # w r^2 is r^2 / (2 sigma^2) at sigma^2 = 1 / (2 w).
     "noise too wide": Mutation("RE006", "error", 500, rec(lambda x, o: 0.001 * (x - o).square().sum(1).mean())),
@@ -114,7 +124,9 @@ RECONSTRUCTION = {
         "RE006", "error", 50, rec(lambda x, o: 0.01 * (x - o).square().sum(1).mean()), {"data": 0.1 * CENTRED}
     ),
     "root of the mean": Mutation("RE007", "error", None, rec(lambda x, o: F.mse_loss(o, x).sqrt())),
-    "norm of each row": Mutation("RE007", "error", None, rec(lambda x, o: torch.linalg.vector_norm(x - o, dim=1).mean())),
+    "norm of each row": Mutation(
+        "RE007", "error", None, rec(lambda x, o: torch.linalg.vector_norm(x - o, dim=1).mean())
+    ),
     "cosine": Mutation("RE007", "error", None, rec(lambda x, o: (1 - F.cosine_similarity(o, x)).mean())),
     "ones alone": Mutation("RE007", "error", None, rec(lambda x, o: -(x * o.log()).sum(1).mean())),
     "x beside x": Mutation("RE007", "error", None, rec(lambda x, o: (x - x).square().sum(1).mean())),
@@ -125,7 +137,9 @@ RECONSTRUCTION = {
     "steps averaged": Mutation(
         "RE008", "error", 6, rec(lambda x, o: bce(o, x).sum(2).mean(1).mean()), {"sizes": {"pixels": (6, 2)}}
     ),
-    "every row with every other": Mutation("RE008", "error", None, rec(lambda x, o: (x - o[:, None]).square().sum(-1).mean())),
+    "every row with every other": Mutation(
+        "RE008", "error", None, rec(lambda x, o: (x - o[:, None]).square().sum(-1).mean())
+    ),
     "half of the columns averaged": Mutation("RE008", "error", None, rec(by_halves)),
 }
 
@@ -134,20 +148,34 @@ DIVERGENCE = {
     "times nothing": Mutation("KL001", "error", 0, div(lambda mu, lv: 1 // 2 * kl(mu, lv).mean())),
     "left out": Mutation("KL001", "error", 0, div(lambda mu, lv: torch.zeros(()))),
     "subtracted": Mutation("KL002", "error", -1, div(lambda mu, lv: -kl(mu, lv).mean())),
-    "minus forgotten": Mutation("KL002", "error", -1, div(lambda mu, lv: 0.5 * (1 + lv - mu**2 - lv.exp()).sum(1).mean())),
-    "mean over latents": Mutation("KL003", "error", 1 / D, div(lambda mu, lv: -0.5 * (1 + lv - mu**2 - lv.exp()).mean())),
+    "minus forgotten": Mutation(
+        "KL002", "error", -1, div(lambda mu, lv: 0.5 * (1 + lv - mu**2 - lv.exp()).sum(1).mean())
+    ),
+    "mean over latents": Mutation(
+        "KL003", "error", 1 / D, div(lambda mu, lv: -0.5 * (1 + lv - mu**2 - lv.exp()).mean())
+    ),
     "mean of distributions": Mutation(
         "KL003", "error", 1 / D, std_div(lambda mu, std: td.kl_divergence(td.Normal(mu, std), td.Normal(0, 1)).mean())
     ),
     "summed over rows": Mutation("KL004", "error", B, div(lambda mu, lv: kl(mu, lv).sum())),
     "divided by rows twice": Mutation("KL004", "error", 1 / B, div(lambda mu, lv: kl(mu, lv).mean() / len(mu))),
-    "no square of the mean": Mutation("KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - lv.exp()).sum(1).mean())),
+    "no square of the mean": Mutation(
+        "KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - lv.exp()).sum(1).mean())
+    ),
     "no logarithm": Mutation("KL005", "error", None, div(lambda mu, lv: 0.5 * (mu**2 + lv.exp() - 1).sum(1).mean())),
     "no variance": Mutation("KL005", "error", None, div(lambda mu, lv: 0.5 * (mu**2 - lv - 1).sum(1).mean())),
-    "mean not squared": Mutation("KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - mu - lv.exp()).sum(1).mean())),
-    "sign within": Mutation("KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - mu**2 + lv.exp()).sum(1).mean())),
-    "logarithm as a std": Mutation("KL005", "error", None, div(lambda mu, lv: 0.5 * (mu**2 + lv**2 - 1 - (lv**2).log()).sum(1).mean())),
-    "half on one term": Mutation("KL005", "error", None, div(lambda mu, lv: (0.5 * mu**2 + lv.exp() - lv - 1).sum(1).mean())),
+    "mean not squared": Mutation(
+        "KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - mu - lv.exp()).sum(1).mean())
+    ),
+    "sign within": Mutation(
+        "KL005", "error", None, div(lambda mu, lv: -0.5 * (1 + lv - mu**2 + lv.exp()).sum(1).mean())
+    ),
+    "logarithm as a std": Mutation(
+        "KL005", "error", None, div(lambda mu, lv: 0.5 * (mu**2 + lv**2 - 1 - (lv**2).log()).sum(1).mean())
+    ),
+    "half on one term": Mutation(
+        "KL005", "error", None, div(lambda mu, lv: (0.5 * mu**2 + lv.exp() - lv - 1).sum(1).mean())
+    ),
     "squared": Mutation("KL005", "error", None, div(lambda mu, lv: (kl(mu, lv) ** 2).mean())),
     "a penalty on the mean": Mutation("KL005", "error", None, div(lambda mu, lv: (mu**2).sum(1).mean())),
     "log-std and its square": Mutation(
@@ -168,10 +196,15 @@ DIVERGENCE = {
     "free nats a row": Mutation("KL007", "info", 1, div(lambda mu, lv: kl(mu, lv).clamp(min=3.0).mean())),
     "a capacity": Mutation("KL007", "info", 30, div(lambda mu, lv: 30 * (kl(mu, lv).mean() - 5.0).abs())),
     "a cap": Mutation("KL007", "info", 1, div(lambda mu, lv: kl(mu, lv).clamp(max=20.0).mean())),
-    "784 in the code": Mutation("KL008", "error", P / 784, lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).mean() / 784),
+    "784 in the code": Mutation(
+        "KL008", "error", P / 784, lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).mean() / 784
+    ),
     "128 in the code": Mutation("KL008", "error", B / 128, div(lambda mu, lv: kl(mu, lv).sum() / 128)),
     "128 and 784 in the code": Mutation(
-        "KL008", "error", B * P / 128 / 784, lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).sum() / (128 * 784)
+        "KL008",
+        "error",
+        B * P / 128 / 784,
+        lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).sum() / (128 * 784),
     ),
     "784 in the reconstruction": Mutation(
         "KL008", "error", P / 784, rec(lambda x, o: 784 * F.binary_cross_entropy(o, x))
@@ -211,7 +244,9 @@ def kl_weight_unused(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, kl_we
     return (bce(recon, x).sum(1) + kl(mu, logvar)).mean()
 
 
-def capacity_unused(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, beta: float = 1.0, capacity: float = 5.0) -> Tensor:
+def capacity_unused(
+    x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, beta: float = 1.0, capacity: float = 5.0
+) -> Tensor:
     return (bce(recon, x).sum(1) + beta * kl(mu, logvar)).mean()
 
 
@@ -219,14 +254,18 @@ GRADIENTS = {
     "detached": Mutation("GR001", "error", 0, div(lambda mu, lv: kl(mu, lv).mean().detach())),
     "a plain number": Mutation("GR001", "error", 0, div(lambda mu, lv: kl(mu, lv).mean().item())),
     "under no_grad": Mutation("GR001", "error", 0, div(quiet_kl)),
-    "through NumPy": Mutation("GR001", "error", 0, div(lambda mu, lv: torch.as_tensor(kl(mu, lv).detach().numpy().mean()))),
+    "through NumPy": Mutation(
+        "GR001", "error", 0, div(lambda mu, lv: torch.as_tensor(kl(mu, lv).detach().numpy().mean()))
+    ),
     "reconstruction detached": Mutation("GR001", "error", None, rec(lambda x, o: bce(o.detach(), x).sum(1).mean())),
     "mean detached": Mutation("GR001", "error", None, div(lambda mu, lv: kl(mu.detach(), lv).mean())),
     "variance detached": Mutation(
         "GR002", "error", None, div(lambda mu, lv: 0.5 * (mu**2 + lv.exp().detach() - lv - 1).sum(1).mean())
     ),
     "a wrong backward": Mutation("GR002", "error", None, div(slipped)),
-    "a half detached": Mutation("GR002", "error", None, rec(lambda x, o: (-x * o.log() - (1 - x) * (1 - o.detach()).log()).sum(1).mean())),
+    "a half detached": Mutation(
+        "GR002", "error", None, rec(lambda x, o: (-x * o.log() - (1 - x) * (1 - o.detach()).log()).sum(1).mean())
+    ),
     "beta unused": Mutation("GR004", "error", None, beta_unused),
     "beta given and unused": Mutation("GR004", "error", None, beta_unused, {"constants": {"beta": 4.0}}),
     "weight asked for and unused": Mutation("GR004", "error", None, kl_weight_unused),
@@ -250,17 +289,27 @@ def elbo(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 NUMBERS = {
-    "log of a square": Mutation("NU001", "warning", 1, div(lambda mu, lv: 0.5 * (mu**2 + lv.exp() - 1 - 0.5 * (lv.exp() ** 2).log()).sum(1).mean())),
+    "log of a square": Mutation(
+        "NU001",
+        "warning",
+        1,
+        div(lambda mu, lv: 0.5 * (mu**2 + lv.exp() - 1 - 0.5 * (lv.exp() ** 2).log()).sum(1).mean()),
+    ),
     "log(1 + exp)": Mutation("NU001", "warning", 1, naive_softplus),
     "logarithm of a probability": Mutation(
         "NU002", "warning", 1, rec(lambda x, o: -(x * o.log() + (1 - x) * (1 - o).log()).sum(1).mean())
     ),
     "logarithm of a sigmoid": Mutation(
-        "NU002", "warning", 1, rec(lambda x, o: -(x * o.sigmoid().log() + (1 - x) * (1 - o.sigmoid()).log()).sum(1).mean())
+        "NU002",
+        "warning",
+        1,
+        rec(lambda x, o: -(x * o.sigmoid().log() + (1 - x) * (1 - o.sigmoid()).log()).sum(1).mean()),
     ),
     "summed over the batch": Mutation("UN001", "info", 1, bound(lambda r, k: (r + k).sum())),
     "in bits": Mutation("UN001", "info", 1, bound(lambda r, k: (r + k).mean() / math.log(2))),
-    "by dimension": Mutation("UN001", "info", 1, lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).mean() / x.shape[1]),
+    "by dimension": Mutation(
+        "UN001", "info", 1, lambda x, recon, mu, logvar: bce(recon, x).mean() + kl(mu, logvar).mean() / x.shape[1]
+    ),
     "a tenth": Mutation("UN002", "error", 0.1, bound(lambda r, k: (r + 0.1 * k).mean())),
     "ten": Mutation("UN002", "error", 10, bound(lambda r, k: (r + 10 * k).mean())),
     "a half": Mutation("UN002", "info", 0.5, bound(lambda r, k: (r + 0.5 * k).mean())),

@@ -288,7 +288,8 @@ def _revived(probe: Probe, div: Divergence) -> dict[str, tuple[float, float]]:
     if div.shape != "flat":
         return {}
     near, far = (typical(probe, div, 31, regime) for regime in ("small", "medium"))
-    return {name: pair for name, pair in _numbers(probe).items() if _differ(probe, near, far, {name: pair[1]})}
+    tried = {name: (value, 5.0 + 10 * abs(value)) for name, (value, _) in _numbers(probe).items()}
+    return {name: pair for name, pair in tried.items() if _differ(probe, near, far, {name: pair[1]})}
 
 
 def _differ(probe: Probe, one: Batch, other: Batch, constants: dict[str, float]) -> bool:
