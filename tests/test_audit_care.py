@@ -19,7 +19,6 @@ from vaelab.auditing.codes import NAMES
 from vaelab.auditing.loss import audit_loss
 from vaelab.core.errors import BadInput
 
-
 SMALL = {"pixels": 12}  # with sizes given, the audit tries no others
 
 

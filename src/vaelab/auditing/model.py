@@ -139,6 +139,8 @@ class Bench:
         native, forward = opened(work)
         try:
             subject, forward = opened(copied(work).double())
+        except Failed:
+            raise
         except Exception:  # whatever cannot be copied, or mixes precisions
             subject = native
         return cls(subject, native, forward, given, lambda: opened(copied(subject.model), False)[0], seconds)

@@ -66,8 +66,9 @@ class Finder:
     def z(self) -> Node | None:
         """The last tensor that noise reaches without passing a layer, behind at least one layer of the encoder."""
         found = [pair for pair in map(self._from_noise, self._sources()) if pair is not None]
-        feeding = [z for z, fed in found if fed] or [z for z, _ in found]
-        return feeding[-1] if feeding else self._by_name()
+        above = self.tape.reaches(self.r.roots)
+        # Of several draws the one that a decoder takes counts, and of several decodings the one that the loss is made of.
+        return max(found, key=lambda pair: (pair[1], pair[0].number in above), default=(self._by_name(), False))[0]
 
     def _sources(self) -> list[Node]:
         return [n for n in self.tape.nodes if n.name in NOISE and not isinstance(n.tensor, nn.Parameter)]
@@ -223,8 +224,9 @@ class Finder:
             lack = "mean" if not found["mu"] else "second head (log-variance, std)"
             rule = f"z is there and no {lack} of its posterior"
             raise BadInput("model", None, rule, "return mu and logvar from encode or forward")
+        outputs: list[Node | None] = [*self.outputs(z)] or [None]
         best: Parts | None = None
-        for (_, mu), (_, head), output in product(found["mu"], found["head"], self.outputs(z) or [None]):
+        for (_, mu), (_, head), output in product(found["mu"], found["head"], outputs):
             parts = self._built(z, mu, head, output)
             best = parts if best is None or len(parts.leaks) < len(best.leaks) else best
             if not parts.leaks:

@@ -128,8 +128,23 @@ def find(target: str) -> tuple[Any, str | None, int]:
                 else []
             )
             raise BadInput("target", target, f"{place} has no {part}", did_you_mean(part, known))
-        found = getattr(found, part)
+        method = isinstance(found, type) and inspect.isfunction(inspect.getattr_static(found, part))
+        found = getattr(_instance(found) if method else found, part)
     return found, *_source(found)
+
+
+def _instance(kind: type) -> Any:
+    """An object of a class whose method is to be audited."""
+    if _is_model(kind):
+        from .sandbox import constructed
+
+        return constructed(kind)
+    try:
+        return kind()
+    except Exception as error:  # a stranger's class may ask for anything
+        told = f"constructing it raised {type(error).__name__}: {one_line(str(error))[:200]}"
+        fix = "make the object in your file, loss = MyLoss(...).method, and name that: file.py:loss"
+        raise BadInput("target", kind.__name__, told, fix) from error
 
 
 def _load_file(path: Path) -> Any:

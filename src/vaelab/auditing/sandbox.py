@@ -79,17 +79,17 @@ class Snapshot:
         modules = list(original(model).modules())
         self._attributes = [(m, _shelves(vars(m))) for m in modules]
         tensors = {id(t): t for m in modules for t in _own_tensors(m)}.values()
-        self._tensors = [(t, t._version, t.detach().clone()) for t in tensors]
+        self._tensors = [(t, t.detach().clone()) for t in tensors]
         leaves = [t for t in tensors if t.is_leaf]
         self._gradients = [(t, t.grad, None if t.grad is None else t.grad.clone()) for t in leaves]
 
     def restore(self) -> None:
-        """Puts everything back; values only where they were written to."""
+        """Puts everything back; values only where they moved."""
         self.restore_attributes()
         with torch.no_grad():
-            for tensor, version, value in self._tensors:
-                if tensor._version != version:
-                    tensor.data.copy_(value)
+            for tensor, value in self._tensors:
+                if not torch.equal(tensor, value):
+                    tensor.data.copy_(value)  # which leaves the version alone, that a graph of the user's may rely on
             for leaf, gradient, content in self._gradients:
                 leaf.grad = gradient
                 if gradient is not None and content is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.errors import BadInput, one_line
 from .hooks import Tape
-from .probe import TOTALS, parts_of
+from .probe import TOTALS, Failed, parts_of
 from .roles import bind, guess
 from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 
@@ -58,7 +58,7 @@ def losses_in(raw: Any, rows: int) -> dict[str, Tensor]:
         k: v for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim <= 1
     }
     known = {k: v for k, v in floats.items() if k.lower() in TOTALS}
-    single = {k: v for k, v in floats.items() if v.numel() == 1 and rows > 1}
+    single = {k: v for k, v in floats.items() if v.numel() == 1}
     lone: dict[str, Tensor] = {k: v for k, v in floats.items() if not k and v.shape == (rows,)}
     return known or single or lone
 
@@ -95,6 +95,8 @@ def first_form(calls: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> tuple
             seeded(0)
             with Tape():  # which leaves `backward` out
                 call(x)
+        except Failed:
+            raise  # the time is over
         except Exception as error:  # a stranger's code
             said = said or f"{type(error).__name__}: {one_line(str(error))[:200]}"
         else:

@@ -189,7 +189,7 @@ def _node(recording: Recording, part: Node) -> Node:
     return next(n for n in recording.tape.nodes if n.key == part.key)
 
 
-# ------------------------------------------------------------------------------------------------ shapes that do not fit
+# ----------------------------------------------------------------------------------------------- shapes that do not fit
 def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
     """Broadcasts that pair one row with another, between output and data, and between mu and the head."""
     parts, tape = subject.parts, recording.tape
@@ -231,7 +231,7 @@ def _mixed(code: str, what: str, shapes: Sequence[tuple[int, ...]], grown: float
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ ranges that do not fit
+# ----------------------------------------------------------------------------------------------- ranges that do not fit
 def _ranges(subject: Subject, data: Tensor | None) -> Iterator[Finding]:
     """The decoder's range at its ends, against the loss that takes it and the data it is compared with."""
     recording, parts = subject.recording(ROWS), subject.parts

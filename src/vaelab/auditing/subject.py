@@ -55,7 +55,7 @@ class Subject:
             for weight in self.model.parameters():
                 if weight.is_floating_point():
                     spread = scale * (weight.std() if weight.numel() > 1 else weight.abs().mean()) + 0.02
-                    weight.add_(spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype))
+                    weight.data.add_(spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype))
         try:
             yield
         finally:
