@@ -384,7 +384,8 @@ class Discrepancy(WithLoss):
     def compute_loss(self, x):
         recon, mu, logvar = self(x)
         z, prior = self.reparameterize(mu, logvar), torch.randn_like(mu)
-        near = [torch.exp(-((a[:, None] - b[None]) ** 2).sum(-1)).mean() for a, b in ((z, z), (prior, prior), (z, prior))]
+        pairs = ((z, z), (prior, prior), (z, prior))
+        near = [torch.exp(-((a[:, None] - b[None]) ** 2).sum(-1)).mean() for a, b in pairs]
         return bernoulli_loss(recon, x, mu, logvar) + near[0] + near[1] - 2 * near[2]
 
 

@@ -24,6 +24,7 @@ from .probe import Failed, Probe
 
 EXACT, NOISY = 2e-3, 0.1  # the share of the spread that a form may leave unexplained
 HALF = Head("exp(head / 2)", lambda h: np.exp(h / 2), lambda h: h, lambda v: v, "linear")
+PLACE = {head.name: place for place, head in enumerate(HEADS)}  # of readings that explain alike, the first
 REGIMES = ("small", "low", "medium", "large")
 
 
@@ -75,7 +76,7 @@ class Divergence:
         threshold: Where it bends, in nats; None for a linear one.
         per: "dimension" or "sample": what the threshold is counted on.
         moves: Whether mu and the head move the loss at all.
-        constant: The loss at the origin of the fit.
+        residual: Without a form, the share of the spread that the best one leaves unexplained.
     """
 
     form: Form | None
@@ -85,8 +86,13 @@ class Divergence:
     threshold: float | None = None
     per: str = ""
     moves: tuple[bool, bool] = (True, True)
-    constant: float = 0.0
+    residual: float = 1.0
     draw: Head = HEADS[0]
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """The weights of the three terms; empty without a form."""
+        return () if self.form is None else (self.form.mean, self.form.variance, self.form.log)
 
 
 FLAT = Divergence(None, (0.0,) * len(REGIMES), 0.0, "flat", moves=(False, False))
@@ -99,9 +105,9 @@ def measure(probe: Probe, seed: int = 0) -> Divergence:
     found = _recognise(probe, base, rng)
     if found is None:
         moves = _moves(probe, base, rng)
-        return replace(
-            FLAT, moves=moves, shape="bent" if any(moves) else "flat", weight=float("nan") if any(moves) else 0.0
-        )
+        if not any(moves):
+            return FLAT
+        return replace(FLAT, moves=moves, shape="bent", weight=float("nan"), residual=_least(probe, base, rng))
     form, probe = found
     slopes = tuple(slope(probe, form, base, regime, rng) for regime in REGIMES)
     shape, weight = _shape(slopes, 0.02 if probe.seeds == 1 else 0.3)
@@ -109,6 +115,12 @@ def measure(probe: Probe, seed: int = 0) -> Divergence:
         shape = "bent"
     threshold, per = _threshold(probe, form, base) if shape in ("floor", "cap", "capacity") else (None, "")
     return Divergence(form, slopes, weight, shape, threshold, per, _moves(probe, base, rng), draw=probe.draw)
+
+
+def _least(probe: Probe, base: Batch, rng: np.random.Generator) -> float:
+    """What the best form leaves unexplained."""
+    found = _best(probe, _half_still([_positive(base, rng) for _ in range(24)]))
+    return 1.0 if found is None else found[0].residual
 
 
 def slope(probe: Probe, form: Form, base: Batch, regime: str, rng: np.random.Generator, count: int = 8) -> float:
@@ -207,7 +219,7 @@ def _best(probe: Probe, batches: Sequence[Batch]) -> tuple[Form, Probe] | None:
     best = min(forms, key=lambda form: form.residual)
     # Of forms that explain equally well, the one with its own logarithm.
     near = [form for form in forms if form.residual <= 1.5 * best.residual + 1e-9]
-    return min(near, key=lambda form: (form.two_ways, form.head is HALF, form.residual)), probe
+    return min(near, key=lambda form: (form.two_ways, form.head is HALF, PLACE.get(form.head.name, 99))), probe
 
 
 def _fitted(batches: Sequence[Batch], values: Sequence[float], head: Head, log: str) -> Form | None:

@@ -255,28 +255,38 @@ def channels_last(fn: Callable[..., Any]) -> bool:
 
 def _roots(fn: Callable[..., Any]) -> set[str]:
     """Top-level packages that a callable's global names belong to, through the functions it calls."""
-    found: set[str] = set()
-    seen: set[int] = set()
+    found = {module.split(".")[0] for item in reached(fn) for module in _modules(item)}
+    return found & {*ROOTS, "keras"}
+
+
+def reached(fn: Callable[..., Any]) -> list[Any]:
+    """The objects that a callable names: globals and closures, through the functions it calls, three calls deep."""
+    found: dict[int, Any] = {}
     queue: list[tuple[Any, int]] = [(fn, 0)]
     while queue:
         item, depth = queue.pop()
-        if item is None or id(item) in seen or depth > 3:
+        if item is None or id(item) in found or depth > 3:
             continue
-        seen.add(id(item))
-        found |= {module.split(".")[0] for module in _modules(item)}
-        plain = getattr(item, "__func__", item)
-        code = getattr(plain, "__code__", None)
-        if code is None:
-            queue += [
-                (getattr(item, "__wrapped__", None), depth + 1),
-                (vars(type(item)).get("__call__"), depth + 1),
-            ]
-            continue
-        space = getattr(plain, "__globals__", {})
-        named = [space[name] for name in code.co_names if name in space]
-        closed = [_content(cell) for cell in getattr(plain, "__closure__", None) or ()]
-        queue += [(value, depth + 1) for value in [*named, *closed, getattr(item, "__self__", None)]]
-    return found & {*ROOTS, "keras"}
+        found[id(item)] = item
+        queue += [(value, depth + 1) for value in _named_by(item)]
+    return list(found.values())
+
+
+def _named_by(item: Any) -> list[Any]:
+    plain = getattr(item, "__func__", item)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        own = vars(item).values() if not isinstance(item, type | ModuleType) and hasattr(item, "__dict__") else ()
+        inside = [value for value in own if callable(value)]  # partial objects, objects that hold a function
+        return [
+            getattr(item, "__wrapped__", None),
+            getattr(item, "func", None),
+            vars(type(item)).get("__call__"),
+            *inside,
+        ]
+    space = getattr(plain, "__globals__", {})
+    closed = [_content(cell) for cell in getattr(plain, "__closure__", None) or ()]
+    return [*(space[name] for name in code.co_names if name in space), *closed, getattr(item, "__self__", None)]
 
 
 def _modules(item: Any) -> list[str]:

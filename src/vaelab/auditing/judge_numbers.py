@@ -7,32 +7,33 @@ from .case import Case
 from .codes import finding
 from .roles import is_beta
 
+LOST = "the term was computed without gradient: detach, item, no_grad, or another framework"
+ASTRAY = "part of the term was computed without gradient, or a gradient was put in its place"
+
 
 def gradients(case: Case) -> list[Finding]:
+    """Roles whose gradient is missing or wrong; both halves of the divergence in one finding where they fail alike."""
     found = []
-    for role, slope in case.m.slopes.items():
-        if not (slope.missing or slope.wrong):
-            continue
-        term = {"mu": "divergence in mu", "head": "divergence in the second head"}.get(
-            role, f"reconstruction in the {role}"
-        )
-        code, why = (
-            ("GR001", "the term was computed without gradient: detach, item, no_grad, or another framework")
-            if slope.missing
-            else ("GR002", "part of the term was computed without gradient, or a gradient was put in its place")
-        )
-        found.append(
-            finding(
-                code,
-                "error",
-                term,
-                measured=slope.automatic,
-                unit=f"is the derivative, by values {slope.by_values:.4g}",
-                evidence="one direction, automatic differentiation against central differences",
-                why=why,
-                advice="take detach(), item() and no_grad() out of the loss",
+    for code, picked, why in (("GR001", "missing", LOST), ("GR002", "wrong", ASTRAY)):
+        failing = {role: slope for role, slope in case.m.slopes.items() if getattr(slope, picked)}
+        both = {"mu", "head"} <= failing.keys()
+        terms = {role: f"reconstruction in the {role}" for role in ("output", "scale")}
+        terms |= {"mu": "divergence" if both else "divergence in mu", "head": "divergence in the second head"}
+        for role, slope in failing.items():
+            if role == "head" and both:
+                continue
+            found.append(
+                finding(
+                    code,
+                    "error",
+                    terms[role],
+                    measured=slope.automatic,
+                    unit=f"is the derivative, by values {slope.by_values:.4g}",
+                    evidence="one direction, automatic differentiation against central differences",
+                    why=why,
+                    advice="take detach(), item() and no_grad() out of the loss, and check a backward of your own",
+                )
             )
-        )
     return found
 
 
@@ -60,19 +61,21 @@ def constants(case: Case) -> list[Finding]:
 
 def numbers(case: Case) -> list[Finding]:
     m = case.m
-    found = [
-        finding(
-            "NU001",
-            "warning",
-            f"not finite at a {what}",
-            measured=at,
-            unit="(float32)",
-            evidence="the closed form is finite there",
-            why="an exponential, a square or a quotient overflows before it is needed",
-            advice="work with log_var, and clamp it to [-30, 20]",
+    found = []
+    if m.overflow:
+        places = " and ".join(f"{what} {at:g}" for what, at in m.overflow)
+        found.append(
+            finding(
+                "NU001",
+                "warning",
+                f"not finite at a {places}",
+                measured=m.overflow[0][1],
+                unit="(float32)",
+                evidence="the closed form is finite there",
+                why="an exponential, a square or a quotient overflows before it is needed",
+                advice="work with log_var, and clamp it to [-30, 20]",
+            )
         )
-        for what, at in m.overflow
-    ]
     if m.log_of_zero:
         at = " and ".join(f"{end:g}" for _, end in m.log_of_zero)
         found.append(

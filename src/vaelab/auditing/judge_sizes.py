@@ -105,8 +105,8 @@ def _pixels(case: Case) -> list[Finding]:
     single = mixed and all(case.m.probe.layout.data[int(name.split()[-1])] == 1 for name in axes)
     severity: Severity = "info" if declared or single else "error"
     found = []
-    whole = not case.m.reconstruction.columns
-    if whole and up and any(s.reconstruction < -0.05 for s in axes.values()):
+    plain = not case.m.reconstruction.columns and not single
+    if plain and up and any(s.reconstruction < -0.05 for s in axes.values()):
         found.append(
             finding(
                 "RE001",
@@ -116,9 +116,8 @@ def _pixels(case: Case) -> list[Finding]:
                 unit=f"is beta at {case.here}",
                 interval=case.spread,
                 evidence=_terms(case, *axes),
-                why="the reconstruction is averaged over entries of x while the divergence is a sum over latents"
-                if case.exponent("latents") > -0.05
-                else "the reconstruction is averaged over entries of x, whatever their number",
+                why=f"the reconstruction is averaged over {' and '.join(axes)} of x"
+                + (" while the divergence is a sum over latents" if case.exponent("latents") > -0.05 else ""),
                 advice="sum over the entries of a sample: F.mse_loss(output, x, reduction='sum') / len(x)",
             )
         )
@@ -127,7 +126,9 @@ def _pixels(case: Case) -> list[Finding]:
             finding(
                 "RE008",
                 severity,
-                f"{' and '.join(axes)} reduced unlike the rest",
+                "some entries of x weigh more than others"
+                if case.m.reconstruction.columns
+                else f"{' and '.join(axes)} reduced unlike the rest",
                 measured=case.beta,
                 unit=f"is beta at {case.here}",
                 interval=case.spread,
@@ -275,11 +276,9 @@ def _base_unit(m: Measured) -> tuple[str, float]:
 
 
 def unit_of(m: Measured) -> str:
-    """The unit of the number that a loss returns."""
+    """The unit of the number that a loss returns; a residual family's weight is its noise's, and no matter of units."""
     family = m.reconstruction.family
     if family is None or "batch" not in m.scaling:
         return "unknown"
     base, weight = _base_unit(m)
-    if near(weight, 1, 0.01):
-        return base
-    return f"{base} at sigma^2 = {1 / weight:.4g}" if family.noise == "sigma^2" else f"{base}, times {weight:.4g}"
+    return base if family.noise or near(weight, 1, 0.01) else f"{base}, times {weight:.4g}"

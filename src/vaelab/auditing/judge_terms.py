@@ -29,6 +29,8 @@ def reconstruction(case: Case) -> list[Finding]:
                 advice="add the negative log-likelihood of x given the output",
             )
         ]
+    if rec.family is None and case.m.interaction > 1e-3:
+        return []  # a term of both, which another finding names
     if rec.family is None and rec.mixed:
         return [
             finding(
@@ -46,13 +48,13 @@ def reconstruction(case: Case) -> list[Finding]:
         return [
             finding(
                 "RE007",
-                "warning",
-                "no known likelihood explains the reconstruction term",
-                measured=case.m.reconstruction.residual,
-                unit="of its spread unexplained",
-                evidence="least squares on every family of docs/audit/RE007.md",
+                "info" if rec.separable else "warning",
+                "no family known here explains the reconstruction term",
+                measured=rec.residual,
+                unit="of its spread is left unexplained by the best one",
+                evidence="a sum over rows and entries" if rec.separable else "entries of a row act on each other",
                 why="effective beta has a meaning only beside a negative log-likelihood",
-                advice="sum a negative log-likelihood over the entries of x, or pass family=",
+                advice="make sure that it is one, with the constants that depend on the output",
             )
         ]
     if rec.family.wrong:
@@ -61,9 +63,9 @@ def reconstruction(case: Case) -> list[Finding]:
                 rec.family.wrong,
                 "error",
                 rec.family.detail,
-                measured=rec.residual,
-                unit="of its spread unexplained by this reading",
-                evidence=f"the term is {rec.family.name} with weight {rec.weight:.4g}",
+                measured=rec.weight * case.m.probe.layout.batch,
+                unit=f"x {rec.family.name} is the term",
+                evidence=f"least squares; {rec.residual:.1g} of its spread is left unexplained",
                 why="what is minimised is no likelihood of the data given the output",
                 advice=ADVICE[rec.family.wrong],
             )
@@ -93,9 +95,9 @@ def named_wrong(case: Case) -> list[Finding]:
             "RE002",
             "error",
             f"{name!r} is read as {family.split(' on ')[1]}",
-            measured=rec.residual,
-            unit="of its spread unexplained by this reading",
-            evidence=f"the term is {family}",
+            measured=rec.weight * case.m.probe.layout.batch,
+            unit=f"x {family} is the term",
+            evidence=f"least squares; {rec.residual:.1g} of its spread is left unexplained",
             why="the parameter's name promises the other one",
             advice=ADVICE["RE002"],
         )
@@ -120,6 +122,9 @@ def signs(case: Case) -> list[Finding]:
             )
         ]
     found = []
+    both = (
+        "minimise the negative: both terms have the wrong sign, so this is the bound itself" if case.upside_down else ""
+    )
     if rec.weight < 0:
         found.append(
             finding(
@@ -129,10 +134,10 @@ def signs(case: Case) -> list[Finding]:
                 unit="times the negative log-likelihood",
                 evidence=f"slope of the loss in {rec.name}",
                 why="minimising it makes the reconstruction worse",
-                advice="change the sign of the reconstruction term",
+                advice=both or "change the sign of the reconstruction term",
             )
         )
-    if div.weight < 0:
+    if div.weight < -1e-9 * max(abs(s) for s in (*div.parts, 0.0)):
         found.append(
             finding(
                 "KL002",
@@ -142,7 +147,7 @@ def signs(case: Case) -> list[Finding]:
                 unit="times the divergence",
                 evidence="slope of the loss in the closed form",
                 why="minimising it drives the posterior away from the prior without end",
-                advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), added",
+                advice=both or "use -0.5 * (1 + log_var - mu**2 - log_var.exp()), added",
             )
         )
     return found
@@ -160,8 +165,8 @@ def divergence(case: Case) -> list[Finding]:
                 "KL005",
                 "error",
                 "no known form",
-                measured=1.0,
-                unit="of its spread unexplained",
+                measured=m.divergence.residual,
+                unit="of its spread is left unexplained by the best form",
                 evidence="least squares on mu^2, variance and log-variance under every reading of the head",
                 why="it is no divergence of a diagonal Gaussian from a Gaussian prior",
                 advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents",
@@ -211,43 +216,56 @@ def _proportions(case: Case) -> list[Finding]:
         and m.prior_variance is not None
     ):
         return []
-    shares = f"weights of mu^2, variance, -log-variance: {mean:.4g}, {variance:.4g}, {logarithm:.4g} ({form.head.name})"
-    found = []
-    ratio = abs(logarithm / variance) if variance else 0.0
-    if form.two_ways or (
-        any(near(ratio, r, case.tolerance) for r in (0.5, 2.0)) and near(mean, variance, case.tolerance)
-    ):
-        found.append(
-            finding(
-                "KL006",
-                "error",
-                measured=ratio,
-                unit="times the logarithm that belongs to the variance term",
-                evidence=shares,
-                why=f"one term reads the head as {form.head.name}, the other as something else",
-                advice="choose one reading: with log_var the variance is log_var.exp() and the logarithm log_var",
-            )
-        )
-    missing = [
-        word
-        for word, share in (("mu^2", mean), ("the variance", variance), ("the log-variance", logarithm))
-        if share == 0
-    ]
-    lowest = logarithm / variance if variance and logarithm * variance > 0 and not form.two_ways else float("nan")
-    detail = f"the term in {' and '.join(missing)} is missing" if missing else "its minimum is not at the prior"
-    found.append(
+    batch = m.probe.layout.batch
+    shown = (mean * batch, variance * batch, logarithm * batch)
+    shares = "weights of mu^2/2, variance/2 and -log-variance/2: {:.4g}, {:.4g}, {:.4g}".format(*shown)
+    shares += f", the head read as {form.head.name}"
+    return [*_two_ways(case, shares), _out_of_proportion(case, shares)]
+
+
+def _two_ways(case: Case, shares: str) -> list[Finding]:
+    form = case.m.divergence.form
+    assert form is not None
+    ratio = abs(form.log / form.variance) if form.variance else 0.0
+    doubled = any(near(ratio, r, case.tolerance) for r in (0.5, 2.0)) and near(form.mean, form.variance, case.tolerance)
+    if not (form.two_ways or doubled):
+        return []
+    return [
         finding(
-            "KL005",
+            "KL006",
             "error",
-            detail,
-            measured=None if np.isnan(lowest) else lowest,
-            unit="is the variance at its minimum, for a prior of 1",
+            measured=ratio,
+            unit="times the logarithm that belongs to the variance term",
             evidence=shares,
-            why="the three terms of the divergence are not in proportion 1 : 1 : 1",
-            advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents",
+            why=f"one term reads the head as {form.head.name}, the other as something else",
+            advice="choose one reading: with log_var the variance is log_var.exp() and the logarithm log_var",
         )
-    )
-    return found
+    ]
+
+
+def _out_of_proportion(case: Case, shares: str) -> Finding:
+    """What is missing or too heavy, with the number that shows it."""
+    form = case.m.divergence.form
+    assert form is not None
+    parts = {"mu^2": form.mean, "the variance": form.variance, "the log-variance": form.log}
+    missing = [word for word, share in parts.items() if share == 0]
+    why = "the three terms of the divergence are not in proportion 1 : 1 : 1"
+    advice = "use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents"
+    if missing:
+        detail, measured, unit = f"the term in {' and '.join(missing)} is missing", 0.0, "times its share is there"
+    elif near(form.variance, form.log, case.tolerance) and not form.two_ways:
+        detail, measured = "mu^2 weighs unlike the variance terms", form.mean / form.variance
+        unit = "times the weight of the variance terms"
+    elif form.two_ways or form.log * form.variance < 0:
+        detail, measured, unit = (
+            "its terms do not belong together",
+            form.mean / form.variance,
+            "times the weight of the variance",
+        )
+    else:
+        detail, measured = "its minimum is not at the prior", form.log / form.variance
+        unit = "is the variance at its minimum, for a prior of 1"
+    return finding("KL005", "error", detail, measured=measured, unit=unit, evidence=shares, why=why, advice=advice)
 
 
 def _name_of_head(case: Case) -> list[Finding]:
@@ -312,6 +330,8 @@ def bends(case: Case) -> list[Finding]:
         f"weights at 0.02, 1, 40 and 1000 nats an entry: {', '.join(f'{s:.4g}' for s in slopes)} (nan: it bends there)"
     )
     known = [s for s in slopes if not np.isnan(s)]
+    if case.m.interaction > 1e-3:
+        return []
     if div.shape == "bent" and (not known or max(known) - min(known) > 0.02 * max(map(abs, known))):
         return [
             finding(
@@ -337,7 +357,7 @@ def bends(case: Case) -> list[Finding]:
             "KL007",
             "info",
             words_of[div.shape],
-            measured=div.threshold if div.threshold is not None else 0.5,
+            measured=float(f"{div.threshold:.3g}") if div.threshold is not None else 0.5,
             unit=where,
             evidence=seen,
             why="below or above the threshold the divergence has no gradient",

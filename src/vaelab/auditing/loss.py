@@ -18,7 +18,7 @@ from .inputs import DEFAULTS, domains_to_try, layouts
 from .judge import judge
 from .judge_sizes import unit_of
 from .measured import Measured, measure
-from .probe import Failed, detached, open_probe, same_randomness
+from .probe import Failed, detached, open_probe, same_modules, same_randomness
 from .report import AuditReport, sorted_findings
 from .roles import Binding, bind, is_beta
 
@@ -49,9 +49,12 @@ def audit_loss(
     """
     if declared_beta is not None and not (isinstance(declared_beta, int | float) and 0 <= declared_beta < float("inf")):
         raise BadInput("declared_beta", declared_beta, "must be a finite number of at least 0")
+    if not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
+        raise BadInput("seconds", seconds, "must be a finite number above 0")
+    span = _range(data)
     fn = detached(fn)
     binding = bind(fn, inputs, constants)
-    with same_randomness():
+    with same_randomness(), same_modules(fn):
         try:
             named = _named_sizes(binding, sizes)
             binding = replace(
@@ -71,10 +74,17 @@ def audit_loss(
                 "the callable", None, str(error), "it returned a number for other inputs of the same shapes"
             ) from error
     called = name or _name(fn)
-    found = {key: float(v) for key, v in binding.constants.items() if is_beta(key) and isinstance(v, int | float)}
+    named = {**_attributes(fn), **binding.constants}
+    found = {key: float(v) for key, v in named.items() if is_beta(key) and isinstance(v, int | float)}
     declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
-    case = Case(measured, declared, declared_beta is not None, _range(data), name=" ".join([called, *probe.choice]))
+    case = Case(measured, declared, declared_beta is not None, span, name=" ".join([called, *probe.choice]))
     return _report(case, called)
+
+
+def _attributes(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The attribute beta of the object behind a callable, which declares it."""
+    owner = getattr(fn, "__self__", fn)
+    return {"beta": owner.beta} if hasattr(owner, "beta") else {}
 
 
 def _square(sizes: Mapping[str, Any] | None) -> bool:
@@ -101,7 +111,15 @@ def _name(fn: Callable[..., Any]) -> str:
 def _range(data: Any) -> tuple[float, float, float] | None:
     if data is None:
         return None
-    array = np.asarray(data, float)
+    try:
+        array = np.asarray(data, float)
+    except (TypeError, ValueError):
+        raise BadInput(
+            "data", type(data).__name__, "must be an array of numbers", "the command's --data reads files"
+        ) from None
+    if not array.size or not np.isfinite(array).all():
+        what = "NaN or infinite entries" if array.size else "no entries"
+        raise BadInput("data", what, "must be finite numbers", "pass a batch as your loss gets it")
     return float(array.min()), float(array.max()), float(array.std())
 
 
@@ -147,12 +165,13 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
     if rec.parts:
         rows["of it"] = ", ".join(f"{weight * batch:.6g} x {part}" for part, weight in rec.parts)
     if div.form:
-        rows["divergence"] = (
-            f"{div.weight * batch:.6g} x KL(q | N(0, 1)), head read as {div.form.head.name}, {div.shape}"
-        )
+        prior = 1.0 if m.prior_variance is None else m.prior_variance
+        read = f", head read as {div.form.head.name}" if div.form.variance or div.form.log else ""
+        rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N(0, {prior:.3g})){read}, {div.shape}"
     else:
         rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
-    rows["effective beta"] = f"{case.beta:.4f}" + (f" ± {case.spread:.2g} (95 %)" if case.spread else "")
+    rows["effective beta"] = f"{case.beta:.4f}" if case.beta == 0 or abs(case.beta) >= 0.1 else f"{case.beta:.4g}"
+    rows["effective beta"] += f" ± {case.spread:.2g} (95 %)" if case.spread else ""
     if noise is not None and rec.family is not None:
         rows["implied noise"] = (
             f"{rec.family.noise} = {noise:.6g} at beta = 1, in the data's units (effective beta is at unit noise)"
@@ -199,7 +218,7 @@ def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
         return f"{weight:.4g} times KL beside a term that is no known likelihood"
     bent = {"floor": ", above a floor", "cap": ", below a cap", "capacity": ", held at a capacity"}.get(div.shape, "")
     traps = sum(f.severity == "warning" for f in findings)
-    noise = f" at unit noise, which is beta = 1 at {rec.family.noise} = {case.m.beta:.4g}" if rec.family.noise else ""
+    noise = f" at unit noise, or beta = 1 at {rec.family.noise} = {case.m.beta:.4g}" if rec.family.noise else ""
     return (
         "this is beta times KL plus the negative log-likelihood, "
         f"in {unit_of(case.m)}, beta = {case.beta:.3f}{noise}{bent}"

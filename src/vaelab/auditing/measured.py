@@ -103,7 +103,7 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
     prior = _prior_variance(probe, div)
     if prior is not None and div.form is not None:  # the logarithm weighs the same whatever the prior's variance
         div = replace(div, weight=div.weight * div.form.log / div.form.weight)
-    rec = reconstruction.measure(probe)
+    rec, probe = _reconstruction(probe)
     return Measured(
         probe,
         rec,
@@ -119,6 +119,21 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         prior,
         _noise(probe, div),
     )
+
+
+def _reconstruction(probe: Probe) -> tuple[Reconstruction, Probe]:
+    """The reconstruction term, where it is not known also with other shapes of the decoder's second output."""
+    rec = reconstruction.measure(probe)
+    scales = ("columns", "number") if rec.family is None and "scale" in probe.binding.roles else ()
+    for scale in scales:
+        other = replace(probe, layout=replace(probe.layout, scale=scale))
+        try:
+            again = reconstruction.measure(other)
+        except Failed:
+            continue
+        if again.family is not None:
+            return again, other
+    return rec, probe
 
 
 def _random(probe: Probe) -> bool:

@@ -67,7 +67,7 @@ class Finder:
         """The last tensor that noise reaches without passing a layer, behind at least one layer of the encoder."""
         found = [pair for pair in map(self._from_noise, self._sources()) if pair is not None]
         above = self.tape.reaches(self.r.roots)
-        # Of several draws the one that a decoder takes counts, and of several decodings the one that the loss is made of.
+        # Of several draws the one that a decoder takes counts, and of several decodings the one in the loss.
         return max(found, key=lambda pair: (pair[1], pair[0].number in above), default=(self._by_name(), False))[0]
 
     def _sources(self) -> list[Node]:

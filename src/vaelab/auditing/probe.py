@@ -12,12 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import product
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import BadInput, one_line
-from .frameworks import Arrays, NumPy, candidates, fixed_noise
+from .frameworks import Arrays, NumPy, candidates, fixed_noise, reached
 from .inputs import Batch, Layout, draw_batch
 from .laws import HEADS, Head
 from .roles import Binding
@@ -38,6 +40,10 @@ TOTALS = (
 
 class Failed(Exception):
     """The callable raised, returned no number, or did not return in time."""
+
+
+class _Over(BaseException):
+    """The time is over; no `except Exception` of the callable's stops it."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ class Probe:
                 yield
             except Failed:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise Failed(f"raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
 
 
@@ -214,23 +220,21 @@ def open_probe(
     first: Failed | None = None
     late = time.monotonic() + 3 * seconds
     scales = ("full", "number", "columns") if "scale" in binding.roles else ("full",)
-    for tools in candidates(fn, framework):
-        for layout in [replace(known, scale=scale) for known in found_layouts for scale in scales]:
-            for domain in domains:
-                for dtype in ("float64", "float32"):
-                    probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds)
-                    try:
-                        return _settled(probe, total)
-                    except Failed as error:
-                        first = first or error
-                        if time.monotonic() > late or "time limit" in str(error):
-                            raise BadInput(
-                                "the callable", None, str(error), "an audit calls it some hundred times"
-                            ) from error
+    shapes = [replace(known, scale=scale) for known in found_layouts for scale in scales]
+    for tools, layout, domain, dtype in product(candidates(fn, framework), shapes, domains, ("float64", "float32")):
+        probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds)
+        try:
+            return _settled(probe, total)
+        except Failed as error:
+            first = first or error
+            if "time limit" in str(error):
+                raise BadInput("the callable", None, str(error), "pass a longer time limit: seconds=...") from error
+            if time.monotonic() > late:
+                break
     raise BadInput(
         "the callable",
         str(first),
-        f"no call with made-up inputs gave a finite number (last sizes tried: {found_layouts[0].sizes})",
+        f"no call with made-up inputs gave a finite number (first at {found_layouts[0].sizes})",
         'name its arguments with inputs="x output mu head", its shapes with sizes={"pixels": (1, 28, 28)}, data with '
         'family="categorical" (integer targets [B, P], outputs [B, P, V]) or "counts"',
     )
@@ -249,7 +253,7 @@ def _settled(probe: Probe, total: str | None) -> Probe:
 
 
 def _rough(probe: Probe, batch: Batch) -> bool:
-    """Whether the second difference over a millionth is far larger than any curvature: float32 leaves a ten-millionth."""
+    """Whether the second difference over a millionth is far above any curvature: float32 leaves a ten-millionth."""
     seen = [0.0]
     for role in ("output", "mu", "head"):
         here = batch.arrays()[role]
@@ -265,7 +269,11 @@ def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tupl
     found = probe.result(batch)
     if total is not None:
         if str(total) not in found:
-            raise BadInput("total", total, f"the result has {', '.join(found) or 'no numbers'}")
+            has = ", ".join(name for name in found if name)
+            rule = (
+                f"the result has {has}" if has else "the result is one number" if found else "the result has no numbers"
+            )
+            raise BadInput("total", total, rule, "leave total out" if found and not has else "name one of them")
         return (str(total),)
     if not found:
         raise Failed("returned something that is no number")
@@ -294,15 +302,34 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def over(*_: Any) -> None:
-        raise Failed(f"did not return within the time limit of {seconds:g} s")
+        raise _Over
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)  # again and again, for a loop that catches everything
     try:
         yield
+    except _Over:
+        raise Failed(f"did not return within the time limit of {seconds:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def same_modules(fn: Callable[..., Any]) -> Iterator[None]:
+    """Puts PyTorch modules that a callable reaches, through closures and global names, back as they were."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    from .sandbox import Snapshot
+
+    snapshots = [Snapshot(item) for item in reached(fn) if isinstance(item, torch.nn.Module)]
+    try:
+        yield
+    finally:
+        for snapshot in snapshots:
+            snapshot.restore()
 
 
 @contextmanager
@@ -340,6 +367,11 @@ def same_randomness() -> Iterator[None]:
 def detached(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A bound method on a copy of its object, so that nothing reaches the user's; other callables as they are."""
     owner = getattr(fn, "__self__", None)
+    if owner is None and isinstance(getattr(type(fn), "__call__", None), FunctionType) and not isinstance(fn, type):
+        try:
+            return copy.deepcopy(fn)  # an object that is called, such as a module
+        except Exception:  # as below
+            return fn
     if owner is None or isinstance(owner, type) or not hasattr(fn, "__func__"):
         return fn
     try:

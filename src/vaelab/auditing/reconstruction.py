@@ -36,6 +36,7 @@ class Reconstruction:
         parts: Weights of the two terms of a sum, or of ones and zeros of a Bernoulli, by name.
         columns: Weights of single entries of a row where they differ.
         moves: Whether the data, and whether the output, move the loss.
+        separable: Where no family explains it: whether it is a sum over the entries of a row.
         mixed: Where no family explains it: whether a row's data meets another row's output.
         constant: The loss at zero cost and the fixed mu and head.
         domain: Kind of data on which it was told; empty for the probe's own.
@@ -49,6 +50,7 @@ class Reconstruction:
     parts: tuple[tuple[str, float], ...] = ()
     columns: tuple[float, ...] = ()
     moves: tuple[bool, bool] = (True, True)
+    separable: bool = False
     mixed: bool = False
     constant: float = 0.0
     domain: str = ""
@@ -66,7 +68,7 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     tries = ((replace(probe, domain=domain), way) for domain in (probe.domain, *others) for way in ways)
     found = next((replace(rec, domain=rec.domain or p.domain) for p, way in tries if (rec := way(p, base, rng))), None)
     if found is None:
-        found = Reconstruction(None, float("nan"), 1.0, "unknown", mixed=_mixed(probe, base, rng))
+        found = _unknown(probe, base, rng)
     if len(probe.layout.data) > 1 and found.name == ONES_ONLY:  # an axis for the classes: rows may be one-hot
         found = replace(found, family=ONE_HOT, name=ONE_HOT.name)
     return replace(found, moves=moves)
@@ -182,12 +184,12 @@ def _result(family: Family, found: Fit) -> Reconstruction:
 
 def _searched(pairs: Sequence[Pair], values: Sequence[float], tolerance: float) -> Reconstruction | None:
     """Huber and log-cosh losses, whose threshold is found by search."""
+    tried = []
     for name, shape in CURVED.items():
         family = curved(name, shape, smallest(partial(_residual_at, name, pairs, values), 0.02, 200))
-        found = _result(family, fit(totals(family, pairs), values))
-        if found.residual <= tolerance:
-            return found
-    return None
+        tried.append(_result(family, fit(totals(family, pairs), values)))
+    best = min(tried, key=lambda found: found.residual)
+    return best if best.residual <= tolerance else None
 
 
 def _residual_at(name: str, pairs: Sequence[Pair], values: Sequence[float], parameter: float) -> float:
@@ -268,17 +270,36 @@ def _column(batch: Batch, j: int) -> Batch:
     return replace(batch, x=x, output=output)
 
 
-def _mixed(probe: Probe, base: Batch, rng: np.random.Generator) -> bool:
-    """Whether the data of the first row and the output of the second meet: their second difference is not zero."""
+def _unknown(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction:
+    """What can be said of a term that no family explains."""
+    pairs, values = moved(probe, base, rng, 20, probe.domain)
+    best = _single(_known(probe, probe.domain), pairs, values) if pairs else None
+    residual = 1.0 if best is None else best[1].residual
     other = draw_batch(rng, probe.layout, probe.domain)
     x, output = base.x.copy(), base.output.copy()
     x[0], output[1] = other.x[0], other.output[1]
-    batches = (base, replace(base, x=x), replace(base, output=output), replace(base, x=x, output=output))
+    rows = _meet(probe, base, {"x": x}, {"output": output})
+    first, second = base.output.copy(), base.output.copy()
+    first.reshape(len(first), -1)[0, 0], second.reshape(len(second), -1)[0, 1] = (
+        other.output.flat[0],
+        other.output.flat[1],
+    )
+    entries = _meet(probe, base, {"output": first}, {"output": second})
+    return Reconstruction(None, float("nan"), residual, "unknown", separable=not rows and not entries, mixed=rows)
+
+
+def _meet(probe: Probe, base: Batch, one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    """Whether two changes act on each other: their second difference is not zero."""
+    both = {**one, **two}
+    if one.keys() == two.keys():  # two entries of one array, each changed in one of them
+        name = next(iter(one))
+        here = base.arrays()[name]
+        both = {name: np.where(one[name] != here, one[name], two[name])}
     try:
-        here, with_x, with_output, both = (probe.value(batch) for batch in batches)
+        values = [probe.value(replace(base, **change)) for change in ({}, one, two, both)]
     except (Failed, IndexError):
         return False
-    return abs(here + both - with_x - with_output) > 100 * probe.precision * max(abs(here), abs(both))
+    return abs(values[0] + values[3] - values[1] - values[2]) > 100 * probe.precision * max(map(abs, values))
 
 
 def _moves(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[bool, bool]:

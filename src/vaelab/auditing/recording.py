@@ -22,6 +22,7 @@ class Recording:
         weights: Nodes that depend on parameters.
         noise: Nodes that depend on random numbers.
         roots: Nodes of the loss, or of what the forward pass returned where there is none.
+        idle: Calls that a replay may leave out, by what is replaced and what is wanted.
     """
 
     tape: Tape
@@ -32,6 +33,7 @@ class Recording:
     data: frozenset[int] = field(init=False, repr=False)
     weights: frozenset[int] = field(init=False, repr=False)
     noise: frozenset[int] = field(init=False, repr=False)
+    idle: dict[Any, frozenset[int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         nodes = self.tape.nodes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, did_you_mean
 
 ROLES = {
     "x": "the data",
@@ -188,6 +188,10 @@ def bind(fn: Callable[..., Any], inputs: str | None, constants: Mapping[str, Any
     """
     given = dict(constants or {})
     parameters = _parameters(fn)
+    names = [p.name for p in parameters or []]
+    open_ended = parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not open_ended and (unknown := [name for name in given if name not in names]):
+        raise BadInput("constants", unknown[0], "is no parameter of the callable", did_you_mean(unknown[0], names))
     if inputs is not None:
         return _given(inputs, parameters, given)
     if parameters is None:
@@ -234,7 +238,9 @@ def _found(parameters: list[inspect.Parameter], given: dict[str, Any]) -> Bindin
 def _estimates(parameters: list[inspect.Parameter]) -> bool:
     """Whether the parameters look like those of an estimator of the likelihood: a model and a number of samples."""
     called = {"".join(words(p.name)) for p in parameters}
-    return bool(called & {"model", "self", "vae"}) and bool(called & {"nsamples", "numsamples", "samples", "k", "batchsize"})
+    return bool(called & {"model", "self", "vae"}) and bool(
+        called & {"nsamples", "numsamples", "samples", "k", "batchsize"}
+    )
 
 
 def _binding(
@@ -299,7 +305,8 @@ def _given(inputs: str, parameters: list[inspect.Parameter] | None, given: dict[
         raise BadInput(
             "inputs", inputs, f"the callable takes {len(plain)} arguments", "leave roles out, or name its constants"
         )
-    unknown = [a for a in flat if a not in ROLES and a not in given and a not in {p.name for p in plain}]
+    constant = {p.name for p in plain if p.default is not p.empty or size_of(p.name) or is_beta(p.name)} | set(given)
+    unknown = [a for a in flat if a not in ROLES and a not in constant]
     if unknown or len(set(flat)) != len(flat):
         raise BadInput(
             "inputs", inputs, f"roles are {', '.join(ROLES)}, each at most once", "constants go into constants={...}"

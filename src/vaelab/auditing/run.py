@@ -73,6 +73,8 @@ def audit(
         return audit_model(
             subject, data=data, loss=loss, inputs=inputs, constants=constants, declared_beta=declared_beta
         )
+    if isinstance(subject, type) and {"forward", "__call__"} & set(dir(subject)):
+        subject = _instance(subject)
     if not callable(subject):
         raise BadInput("subject", type(subject).__name__, "must be a loss (a callable) or a model")
     return audit_loss(

@@ -99,7 +99,8 @@ class Subject:
         self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key], seed: int
     ) -> dict[Key, Tensor]:
         seeded(seed)
-        replay, x = Replay(recording.tape, swap, watch, early=True), recording.x.clone()
+        x = recording.x.clone()
+        replay = Replay(recording.tape, swap, watch, self._idle(recording, swap, watch), early=True)
         try:
             with torch.no_grad(), replay:
                 self.step.run(x)
@@ -243,13 +244,16 @@ class Subject:
             self._state.restore_attributes()
         return replay.losses[-1] if replay.losses else only_losses(raw, len(x))
 
-    def _idle(self, recording: Recording, swap: Mapping[Key, Tensor]) -> set[int]:
-        """Calls of layers that nothing but replaced tensors is made from."""
-        nodes = recording.tape.nodes
-        held = {n.number for n in nodes if n.key in swap}
-        needed = recording.tape.reaches(recording.roots, held) - held
-        busy = {nodes[n].key[0] for n in needed}
-        return {n.key[0] for n in nodes if recording.is_layer(n)} - busy - {key[0] for key in swap}
+    def _idle(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key] = ()) -> frozenset[int]:
+        """Calls of layers from which nothing is made but replaced tensors, and nothing that is wanted."""
+        question, known = (frozenset(swap), tuple(watch)), recording.idle
+        if question not in known:
+            nodes = recording.tape.nodes
+            held = {n.number for n in nodes if n.key in swap}
+            wanted = [n.number for n in nodes if n.key in watch] if watch else recording.roots
+            busy = {nodes[n].key[0] for n in recording.tape.reaches(wanted, held) - held} | {key[0] for key in swap}
+            known[question] = frozenset(n.key[0] for n in nodes if recording.is_layer(n)) - busy
+        return known[question]
 
     # ------------------------------------------------------------------------------------------------- ends and targets
     def last_layers(self, recording: Recording) -> list[Node]:
