@@ -18,6 +18,7 @@ class Case:
         data: Smallest and largest value of the user's data, and its standard deviation; None without data.
         counts: Whether the user's data are whole numbers.
         name: The callable's name.
+        by: The name of the constant that declares the weight; empty where none does.
     """
 
     m: Measured
@@ -26,6 +27,7 @@ class Case:
     data: tuple[float, float, float] | None = None
     counts: bool = False
     name: str = ""
+    by: str = ""
 
     @property
     def beta(self) -> float:

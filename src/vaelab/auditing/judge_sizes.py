@@ -23,7 +23,8 @@ NOISE_RANGE = (1e-3, 1.0)  # standard deviations of the noise that some data can
 
 def sizes(case: Case) -> list[Finding]:
     """What effective beta depends on that nobody declared."""
-    if case.m.reconstruction.family is None or case.m.divergence.form is None:
+    family = case.m.reconstruction.family
+    if family is None or family.wrong == "RE007" or case.m.divergence.form is None:
         return []
     hard = _hard_coded(case)
     excused = {size for size, _ in hard[1]}
@@ -185,8 +186,10 @@ def weight(case: Case) -> list[Finding]:
         and case.beta > 0
         and np.isfinite(case.beta)
     )
-    if not known or case.matches or div.shape == "capacity" or _sizes_matter(case) or case.declared <= 0:
+    if not known or div.shape == "capacity" or _sizes_matter(case) or case.declared <= 0:
         return []
+    if case.matches:
+        return _named_weight(case)
     ratio = case.beta / case.declared
     off = max(ratio, 1 / ratio)
     if rec.family is not None and rec.family.noise:
@@ -203,9 +206,25 @@ def weight(case: Case) -> list[Finding]:
             interval=case.spread,
             evidence=f"b / a at {case.here}",
             why="the value is the bound only at beta = 1, and a beta-VAE's loss only at its declared beta",
-            advice=f"weigh the divergence by {1 / ratio:.4g} of what it has, or declare_beta={case.beta:.4g}".replace(
-                "declare_beta", "pass declared_beta"
-            ),
+            advice=f"multiply the divergence's weight by {1 / ratio:.4g}, or pass declared_beta={case.beta:.4g}",
+        )
+    ]
+
+
+def _named_weight(case: Case) -> list[Finding]:
+    """A weight other than 1 that an argument declares under another name than beta: right, and no bound."""
+    if case.by in ("", "beta") or case.declared == 1:
+        return []
+    return [
+        finding(
+            "UN002",
+            "info",
+            f"{case.by} = {case.declared:g} is the weight of the divergence",
+            measured=case.beta,
+            unit="is effective beta",
+            evidence=f"b / a at {case.here}",
+            why="the value is the bound only at beta = 1",
+            advice="report the bound at beta = 1 beside it",
         )
     ]
 

@@ -76,8 +76,8 @@ def audit_loss(
     called = name or _name(fn)
     named = {**_attributes(fn), **binding.constants}
     found = {key: float(v) for key, v in named.items() if is_beta(key) and isinstance(v, int | float)}
-    declared = float(declared_beta) if declared_beta is not None else next(iter(found.values()), 1.0)
-    case = Case(measured, declared, declared_beta is not None, span, name=" ".join([called, *probe.choice]))
+    by, declared = next(iter(found.items()), ("", 1.0)) if declared_beta is None else ("", float(declared_beta))
+    case = Case(measured, declared, declared_beta is not None, span, name=" ".join([called, *probe.choice]), by=by)
     return _report(case, called)
 
 

@@ -26,7 +26,7 @@ _MEAN = {
 _SPREAD = {
     "logvar", "logvars", "lv", "logvariance", "logsigma", "logstd", "logscale", "std", "stddev", "sigma", "sigmas",
     "var", "variance", "scale", "rho", "dispersion", "sd", "noise", "logsigma2", "logsd", "stdev", "logs", "theta",
-    "lnvar", "logv", "sig", "lsigma", "stds", "vars", "v",
+    "lnvar", "pxr", "logv", "sig", "lsigma", "stds", "vars", "v",
 }  # fmt: skip
 _DATA_SIDE = {
     "x", "recon", "rec", "reconstruction", "dec", "decoder", "decoded", "out", "output", "px", "obs", "y", "p",
@@ -122,6 +122,12 @@ _GLUED = tuple(
 # Of two names for one role, the one that speaks of latents keeps it, and the other is the decoder's.
 SECOND = {"head": "scale", "mu": "output"}
 _LATENT_SIDE = {"z", "q", "enc", "latent", "logvar", "lv", "posterior", "encoder", "qz"}
+
+
+def _latent_rank(name: str) -> int:
+    """How surely a name speaks of the posterior: 0 where it says so, 2 for a scale or a noise, which is rather the data's."""
+    known = set(words(name)) | {"".join(words(name))}
+    return 0 if known & _LATENT_SIDE else 2 if known & {"scale", "logscale", "noise", "lognoise", "dispersion"} else 1
 
 
 def is_beta(name: str) -> bool:
@@ -286,7 +292,7 @@ def _assign(parameters: list[inspect.Parameter]) -> dict[str, str]:
             roles[parameter.name] = role
         elif required and SECOND.get(role) and SECOND[role] not in roles.values():
             first = next(name for name, known in roles.items() if known == role)
-            swap = not set(words(first)) & _LATENT_SIDE and set(words(parameter.name)) & _LATENT_SIDE
+            swap = _latent_rank(parameter.name) < _latent_rank(first)
             roles[first], roles[parameter.name] = (SECOND[role], role) if swap else (role, SECOND[role])
         elif required and role == "x" and "output" not in roles.values():
             first = next(name for name, known in roles.items() if known == "x")

@@ -133,7 +133,7 @@ def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]
 
 def _without(slope: Tensor | None, weight: nn.Parameter) -> bool:
     """Whether no gradient came, or a zero one; a bias before a batch normalisation has zero by right."""
-    return slope is None
+    return slope is None or (weight.ndim > 1 and not slope.any())
 
 
 def _slopes(recording: Recording, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
