@@ -274,7 +274,7 @@ class Denoising(WithLoss):
 
 
 class Counting(Plain):
-    """A counter of steps in the loss, a generator of its own, and what cannot be copied."""
+    """A weight that grows with the steps taken, and an attribute that cannot be copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class Counting(Plain):
 
     def loss_function(self, recon_x, x, mu, logvar):
         self.steps += 1
-        return bernoulli_loss(recon_x, x, mu, logvar)
+        return bernoulli_loss(recon_x, x, mu, logvar) + (self.steps - 1) * kl(mu, logvar).mean()
 
 
 class Unused(Plain):
@@ -545,6 +545,12 @@ class FrozenByNoGrad(Plain):
             return super().encode(x)
 
 
+class DeadHead(Plain):
+    def encode(self, x):
+        mu, logvar = super().encode(x)
+        return mu, 0 * logvar
+
+
 class RowsAgainstRows(Plain):
     def decode(self, z):
         return super().decode(z)[:, None]
@@ -577,6 +583,6 @@ MUTATIONS = {
     OneSidedClamp: "SA002", NoNoise: "SA003", StdWithoutNoise: "SA003", NoiseInEvaluationOnly: "SA003",
     DecodesMean: "SA003", DecoderOfZeros: "MO001", DecoderOfNoise: "MO001", EncoderOfOnes: "MO002", Infinite: "MO003",
     SureAndWrong: "MO003", SigmoidThenLogits: "RE002", SigmoidTwice: "RE002", TanhThenLogits: "RE002",
-    DetachedSample: "GR001", DetachedStd: "GR001", EncoderLeftOut: "GR003", FrozenByNoGrad: "GR003",
+    DetachedSample: "GR001", DetachedStd: "GR001", EncoderLeftOut: "GR003", FrozenByNoGrad: "GR003", DeadHead: "GR003",
     RowsAgainstRows: "RE008", MeansAgainstHeads: "KL005", NarrowMean: "KL005", LighterInTraining: "UN002",
 }  # fmt: skip

@@ -333,6 +333,17 @@ def test_two_hundred_right_samplers_raise_no_false_alarm() -> None:
         assert audit_sampler(sample, 16, 3, HEADS[0], "test", wanted=500) == []
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "latents"])
+def test_shared_noise_is_that_one_finding_and_no_other(axis: int) -> None:
+    """Shared noise makes the other moments less certain than as many independent draws would."""
+
+    def sample(mu: np.ndarray, head: np.ndarray, seed: int) -> np.ndarray:
+        shape = [1 if i == axis else size for i, size in enumerate(mu.shape)]
+        return mu + np.exp(0.5 * head) * np.random.default_rng(seed).normal(size=shape)
+
+    assert [f.code for f in audit_sampler(sample, 64, 8, HEADS[0], "test")] == ["SA002"]
+
+
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.parametrize("bound", [3.0, 5.0, 9.0])
 def test_a_clamp_is_found_where_it_is(side: float, bound: float) -> None:

@@ -21,7 +21,7 @@ from .loss import audit_loss
 from .probe import Failed, same_randomness, time_limit
 from .report import AuditReport
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
-from .sandbox import batches, borrowed, constructed, copied, seeded
+from .sandbox import Snapshot, batches, borrowed, constructed, copied, seeded
 from .steps import Step, find_step, forward_of, stub_trainer
 from .structure import audit_structure, joined, noisy_evaluation, start_of, two_modes
 from .subject import ROWS, Subject, added
@@ -313,13 +313,14 @@ def _subject(
     model.train(training)
     model.zero_grad()
     stub_trainer(model)
-    rest = tuple(map(cast, rest))
+    rest, state = tuple(map(cast, rest)), Snapshot(model)
     first: BadInput | None = None
     for x in map(cast, batches(model, given, ROWS, seed)):
         try:
             forward = forward_of(model, x, rest)
             paths = partial(_paths, model, x, forward)
             step = find_step(model, x, forward, rest, loss, inputs, constants, paths)
+            state.restore()  # the calls that were tried have moved counters and running means
             return Subject(model, x, step), forward
         except BadInput as error:  # another shape may be taken, or another kind of data be within the support
             first = first or error

@@ -233,7 +233,7 @@ class Subject:
         x = x.to(self.x.dtype).reshape(len(x), *self.x.shape[1:])
         recording = self.recording(len(x))
         swap = self.swaps(recording, given)
-        if False:  # the audit of the loss puts a node of a quadrature in place of the loss's own noise
+        if node is not None:  # the audit of the loss puts a node of a quadrature in place of the loss's own noise
             noise = [n for n in recording.tape.nodes if n.name in NORMAL and not n.parents and n.key not in swap]
             swap |= {n.key: torch.full_like(n.tensor, node) for n in noise}
         replay = Replay(recording.tape, swap, skip=self._idle(recording, swap))
