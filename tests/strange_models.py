@@ -273,7 +273,7 @@ class Denoising(WithLoss):
         return bernoulli_loss(recon, x, mu, logvar)
 
 
-class Counting(Plain):
+class Counting(WithLoss):
     """A weight that grows with the steps taken, and an attribute that cannot be copied."""
 
     def __init__(self) -> None:
@@ -282,9 +282,10 @@ class Counting(Plain):
 
         self.steps, self.lock = 0, threading.Lock()
 
-    def loss_function(self, recon_x, x, mu, logvar):
+    def compute_loss(self, x):
         self.steps += 1
-        return bernoulli_loss(recon_x, x, mu, logvar) + (self.steps - 1) * kl(mu, logvar).mean()
+        recon, mu, logvar = self(x)
+        return bernoulli_loss(recon, x, mu, logvar) + (self.steps - 1) * kl(mu, logvar).mean()
 
 
 class Unused(Plain):
