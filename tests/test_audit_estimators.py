@@ -18,9 +18,16 @@ from scipy.special import expit
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from vaelab.auditing.estimator import audit_likelihood, promised
-from vaelab.auditing.exact import FAMILIES, LinearBernoulli, LinearBernoulliLogits, LinearGaussian, array, log_mean_exp
-from vaelab.auditing.importance import audit_importance, is_importance
+from vaelab.auditing.estimators.estimator import audit_likelihood, promised
+from vaelab.auditing.estimators.exact import (
+    FAMILIES,
+    LinearBernoulli,
+    LinearBernoulliLogits,
+    LinearGaussian,
+    array,
+    log_mean_exp,
+)
+from vaelab.auditing.estimators.importance import audit_importance, is_importance
 from vaelab.auditing.report import AuditReport
 from vaelab.core.errors import BadInput
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaelab.auditing.hooks import Replay, Tape, grown_by
 from vaelab.auditing.laws import HEADS
-from vaelab.auditing.model import Bench, audit_model
-from vaelab.auditing.sampler import audit_sampler, clamp_of, measured_reading, read_head
+from vaelab.auditing.models.hooks import Replay, Tape, grown_by
+from vaelab.auditing.models.model import Bench, audit_model
+from vaelab.auditing.models.sampler import audit_sampler, clamp_of, measured_reading, read_head
 from vaelab.core.errors import BadInput
 from vaelab.core.finding import SEVERITIES
 
@@ -366,7 +366,7 @@ KERAS = textwrap.dedent("""
     import json, sys
     import keras, numpy as np
     from keras import layers, ops
-    from vaelab.auditing.model import audit_model
+    from vaelab.auditing.models.model import audit_model
 
     class Sampling(layers.Layer):
         power = 0.5

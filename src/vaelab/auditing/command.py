@@ -57,11 +57,11 @@ def run_audit(target: str, settings: Mapping[str, Any], options: Options, sarif:
 def _audited(subject: Any, settings: Mapping[str, Any], options: Options) -> Any:
     constants = settings.get("constants")
     if options.kind == "likelihood":
-        from .estimator import audit_likelihood
+        from .estimators.estimator import audit_likelihood
 
         return audit_likelihood(subject, inputs=options.inputs, constants=constants)
     if options.kind == "importance":
-        from .importance import audit_importance
+        from .estimators.importance import audit_importance
 
         return audit_importance(subject, inputs=options.inputs, constants=constants)
     return audit(

@@ -322,7 +322,7 @@ def same_modules(fn: Callable[..., Any]) -> Iterator[None]:
     if torch is None:
         yield
         return
-    from .sandbox import Snapshot
+    from .models.sandbox import Snapshot
 
     snapshots = [Snapshot(item) for item in reached(fn) if isinstance(item, torch.nn.Module)]
     try:

@@ -68,7 +68,7 @@ def audit(
         (12.25, ['RE001', 'KL003'])
     """
     if _is_model(subject):
-        from .model import audit_model
+        from .models.model import audit_model
 
         return audit_model(
             subject, data=data, loss=loss, inputs=inputs, constants=constants, declared_beta=declared_beta
@@ -138,7 +138,7 @@ def find(target: str) -> tuple[Any, str | None, int]:
 def _instance(kind: type) -> Any:
     """An object of a class whose method is to be audited."""
     if _is_model(kind):
-        from .sandbox import constructed
+        from .models.sandbox import constructed
 
         return constructed(kind)
     try:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..core.errors import BadInput
-from ..core.finding import Finding, Severity
+from ...core.errors import BadInput
+from ...core.finding import Finding, Severity
+from ..codes import finding
+from ..report import AuditReport, sorted_findings
 from .bench import FEW, MANY, ROWS, SOME, SURE, Bench, Fit, fit, units
 from .calls import DRAWS, Call, bind, guess_draws
-from .codes import finding
 from .exact import FAMILIES, LinearGaussian, own_randomness
-from .report import AuditReport, sorted_findings
 
 Returns = Literal["nll", "log_likelihood"]
 

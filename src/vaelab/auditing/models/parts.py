@@ -14,10 +14,10 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput
+from ...core.errors import BadInput
+from ..roles import guess
 from .hooks import LEAF, NOISE, Key, Node
 from .recording import Recording, same_value
-from .roles import guess
 from .sandbox import DECODE, SAMPLE
 
 FIRST = ("forward", "encode", "encoder", "reparameterize", "decode", "decoder")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.finding import Finding, Severity
+from ...core.finding import Finding, Severity
 from .exact import log_mean_exp, log_sum_exp
 
 SAMPLES, BATCH, PIXELS, LATENTS = 5, 7, 6, 3  # all different, so that no two axes can be mixed up unseen

@@ -16,19 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BadInput, one_line
-from ..core.finding import Finding
+from ...core.errors import BadInput, one_line
+from ...core.finding import Finding
+from ..laws import HEADS, Head
+from ..loss import audit_loss
+from ..probe import same_randomness
+from ..report import AuditReport
+from ..roles import guess
 from .hooks import Tape
-from .laws import HEADS, Head
-from .loss import audit_loss
-from .probe import same_randomness
-from .report import AuditReport
-from .roles import guess
 from .sampler import audit_sampler, by_name, measured_reading
 from .structure import STILL, ignores_x, ignores_z, joined
 
 ROWS, SAMPLER_ROWS = 7, 64
-SAMPLERS = ("sampl", "reparam", "latent")
 
 
 def is_keras(model: Any) -> bool:
@@ -156,7 +155,7 @@ class Bench:
     def _sampling(self) -> Callable[[list[np.ndarray]], Any] | None:
         """The layer that draws z from a pair of mu and head, taken as one argument or as two."""
         layers = [y for y in self.model._flatten_layers() if y is not self.model and not hasattr(y, "layers")]
-        named = [y for y in layers if _name_tells(y) or not type(y).__module__.startswith("keras.")]
+        named = [y for y in layers if not type(y).__module__.startswith("keras.")]
         probe = [np.zeros((2, *self.latent), "float32") for _ in range(2)]
         for layer in named:
             for call in (lambda pair, y=layer: y(pair), lambda pair, y=layer: y(*pair)):
@@ -272,10 +271,6 @@ def _backend() -> str:
     import keras
 
     return str(keras.config.backend())
-
-
-def _name_tells(layer: Any) -> bool:
-    return any(part in type(layer).__name__.lower() for part in SAMPLERS)
 
 
 def _base() -> Any:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput, one_line
-from .probe import parts_of
-from .roles import size_of
+from ...core.errors import BadInput, one_line
+from ..probe import parts_of
+from ..roles import size_of
 
 ENCODE, DECODE = ("encode", "encoder"), ("decode", "decoder", "generate")
 SAMPLE = ("reparameterize", "reparametrize", "reparameterise", "reparam", "sample_z", "sampling", "sample", "rsample")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import BadInput
+from ...core.errors import BadInput
 from .calls import Call, numbers
 from .exact import LOG_2PI, KnownVAE, log_mean_exp
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BadInput
+from ...core.errors import BadInput
 
 Rules = Mapping[str, frozenset[str]]
 

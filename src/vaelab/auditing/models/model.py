@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput, one_line
-from ..core.finding import Finding
+from ...core.errors import BadInput, one_line
+from ...core.finding import Finding
+from ..laws import HEADS, Head
+from ..loss import audit_loss
+from ..probe import Failed, same_randomness, time_limit
+from ..report import AuditReport
 from .keras_model import audit_keras, is_keras
-from .laws import HEADS, Head
-from .loss import audit_loss
-from .probe import Failed, same_randomness, time_limit
-from .report import AuditReport
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
 from .sandbox import Snapshot, batches, borrowed, constructed, copied, seeded
 from .steps import Step, find_step, forward_of, stub_trainer

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput, one_line
+from ...core.errors import BadInput, one_line
+from ..probe import same_randomness
 from .hooks import LEAF, NOISE, NORMAL, Key, Node, Replay, Stopped, Tape, grown_by
 from .parts import Finder
-from .probe import same_randomness
 from .recording import Recording
 from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
 from .steps import Step, losses_in, only_losses

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
-from ..core.finding import Finding
+from ...core.errors import BadInput
+from ...core.finding import Finding
+from ..codes import finding
 from .calls import Call, main_value, numbers
-from .codes import finding
 from .exact import FAMILIES, KnownVAE, array, own_randomness
 from .weights import BATCH, CALLS, LATENTS, PIXELS, SAMPLES, Form, Seen
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.finding import Finding
-from .codes import finding
+from ...core.finding import Finding
+from ..codes import finding
+from ..report import AuditReport, sorted_findings
 from .hooks import LEAF, Node, grown_by
 from .recording import Recording
-from .report import AuditReport, sorted_findings
 from .subject import ROWS, Subject
 
 STILL = 1e-6  # relative moves below this are rounding

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..core.errors import BadInput
+from ...core.errors import BadInput
 
 NORMAL = frozenset(("randn", "randn_like", "normal", "normal_"))
 NOISE = NORMAL | {"rand", "rand_like", "uniform_", "exponential_", "log_normal_", "cauchy_"}

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadInput, one_line
+from ...core.errors import BadInput, one_line
+from ..probe import TOTALS, Failed, parts_of
+from ..roles import bind, guess
 from .hooks import Tape
-from .probe import TOTALS, Failed, parts_of
-from .roles import bind, guess
 from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
 
 STEPS = ("training_step", "training_forward")

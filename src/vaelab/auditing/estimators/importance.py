@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BadInput
-from ..core.finding import SEVERITIES, Finding, Severity
-from . import roles
+from ...core.errors import BadInput
+from ...core.finding import SEVERITIES, Finding, Severity
+from .. import roles
+from ..codes import finding
+from ..report import AuditReport, sorted_findings
 from .calls import DRAWS, Call, Rules, bind, guess_draws, squeezed
-from .codes import finding
 from .exact import LOG_2PI, own_randomness
-from .report import AuditReport, sorted_findings
 from .samples import from_model, from_pieces
 from .terms import TERMS, from_terms
 from .weights import BATCH, BOUND, ELBO, PIXELS, SAMPLES, VALUES, Form, Reading, read_value, recognise, softmax

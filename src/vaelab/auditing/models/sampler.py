@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ..core.finding import Finding, Severity
-from .codes import finding
-from .laws import HEADS, Head
+from ...core.finding import Finding, Severity
+from ..codes import finding
+from ..laws import HEADS, Head
 
 SIGMAS = 5.0  # standard errors beyond which a deviation is no accident
 SLACK = 0.02  # relative deviations below this are rounding or a small constant added for stability

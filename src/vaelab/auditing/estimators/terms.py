@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BadInput
-from ..core.finding import Finding
+from ...core.errors import BadInput
+from ...core.finding import Finding
+from ..codes import finding
+from ..frameworks import NumPy, candidates
 from .calls import Call, main_value, numbers
-from .codes import finding
-from .frameworks import NumPy, candidates
 from .weights import BATCH, CALLS, SAMPLES, Form, Seen
 
 TERMS = {"log_w": 1.0, "log_px": 1.0, "log_joint": 1.0, "nll": -1.0, "log_pz": 1.0, "log_qz": -1.0, "kl": -1.0}

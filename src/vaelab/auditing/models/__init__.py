@@ -1,0 +1,1 @@
+"""Whole models: the step is recorded, its parts found and replaced, the sampler measured."""
