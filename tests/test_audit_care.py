@@ -139,7 +139,7 @@ def test_an_endless_loop_ends(deaf: bool) -> None:
 
 
 def test_a_raising_loss_is_quoted_in_one_line() -> None:
-    with pytest.raises(BadInput, match=r"ValueError: my own words") as caught:
+    with pytest.raises(BadInput, match=r"ValueError at test_audit_care.py:\d+: my own words") as caught:
         audit_loss(raises, sizes=SMALL)
     assert "\n" not in str(caught.value) and "inputs=" in str(caught.value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from math import isclose, isfinite
 from typing import Any
 
 from .auditing.report import AuditReport
@@ -10,19 +10,20 @@ from .auditing.run import audit
 from .core.finding import SEVERITIES
 
 
-def assert_elbo(loss: Callable[..., Any], *, allow: str = "warning", **options: Any) -> AuditReport:
+def assert_elbo(subject: Any, /, *, allow: str = "warning", **options: Any) -> AuditReport:
     """Fails unless a loss is beta times the divergence plus the negative log-likelihood, with the declared beta.
 
     Args:
-        loss: The loss, or a model.
+        subject: The loss, or a model.
         allow: The worst severity that passes: "info" or "warning".
-        **options: As in `vaelab.audit`: inputs, constants, sizes, declared_beta, family, ...
+        **options: As in `vaelab.audit`: inputs, constants, sizes, declared_beta, family, loss (for a model), ...
 
     Returns:
         The report.
 
     Raises:
-        AssertionError: with the whole report, where a finding is worse than allowed.
+        AssertionError: with the whole report, where a finding is worse than allowed, where no beta could be measured,
+            and where it is not the declared one (of squared and absolute errors the noise scale is free).
         BadInput: where the loss cannot be called.
 
     Example:
@@ -33,7 +34,14 @@ def assert_elbo(loss: Callable[..., Any], *, allow: str = "warning", **options: 
         >>> round(assert_elbo(vae_loss).effective_beta, 6)
         1.0
     """
-    report = audit(loss, **options)
-    if SEVERITIES.index(report.severity) > SEVERITIES.index(allow):
+    report = audit(subject, **options)
+    if SEVERITIES.index(report.severity) > SEVERITIES.index(allow) or not _declared(report):
         raise AssertionError(f"this is not the bound it is taken for\n{report}")
     return report
+
+
+def _declared(report: AuditReport) -> bool:
+    """Whether a beta was measured and is the declared one, up to its interval."""
+    if not isfinite(report.effective_beta):
+        return False
+    return report.implied_noise is not None or isclose(report.effective_beta, report.declared_beta, rel_tol=0.05)

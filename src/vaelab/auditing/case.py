@@ -18,6 +18,7 @@ class Case:
         data: Smallest and largest value of the user's data, and its standard deviation; None without data.
         counts: Whether the user's data are whole numbers.
         name: The callable's name.
+        defined: False where what stands for the divergence is none, so that no beta can be said.
         by: The name of the constant that declares the weight; empty where none does.
     """
 
@@ -28,10 +29,14 @@ class Case:
     counts: bool = False
     name: str = ""
     by: str = ""
+    defined: bool = True
 
     @property
     def beta(self) -> float:
         """Effective beta as the gradients have it: a divergence without gradient weighs nothing."""
+        roles = self.m.probe.binding.roles
+        if not self.defined or "mu" not in roles or "output" not in roles:
+            return float("nan")
         lost = [self.m.slopes[r].missing for r in ("mu", "head") if r in self.m.slopes]
         if lost and all(lost):
             return 0.0

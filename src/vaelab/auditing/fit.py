@@ -18,7 +18,9 @@ class Fit:
     spread: float
 
 
-def fit(features: Sequence[Sequence[float]] | Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> Fit:
+def fit(
+    features: Sequence[Sequence[float]] | Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray
+) -> Fit:
     """Fits `values ~ constant + features @ slopes`; features [n, k], values [n].
 
     Example:

@@ -98,19 +98,19 @@ def data_range(case: Case) -> list[Finding]:
     name = family.name if family else ""
     unit = name.startswith(("Bernoulli", "continuous"))
     positive = name.startswith(("Poisson", "negative", "exponential", "multinomial"))
+    if case.data is None and case.m.silent is None:
+        return []
     if case.data is None:
-        if case.m.silent is None:
-            return []
         return [
             finding(
                 "RE003",
                 "info",
-                "targets outside [0, 1] are accepted without a word",
+                "targets outside [0, 1] are taken without a word",
                 measured=case.m.silent,
-                unit="is the loss for targets from -0.85 to 1.85",
+                unit="is the loss of targets from -0.85 to 1.85",
                 evidence="made-up targets",
                 why="the formula has a value there, and no meaning",
-                advice="check the range of the data once, when it is loaded",
+                advice="check the range of the data once, when it is loaded, or pass data= here",
             )
         ]
     low, high, _ = case.data

@@ -119,7 +119,7 @@ def _pixels(case: Case) -> list[Finding]:
                 evidence=_terms(case, *axes),
                 why=f"the reconstruction is averaged over {' and '.join(axes)} of x"
                 + (" while the divergence is a sum over latents" if case.exponent("latents") > -0.05 else ""),
-                advice="sum over the entries of a sample: F.mse_loss(output, x, reduction='sum') / len(x)",
+                advice=SUMS[family_of(case)],
             )
         )
     if mixed or not found:
@@ -192,6 +192,8 @@ def weight(case: Case) -> list[Finding]:
         return _named_weight(case)
     ratio = case.beta / case.declared
     off = max(ratio, 1 / ratio)
+    if like := _like_a_mean(case, ratio):
+        return [like]
     if rec.family is not None and rec.family.noise:
         return _noise(case, ratio, off)
     severity: Severity = "error" if off > FACTOR else "info"
@@ -209,6 +211,50 @@ def weight(case: Case) -> list[Finding]:
             advice=f"multiply the divergence's weight by {1 / ratio:.4g}, or pass declared_beta={case.beta:.4g}",
         )
     ]
+
+
+def _like_a_mean(case: Case, ratio: float) -> Finding | None:
+    """Where sizes cannot be varied, as in a model: beta is just what means over entries or latents would give."""
+    sizes, halves = case.m.probe.layout.sizes, (1.0, 0.5) if case.m.reconstruction.family.noise else (1.0,)  # type: ignore[union-attr]
+    weights = [abs(float(w)) for n, w in case.m.probe.binding.constants.items() if isinstance(w, int | float) and w]
+    known = {("pixels",): sizes["pixels"], ("pixels", "latents"): sizes["pixels"] / sizes["latents"],
+             ("latents",): 1 / sizes["latents"]}  # fmt: skip
+    known = {
+        names: value for names, value in known.items() if not set(names) & {n.split(" ")[0] for n in case.m.scaling}
+    }
+    for names, value in known.items():
+        if any(near(ratio, value * half * w, 2e-3) for half in halves for w in (1.0, *weights)):
+            code, term = ("KL003", "the divergence") if names == ("latents",) else ("RE001", "the reconstruction")
+            over = "latents" if names == ("latents",) else "entries of x"
+            return finding(
+                code,
+                "error",
+                f"{term} is averaged over {over}",
+                measured=case.beta,
+                unit=f"is beta at {case.here}",
+                evidence=f"beta is just what means over {' and '.join(names)} give",
+                why=f"{term} of a sample is a sum over its {over}",
+                advice=SUMS.get(family_of(case), SUMS[""])
+                if code == "RE001"
+                else "sum over latents: (...).sum(1).mean()",
+            )
+    return None
+
+
+SUMS = {
+    "squared": "sum over the entries of a sample: F.mse_loss(output, x, reduction='sum') / len(x)",
+    "absolute": "sum over the entries of a sample: F.l1_loss(output, x, reduction='sum') / len(x)",
+    "Bernoulli on probabilities": "sum over entries: F.binary_cross_entropy(output, x, reduction='sum') / len(x)",
+    "Bernoulli on logits": "sum over entries: F.binary_cross_entropy_with_logits(output, x, reduction='sum') / len(x)",
+    "categorical": "sum over the entries of a sample: F.cross_entropy(output, x, reduction='sum') / len(x)",
+    "": "sum over the entries of a sample, then average over the batch",
+}
+
+
+def family_of(case: Case) -> str:
+    """The beginning of the family's name that has a cure of its own."""
+    name = case.m.reconstruction.family.name if case.m.reconstruction.family else ""
+    return next((start for start in SUMS if start and name.startswith(start)), "")
 
 
 def _named_weight(case: Case) -> list[Finding]:
@@ -233,7 +279,7 @@ def _noise(case: Case, ratio: float, off: float) -> list[Finding]:
     """No noise scale that the data can have explains the weight of a residual family."""
     family = case.m.reconstruction.family
     assert family is not None
-    scale = max(case.data[2], 1e-12) if case.data else 1.0
+    scale = max(case.data[1] - case.data[0], 1e-12) if case.data else 1.0
     noise = (sqrt(ratio) if family.noise == "sigma^2" else ratio) / scale
     if NOISE_RANGE[0] <= noise <= NOISE_RANGE[1] or off <= FACTOR:
         return []
@@ -243,7 +289,7 @@ def _noise(case: Case, ratio: float, off: float) -> list[Finding]:
             "RE006",
             "error",
             measured=noise * scale,
-            unit=f"is {named}, beside a spread of the data of {scale:.3g}",
+            unit=f"is {named}, beside a range of the data of {scale:.3g}",
             interval=None,
             evidence=f"effective beta {case.beta:.4g} at unit noise, {case.declared:g} declared",
             why="at the declared beta the noise would be wider than the data, or far finer than any measurement",

@@ -44,6 +44,19 @@ def reconstruction(case: Case) -> list[Finding]:
                 advice="print both shapes: x and output must be the same, [B, ...]",
             )
         ]
+    if rec.family is None and rec.falls:
+        return [
+            finding(
+                "RE007",
+                "error",
+                "unbounded below",
+                measured=rec.falls,
+                unit="lower is the loss at an output of 900 than at 1",
+                evidence="outputs of 1, 30 and 900, everything else held still",
+                why="an output without end costs less and less, so there is no best one",
+                advice="check the signs and logarithms of the term: a negative log-likelihood has a smallest value",
+            )
+        ]
     if rec.family is None:
         return [
             finding(
@@ -156,7 +169,7 @@ def signs(case: Case) -> list[Finding]:
 def divergence(case: Case) -> list[Finding]:
     m, roles = case.m, case.m.probe.binding.roles
     if "mu" not in roles and "head" not in roles:
-        return []
+        return [_only_z(case)] if "z" in roles else []
     if m.divergence.shape == "flat" and not any(m.divergence.moves):
         return [] if case.declared == 0 else [_no_effect(m)]
     if m.divergence.form is None:
@@ -172,7 +185,20 @@ def divergence(case: Case) -> list[Finding]:
                 advice="use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents",
             )
         ]
-    return _proportions(case) or _name_of_head(case)
+    return proportions(case) or _name_of_head(case)
+
+
+def _only_z(case: Case) -> Finding:
+    return finding(
+        "UN002",
+        "warning",
+        "there is no divergence of the posterior, only a term in z",
+        measured=float("nan"),
+        unit="effective beta",
+        evidence="the loss takes z, and neither a mean nor a second head",
+        why="a discrepancy between draws is no divergence of q(z|x) from the prior, so this is no bound",
+        advice="call it a regularised autoencoder, or give the loss mu and the head",
+    )
 
 
 def _no_effect(m: Measured) -> Finding:
@@ -199,7 +225,7 @@ def _no_effect(m: Measured) -> Finding:
     )
 
 
-def _proportions(case: Case) -> list[Finding]:
+def proportions(case: Case) -> list[Finding]:
     """The three terms weigh the same, unless the prior has another variance and the constant that goes with it."""
     m, form = case.m, case.m.divergence.form
     assert form is not None
@@ -207,14 +233,9 @@ def _proportions(case: Case) -> list[Finding]:
         return []
     mean, variance, logarithm = form.mean, form.variance, form.log
     equal = near(mean, variance, case.tolerance) and near(variance, logarithm, case.tolerance)
-    if equal and not form.two_ways:
+    if equal and not form.two_ways and (form.shift == 0 or m.prior is not None):
         return []
-    if (
-        near(mean, variance, case.tolerance)
-        and not form.two_ways
-        and mean * logarithm > 0
-        and m.prior_variance is not None
-    ):
+    if near(mean, variance, case.tolerance) and not form.two_ways and mean * logarithm > 0 and m.prior is not None:
         return []
     batch = m.probe.layout.batch
     shown = (mean * batch, variance * batch, logarithm * batch)
@@ -251,7 +272,10 @@ def _out_of_proportion(case: Case, shares: str) -> Finding:
     missing = [word for word, share in parts.items() if share == 0]
     why = "the three terms of the divergence are not in proportion 1 : 1 : 1"
     advice = "use -0.5 * (1 + log_var - mu**2 - log_var.exp()), summed over latents"
-    if missing:
+    if form.shift and not missing:
+        detail, measured = "its minimum is not at the prior", -form.shift / form.mean
+        unit = "is the mean at its minimum, for a prior of 0"
+    elif missing:
         detail, measured, unit = f"the term in {' and '.join(missing)} is missing", 0.0, "times its share is there"
     elif near(form.variance, form.log, case.tolerance) and not form.two_ways:
         detail, measured = "mu^2 weighs unlike the variance terms", form.mean / form.variance

@@ -17,6 +17,7 @@ from .frameworks import channels_last
 from .inputs import DEFAULTS, domains_to_try, layouts
 from .judge import judge
 from .judge_sizes import unit_of
+from .judge_terms import proportions
 from .measured import Measured, measure
 from .probe import Failed, detached, open_probe, same_modules, same_randomness
 from .report import AuditReport, sorted_findings
@@ -127,6 +128,8 @@ def _report(case: Case, name: str) -> AuditReport:
     m = case.m
     findings = sorted_findings(judge(case))
     rec, form = m.reconstruction, m.divergence.form
+    if form is not None and proportions(case):
+        case = replace(case, defined=False)
     noise = m.beta if rec.family is not None and rec.family.noise and isfinite(case.beta) and case.beta > 0 else None
     return AuditReport(
         subject=name,
@@ -164,14 +167,17 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
     rows = {"reconstruction": f"{rec.weight * batch:.6g} x {rec.name}" if rec.family else rec.name}
     if rec.parts:
         rows["of it"] = ", ".join(f"{weight * batch:.6g} x {part}" for part, weight in rec.parts)
-    if div.form:
-        prior = 1.0 if m.prior_variance is None else m.prior_variance
+    if div.form and not case.defined:
+        terms = (w * batch for w in div.parts)
+        rows["divergence"] = "none: {:.4g} mu^2/2 + {:.4g} variance/2 - {:.4g} log-variance/2".format(*terms)
+    elif div.form:
         read = f", head read as {div.form.head.name}" if div.form.variance or div.form.log else ""
-        rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N(0, {prior:.3g})){read}, {div.shape}"
+        mean, variance = m.prior or (0.0, 1.0)
+        rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N({mean:.3g}, {variance:.3g})){read}, {div.shape}"
     else:
         rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
     rows["effective beta"] = f"{case.beta:.4f}" if case.beta == 0 or abs(case.beta) >= 0.1 else f"{case.beta:.4g}"
-    rows["effective beta"] += f" ± {case.spread:.2g} (95 %)" if case.spread else ""
+    rows["effective beta"] += f" ± {case.spread:.2g} (95 %)" if case.spread and isfinite(case.beta) else ""
     if noise is not None and rec.family is not None:
         rows["implied noise"] = (
             f"{rec.family.noise} = {noise:.6g} at beta = 1, in the data's units (effective beta is at unit noise)"
@@ -192,10 +198,14 @@ def _notes(m: Measured) -> tuple[str, ...]:
         notes.append("the loss draws noise of its own: every value is a mean over a quadrature of it")
     if m.probe.seeds > 1:
         notes.append(f"the loss is random: every value is a mean over {m.probe.seeds} seeds")
-    if m.prior_variance is not None and abs(m.prior_variance - 1) > 0.02:
-        notes.append(f"the prior has variance {m.prior_variance:.4g}")
-    if len(m.probe.choice) > 1:
-        notes.append(f"the result's parts {' and '.join(m.probe.choice)} were added")
+    if m.prior is not None and m.prior != (0.0, 1.0):
+        notes.append(f"the prior has mean {m.prior[0]:.4g} and variance {m.prior[1]:.4g}")
+    if m.silent is not None:
+        notes.append(
+            "targets outside [0, 1] are accepted without a word: check the range of the data when it is loaded"
+        )
+    if len(m.shape) > 1:
+        notes.append(f"the result has shape {m.shape} and was averaged")
     return tuple(notes)
 
 
@@ -211,8 +221,12 @@ def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
             else ""
         )
         return f"not right: {here}{'; '.join(dict.fromkeys(f'{f.code} {f.title}' for f in errors))}"
-    if "output" not in roles or "mu" not in roles:
-        return "one term alone, and nothing wrong with it"
+    if "output" not in roles:
+        return "the divergence alone, and nothing wrong with it"
+    if "mu" not in roles:
+        return "the reconstruction alone: without the divergence of the posterior it is no bound"
+    if case.upside_down:
+        return f"this is minus beta times KL minus the negative log-likelihood, to be maximised, beta = {case.beta:.3f}"
     if rec.family is None:
         weight = div.weight * case.m.probe.layout.batch
         return f"{weight:.4g} times KL beside a term that is no known likelihood"

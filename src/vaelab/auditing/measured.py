@@ -68,7 +68,8 @@ class Measured:
         overflow: Extreme inputs at which the loss is not finite though it could be: what, and the number tried.
         log_of_zero: Likewise for the decoder's output at the ends of its range.
         silent: The loss for data outside the range of the family; None where it refuses or there is no range.
-        prior_variance: Variance of the prior where form and constant of the divergence belong to one; None otherwise.
+        shape: Shape of the result, or of the part that is the loss.
+        prior: Mean and variance of the prior where form and constant of the divergence belong to one; None otherwise.
         noise: Relative half-width of the 95 % interval of effective beta where the loss is random; 0 where it is exact.
     """
 
@@ -83,7 +84,8 @@ class Measured:
     overflow: tuple[tuple[str, float], ...]
     log_of_zero: tuple[tuple[str, float], ...]
     silent: float | None
-    prior_variance: float | None = None
+    shape: tuple[int, ...] = ()
+    prior: tuple[float, float] | None = None
     noise: float = 0.0
 
     @property
@@ -100,7 +102,7 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         probe = _many(probe) if _random(inside) else inside
     div = divergence.measure(probe)
     probe = replace(probe, draw=div.draw)
-    prior = _prior_variance(probe, div)
+    prior = _prior(probe, div)
     if prior is not None and div.form is not None:  # the logarithm weighs the same whatever the prior's variance
         div = replace(div, weight=div.weight * div.form.log / div.form.weight)
     rec, probe = _reconstruction(probe)
@@ -116,6 +118,7 @@ def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
         _overflow(probe, div),
         _log_of_zero(probe, rec),
         _silent(probe, rec),
+        _shape(probe),
         prior,
         _noise(probe, div),
     )
@@ -134,6 +137,11 @@ def _reconstruction(probe: Probe) -> tuple[Reconstruction, Probe]:
         if again.family is not None:
             return again, other
     return rec, probe
+
+
+def _shape(probe: Probe) -> tuple[int, ...]:
+    found = probe.result(draw_batch(np.random.default_rng(0), probe.layout, probe.domain))
+    return next((found[name].shape for name in probe.choice or found), ())
 
 
 def _random(probe: Probe) -> bool:
@@ -388,30 +396,30 @@ def _silent(probe: Probe, rec: Reconstruction) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _prior_variance(probe: Probe, div: Divergence) -> float | None:
-    """The variance s^2 of a prior N(0, s^2) to which the form belongs, told from a wrong proportion by its constant.
+def _prior(probe: Probe, div: Divergence) -> tuple[float, float] | None:
+    """Mean m and variance s^2 of the prior N(m, s^2) to which the form belongs; None where it belongs to none.
 
-    The divergence from N(m, s^2) at N(m, 1) is `(1/s^2 - 1 + log s^2) / 2` an entry; a term that merely weighs
-    too much has another value there. The value of an entry is seen when the number of latents is doubled.
+    A wrong proportion is told from another prior by its constant: the divergence from N(m, s^2) at N(m, 1) is
+    `(1/s^2 - 1 + log s^2) / 2` an entry. The value of an entry is seen when the number of latents is doubled; where it
+    cannot be, a prior is believed in unless the logarithm is off by a factor of 2, which a prior hardly ever gives.
     """
     form = div.form
     if form is None or form.two_ways or form.mean * form.log <= 0 or abs(form.variance / form.mean - 1) > 0.02:
         return None
-    variance = form.log / form.mean
-    if abs(variance - 1) < 0.02:
-        return 1.0
+    mean, variance = -form.shift / form.mean, form.log / form.mean
+    variance = 1.0 if abs(variance - 1) < 0.02 else variance
+    if mean == 0 and variance == 1:
+        return 0.0, 1.0
     if probe.seeds > 1 or probe.layout.square:
         return None
     per_entry = (1 / variance - 1 + float(np.log(variance))) / 2
     try:
-        here, there = (
-            _at_unit(replace(probe, layout=layout), form)
-            for layout in (probe.layout, variations(probe.layout, set())["latents"])
-        )
+        doubled = variations(probe.layout, set())["latents"]
+        here, there = (_at_unit(replace(probe, layout=layout), form) for layout in (probe.layout, doubled))
     except Failed:
-        return None
+        return None if any(abs(variance / factor - 1) < 0.02 for factor in (0.5, 2.0)) else (mean, variance)
     found = (there - here) / (form.log * probe.layout.batch * probe.layout.latents)
-    return variance if abs(found - per_entry) < 0.02 * max(abs(per_entry), 0.05) else None
+    return (mean, variance) if abs(found - per_entry) < 0.02 * max(abs(per_entry), 0.05) else None
 
 
 def _at_unit(probe: Probe, form: divergence.Form) -> float:

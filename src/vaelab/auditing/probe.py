@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -186,7 +189,14 @@ class Probe:
             except Failed:
                 raise
             except (Exception, SystemExit) as error:
-                raise Failed(f"raised {type(error).__name__}: {one_line(str(error))[:300]}") from error
+                raise Failed(f"raised {type(error).__name__}{_line_of(error)}: {one_line(str(error))[:300]}") from error
+
+
+def _line_of(error: BaseException) -> str:
+    """Where a stranger's code raised: file and line of the last frame outside this package and outside libraries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and str(Path(__file__).parent) not in f.filename]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def parts_of(raw: Any) -> dict[str, Any]:
@@ -218,6 +228,7 @@ def open_probe(
         BadInput: where none does, with what the callable said at the plainest one.
     """
     first: Failed | None = None
+    said: list[str] = []
     late = time.monotonic() + 3 * seconds
     scales = ("full", "number", "columns") if "scale" in binding.roles else ("full",)
     shapes = [replace(known, scale=scale) for known in found_layouts for scale in scales]
@@ -229,14 +240,18 @@ def open_probe(
             first = first or error
             if "time limit" in str(error):
                 raise BadInput("the callable", None, str(error), "pass a longer time limit: seconds=...") from error
-            if time.monotonic() > late:
+            said.append(str(error))
+            # The same words without a number in them, whatever the shapes: other shapes will not help.
+            hopeless = len(said) >= 20 and len(set(said)) == 1 and not re.search(r": .*\d|number|finite", said[0])
+            if hopeless or time.monotonic() > late:
                 break
     raise BadInput(
         "the callable",
-        str(first),
-        f"no call with made-up inputs gave a finite number (first at {found_layouts[0].sizes})",
-        'name its arguments with inputs="x output mu head", its shapes with sizes={"pixels": (1, 28, 28)}, data with '
-        'family="categorical" (integer targets [B, P], outputs [B, P, V]) or "counts"',
+        None,
+        f"{first} (at {found_layouts[0].sizes}); no call with made-up inputs gave a finite number",
+        'name its arguments with inputs="x output mu head", or "x (output mu head)" where a tuple packs some; '
+        'its shapes with sizes={"pixels": (1, 28, 28)}; its data with family="categorical" (integer targets [B, P], '
+        'outputs [B, P, V]) or "counts"',
     )
 
 
@@ -250,6 +265,12 @@ def _settled(probe: Probe, total: str | None) -> Probe:
         raise Failed("returned a value that is not finite")
     # A callable may cast down inside: what it returns is then rough between points that are next to each other.
     return replace(probe, dtype="float32") if _rough(probe, batch) else probe
+
+
+def _kind_of(probe: Probe, batch: Batch) -> str:
+    tensors = {role: probe.framework.make(a, probe.dtype) for role, a in probe.draws(batch)[0][2].items()}
+    with probe._protected():
+        return type(probe._call(tensors, 0, {})).__name__
 
 
 def _rough(probe: Probe, batch: Batch) -> bool:
@@ -276,7 +297,7 @@ def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tupl
             raise BadInput("total", total, rule, "leave total out" if found and not has else "name one of them")
         return (str(total),)
     if not found:
-        raise Failed("returned something that is no number")
+        raise Failed(f"returned {_kind_of(probe, batch)}, which is no number")
     if len(found) == 1:
         return tuple(found) if next(iter(found)) else ()
     data = probe.result(replace(batch, x=other.x, output=other.output, scale=other.scale))
@@ -364,10 +385,15 @@ def same_randomness() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def _is_python_object(fn: Any) -> bool:
+    """Whether a callable is an object of a class with a call written in Python, such as a module; no function."""
+    return any(isinstance(vars(kind).get("__call__"), FunctionType) for kind in type(fn).__mro__)
+
+
 def detached(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A bound method on a copy of its object, so that nothing reaches the user's; other callables as they are."""
     owner = getattr(fn, "__self__", None)
-    if owner is None and isinstance(getattr(type(fn), "__call__", None), FunctionType) and not isinstance(fn, type):
+    if owner is None and not isinstance(fn, type) and _is_python_object(fn):
         try:
             return copy.deepcopy(fn)  # an object that is called, such as a module
         except Exception:  # as below

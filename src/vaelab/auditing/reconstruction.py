@@ -36,6 +36,7 @@ class Reconstruction:
         parts: Weights of the two terms of a sum, or of ones and zeros of a Bernoulli, by name.
         columns: Weights of single entries of a row where they differ.
         moves: Whether the data, and whether the output, move the loss.
+        falls: Where no family explains it: how far a large output takes the loss below all others, in nats.
         separable: Where no family explains it: whether it is a sum over the entries of a row.
         mixed: Where no family explains it: whether a row's data meets another row's output.
         constant: The loss at zero cost and the fixed mu and head.
@@ -50,6 +51,7 @@ class Reconstruction:
     parts: tuple[tuple[str, float], ...] = ()
     columns: tuple[float, ...] = ()
     moves: tuple[bool, bool] = (True, True)
+    falls: float = 0.0
     separable: bool = False
     mixed: bool = False
     constant: float = 0.0
@@ -63,8 +65,10 @@ def measure(probe: Probe, seed: int = 1) -> Reconstruction:
     moves = _moves(probe, base, rng)
     if not moves[1]:
         return Reconstruction(None, 0.0, 1.0, "none", moves=moves)
-    others = ("binary", "counts", "one-hot", "swapped counts") if probe.domain == "unit" else ()
-    ways = (_plain, _summed, _columns, _roughly)
+    others: tuple[str, ...] = (
+        ("binary", "counts", "one-hot", "swapped counts") if probe.domain == "unit" and probe.seeds == 1 else ()
+    )
+    ways = (_plain, _summed, _columns, _roughly) if probe.seeds == 1 else (_plain,)
     tries = ((replace(probe, domain=domain), way) for domain in (probe.domain, *others) for way in ways)
     found = next((replace(rec, domain=rec.domain or p.domain) for p, way in tries if (rec := way(p, base, rng))), None)
     if found is None:
@@ -285,7 +289,31 @@ def _unknown(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
         other.output.flat[1],
     )
     entries = _meet(probe, base, {"output": first}, {"output": second})
-    return Reconstruction(None, float("nan"), residual, "unknown", separable=not rows and not entries, mixed=rows)
+    return Reconstruction(
+        None,
+        float("nan"),
+        residual,
+        "unknown",
+        falls=_falls(probe, base),
+        separable=not rows and not entries,
+        mixed=rows,
+    )
+
+
+def _falls(probe: Probe, base: Batch) -> float:
+    """How far the loss falls on the way to a large output, where it goes on falling: 0 where it is bounded below."""
+    worst = 0.0
+    for x in (base.x, np.full(base.x.shape, 3.0)):
+        for sign in (-1.0, 1.0):
+            try:
+                values = [
+                    probe.value(replace(base, x=x, output=np.full(base.output.shape, sign * o))) for o in (1, 30, 900)
+                ]
+            except Failed:
+                continue
+            steady = np.all(np.isfinite(values)) and values[2] - values[1] < 10 * (values[1] - values[0]) < -1e-3
+            worst = max(worst, values[0] - values[2]) if steady else worst
+    return float(worst)
 
 
 def _meet(probe: Probe, base: Batch, one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,7 @@ _LATENT_SIDE = {"z", "q", "enc", "latent", "logvar", "lv", "posterior", "encoder
 
 
 def _latent_rank(name: str) -> int:
-    """How surely a name speaks of the posterior: 0 where it says so, 2 for a scale or a noise, which is rather the data's."""
+    """How surely a name speaks of the posterior: 0 where it says so, 2 for a scale or a noise."""
     known = set(words(name)) | {"".join(words(name))}
     return 0 if known & _LATENT_SIDE else 2 if known & {"scale", "logscale", "noise", "lognoise", "dispersion"} else 1
 
@@ -345,8 +345,9 @@ def _given(inputs: str, parameters: list[inspect.Parameter] | None, given: dict[
     )
 
 
-def _parse(inputs: str) -> tuple[Any, ...]:
+def _parse(inputs: str | Sequence[str]) -> tuple[Any, ...]:
     """Roles in order; `(output mu head) x` makes one tuple of three and one argument."""
+    inputs = inputs if isinstance(inputs, str) else " ".join(map(str, inputs))
     tokens = re.findall(r"\([^()]*\)|[^\s,()]+", inputs)
     if not tokens:
         raise BadInput("inputs", repr(inputs), "names the roles in the callable's order", 'such as "x output mu head"')
