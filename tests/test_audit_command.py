@@ -50,7 +50,8 @@ def estimate(model, x, n_samples):
     mu, log_var = model.encode(x)
     z = mu + (0.5 * log_var).exp() * torch.randn(n_samples, *mu.shape)
     normal = torch.distributions.Normal
-    log_w = model.log_px_given_z(x, z) + (normal(0, 1).log_prob(z) - normal(mu, (0.5 * log_var).exp()).log_prob(z)).sum(-1)
+    ratio = normal(0, 1).log_prob(z) - normal(mu, (0.5 * log_var).exp()).log_prob(z)
+    log_w = model.log_px_given_z(x, z) + ratio.sum(-1)
     return -(torch.logsumexp(log_w, 0) - torch.log(torch.tensor(float(n_samples)))).mean()
 
 
@@ -101,7 +102,9 @@ def test_constants_and_what_the_code_prints(source: Path, capsys: pytest.Capture
     assert report["sizes"]["latents"] == 3 and report["severity"] == "info"
 
 
-def test_sarif(source: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sarif(
+    source: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     status, _, _ = run(capsys, "my_code.py:wrong", "--sarif", "out.sarif")
     sarif = json.loads((tmp_path / "out.sarif").read_text())

@@ -61,7 +61,8 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
+        "__version__", "train", "load", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput",
+        "Loss", "VAE", "ELBO",
         "schedules", "GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
@@ -80,8 +81,8 @@ def test_flags_are_frozen() -> None:
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
         "audit": [
-            "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json", "--likelihood", "--loss",
-            "--sarif", "--total",
+            "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json", "--likelihood",
+            "--loss", "--sarif", "--seconds", "--total",
         ],
         "report": ["--to"],
         "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
@@ -92,7 +93,9 @@ def test_flags_are_frozen() -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["audit", "--help"], ["--version"], ["settings"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["audit", "--help"], ["--version"], ["settings"]]
+)
 def test_the_command_starts_without_torch(arguments: list[str]) -> None:
     code = f"import sys, vaelab.cli\ntry: vaelab.cli.main({arguments!r})\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

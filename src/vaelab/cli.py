@@ -73,6 +73,7 @@ def audit(
     total: Annotated[str | None, Parameter(help="which part of a structured result is the loss")] = None,
     likelihood: Annotated[bool, Parameter(negative=(), help="the target estimates log p(x)")] = False,
     importance: Annotated[bool, Parameter(negative=(), help="the target is an importance-weighted objective")] = False,
+    seconds: Annotated[float, Parameter(help="time limit of a single call")] = 20.0,
     json: Annotated[bool, Parameter(negative=(), help="print JSON")] = False,
     sarif: Annotated[Path | None, Parameter(help="also write SARIF for code scanning to this file")] = None,
 ) -> int:
@@ -89,7 +90,7 @@ def audit(
         raise BadInput("likelihood", "together with --importance", "a target is one of them")
     kind = "likelihood" if likelihood else "importance" if importance else "loss"
     rows = None if data is None else _batch_of(data)
-    options = Options(kind, inputs, rows, loss, declared_beta, family, framework, total)
+    options = Options(kind, inputs, rows, loss, declared_beta, family, framework, total, seconds)
     found = run_audit(target, parse_overrides(settings), options, sarif)
     print(found.to_json() if json else found)
     return found.status

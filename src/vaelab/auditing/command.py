@@ -30,6 +30,7 @@ class Options:
     family: str | None = None
     framework: str | None = None
     total: str | None = None
+    seconds: float = 20.0
 
 
 def run_audit(target: str, settings: Mapping[str, Any], options: Options, sarif: Path | None = None) -> AuditReport:
@@ -74,6 +75,7 @@ def _audited(subject: Any, settings: Mapping[str, Any], options: Options) -> Any
         framework=options.framework,
         total=options.total,
         data=options.data,
+        seconds=options.seconds,
         loss=find(options.loss)[0] if options.loss else None,
     )
 

@@ -176,7 +176,7 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
         rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N({mean:.3g}, {variance:.3g})){read}, {div.shape}"
     else:
         rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
-    rows["effective beta"] = f"{case.beta:.4f}" if case.beta == 0 or abs(case.beta) >= 0.1 else f"{case.beta:.4g}"
+    rows["effective beta"] = _digits(case.beta)
     rows["effective beta"] += f" ± {case.spread:.2g} (95 %)" if case.spread and isfinite(case.beta) else ""
     if noise is not None and rec.family is not None:
         rows["implied noise"] = (
@@ -209,6 +209,11 @@ def _notes(m: Measured) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _digits(beta: float) -> str:
+    """Three decimals, or four digits of a small number."""
+    return f"{beta:.3f}" if beta == 0 or not abs(beta) < 0.1 else f"{beta:.4g}"
+
+
 def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
     """One sentence: what is minimised."""
     errors = [f for f in findings if f.severity == "error"]
@@ -235,6 +240,6 @@ def verdict(case: Case, findings: tuple[Finding, ...]) -> str:
     noise = f" at unit noise, or beta = 1 at {rec.family.noise} = {case.m.beta:.4g}" if rec.family.noise else ""
     return (
         "this is beta times KL plus the negative log-likelihood, "
-        f"in {unit_of(case.m)}, beta = {case.beta:.3f}{noise}{bent}"
+        f"in {unit_of(case.m)}, beta = {_digits(case.beta)}{noise}{bent}"
         + (f"; {traps} trap{'s' * (traps > 1)} above" if traps else "")
     )

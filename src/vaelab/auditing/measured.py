@@ -406,7 +406,7 @@ def _prior(probe: Probe, div: Divergence) -> tuple[float, float] | None:
     form = div.form
     if form is None or form.two_ways or form.mean * form.log <= 0 or abs(form.variance / form.mean - 1) > 0.02:
         return None
-    mean, variance = -form.shift / form.mean, form.log / form.mean
+    mean, variance = 0.0 - form.shift / form.mean, form.log / form.mean
     variance = 1.0 if abs(variance - 1) < 0.02 else variance
     if mean == 0 and variance == 1:
         return 0.0, 1.0
