@@ -81,8 +81,8 @@ def test_flags_are_frozen() -> None:
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
         "audit": [
-            "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json", "--likelihood",
-            "--loss", "--sarif", "--seconds", "--total",
+            "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json",
+            "--likelihood", "--loss", "--sarif", "--seconds", "--total",
         ],
         "report": ["--to"],
         "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
