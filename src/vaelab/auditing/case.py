@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from .measured import Measured
 
@@ -16,7 +17,6 @@ class Case:
         declared: The declared weight of the divergence.
         explicit: Whether it was given as `declared_beta`, which declares the dependence on sizes too.
         data: Smallest and largest value of the user's data, and its standard deviation; None without data.
-        counts: Whether the user's data are whole numbers.
         name: The callable's name.
         defined: False where what stands for the divergence is none, so that no beta can be said.
         by: The name of the constant that declares the weight; empty where none does.
@@ -26,7 +26,6 @@ class Case:
     declared: float = 1.0
     explicit: bool = False
     data: tuple[float, float, float] | None = None
-    counts: bool = False
     name: str = ""
     by: str = ""
     defined: bool = True
@@ -67,7 +66,7 @@ class Case:
     def exponent(self, size: str, term: str = "beta") -> float:
         """The largest exponent in a size, over its axes."""
         found = [getattr(s, term) for name, s in self.m.scaling.items() if name.split(" ")[0] == size]
-        return max(found, key=abs, default=0.0)
+        return max((e for e in found if isfinite(e)), key=abs, default=0.0)
 
     @property
     def here(self) -> str:

@@ -17,10 +17,11 @@ from functools import partial
 
 import numpy as np
 
+from .care import Failed
 from .fit import fit, smallest
 from .inputs import Batch, draw_batch
-from .laws import CURVED_HEADS, HEADS, LOGARITHMS, Head, divergence
-from .probe import Failed, Probe
+from .laws import CURVED_HEADS, HEADS, LOGARITHMS, Head
+from .probe import Probe
 
 EXACT, NOISY = 2e-3, 0.1  # the share of the spread that a form may leave unexplained
 HALF = Head("exp(head / 2)", lambda h: np.exp(h / 2), lambda h: h, lambda v: v, "linear")
@@ -127,7 +128,9 @@ def slope(probe: Probe, form: Form, base: Batch, regime: str, rng: np.random.Gen
     """The weight of the divergence in a regime: the loss's slope in the fitted form, times the form's weight."""
     batches = [drawn(base, form.head, regime, rng) for _ in range(count if probe.seeds == 1 else 2 * count)]
     values = [_value(probe, batch) for batch in batches]
-    if not np.all(np.isfinite(values)) or flat(values, probe):
+    if not np.all(np.isfinite(values)):
+        return float("nan")
+    if flat(values, probe):
         return 0.0
     found = fit([form.total(b) for b in batches], values)
     straight = found.residual < max(10 * form.residual, 5 * _tolerance(probe)) or _coarse(values, found.residual, probe)
@@ -166,7 +169,7 @@ def _recognise(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[For
         exact = 1e-7 if probe.dtype == "float64" else 1e-4
         if not good or good[0][0].residual > exact:
             good = _explained(good + _searched(probe, far), probe)
-        if good and not _half_clamped(good[0][0], probe):
+        if good and good[0][0].residual <= exact and not _half_clamped(good[0][0], probe):
             return good[0]
     near = [(p, _half_still([drawn(base, h, "small", rng) for _ in range(count)])) for p in probes for h in HEADS]
     close = _explained([found for p, b in near if (found := _best(p, b)) is not None], probe)
@@ -174,7 +177,9 @@ def _recognise(probe: Probe, base: Batch, rng: np.random.Generator) -> tuple[For
     below = [replace(b, head=-b.head) for b in far]
     under = _explained([found for p in probes if (found := _best(p, below)) is not None], probe) if good else []
     spoken = [found for found in (*under, *close) if not _half_clamped(found[0], probe)]
-    return next(iter(spoken or good), None)
+    sure = [found for found in spoken if found[0].residual <= exact]  # one form that is exact beats one that is near
+    dead = bool(good) and _half_clamped(good[0][0], probe)
+    return next(iter(sure or (spoken if dead else []) or good or spoken), None)
 
 
 def _half_still(batches: list[Batch]) -> list[Batch]:
@@ -340,6 +345,8 @@ def _kink(probe: Probe, form: Form, base: Batch, where: np.ndarray) -> float | N
 
     grid = np.geomspace(1e-3, 1e4, 60)
     slopes = [(value(n * 1.01) - value(n)) / (0.01 * n) for n in grid]
+    if not np.all(np.isfinite(slopes)):
+        return None
     top = max(abs(s) for s in slopes)
     state = [0 if abs(s) < 0.05 * top else int(np.sign(s)) for s in slopes]
     change = next((i for i in range(1, len(grid)) if state[i] != state[i - 1]), None)
@@ -349,11 +356,6 @@ def _kink(probe: Probe, form: Form, base: Batch, where: np.ndarray) -> float | N
     for _ in range(20):
         middle = float(np.sqrt(low * high))
         inside = (value(middle * 1.001) - value(middle)) / (0.001 * middle)
-        here = 0 if abs(inside) < 0.05 * top else int(np.sign(inside))
+        here = 0 if not abs(inside) >= 0.05 * top else int(np.sign(inside))
         low, high = (middle, high) if here == state[change - 1] else (low, middle)
     return float(np.sqrt(low * high))
-
-
-def true_total(batch: Batch, head: Head) -> float:
-    """The exact divergence of a batch under a reading of the head, in nats."""
-    return float(divergence(batch.mu, head.log_variance(batch.head)).sum())

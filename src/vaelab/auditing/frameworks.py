@@ -113,8 +113,8 @@ class Torch(NumPy):
     ) -> dict[str, np.ndarray] | None:
         tensors = {role: self.make(array, dtype) for role, array in arrays.items()}
         leaves = {role: tensors[role].requires_grad_() for role in wanted}
-        with self.torch.enable_grad():
-            value = call(tensors)
+        with self.torch.enable_grad():  # on copies, which a callable may change in place
+            value = call({**tensors, **{role: leaf.clone() for role, leaf in leaves.items()}})
         value = value if isinstance(value, self.torch.Tensor) else self.torch.tensor(float(value))
         if not value.requires_grad:
             return {role: np.zeros(leaf.shape) for role, leaf in leaves.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 
@@ -166,7 +166,7 @@ def _terms(case: Case, *names: str) -> str:
     parts = [
         f"{name} doubled: reconstruction x {2**s.reconstruction:.4g}, divergence x {2**s.divergence:.4g}"
         for name, s in case.m.scaling.items()
-        if name in names
+        if name in names and isfinite(s.beta)
     ]
     return "; ".join(parts)
 

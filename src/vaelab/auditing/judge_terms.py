@@ -117,11 +117,16 @@ def named_wrong(case: Case) -> list[Finding]:
     ]
 
 
+def _is_bound(name: str) -> bool:
+    """Whether a callable, or the part of its result that is taken, calls itself a bound and no loss."""
+    last = [word for part in name.split(" ") for word in words(part.rsplit(".", 1)[-1])]
+    bound = {"elbo", "bound", "likelihood", "evidence", "loglikelihood"} & set(last)
+    return bool(bound) and not {"loss", "neg", "negative", "nll", "nelbo", "cost", "minus"} & set(last)
+
+
 def signs(case: Case) -> list[Finding]:
     rec, div = case.m.reconstruction, case.m.divergence
-    if case.upside_down and any(
-        w in case.name.lower() for w in ("elbo", "bound", "objective", "likelihood", "evidence")
-    ):
+    if case.upside_down and _is_bound(case.name):
         return [
             finding(
                 "UN002",

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.errors import BadInput
 from ..core.finding import Finding
+from .care import Failed, Kept, detached, same_randomness
 from .case import Case
 from .frameworks import channels_last
 from .inputs import DEFAULTS, domains_to_try, layouts
@@ -19,9 +20,9 @@ from .judge import judge
 from .judge_sizes import unit_of
 from .judge_terms import proportions
 from .measured import Measured, measure
-from .probe import Failed, detached, open_probe, same_modules, same_randomness
+from .probe import open_probe
 from .report import AuditReport, sorted_findings
-from .roles import Binding, bind, is_beta
+from .roles import Binding, bind, is_beta, number_of
 
 
 def audit_loss(
@@ -55,7 +56,8 @@ def audit_loss(
     span = _range(data)
     fn = detached(fn)
     binding = bind(fn, inputs, constants)
-    with same_randomness(), same_modules(fn):
+    with same_randomness():
+        kept = Kept(fn)
         try:
             named = _named_sizes(binding, sizes)
             binding = replace(
@@ -74,18 +76,20 @@ def audit_loss(
             raise BadInput(
                 "the callable", None, str(error), "it returned a number for other inputs of the same shapes"
             ) from error
+        finally:
+            kept.restore(whole=True)
     called = name or _name(fn)
     named = {**_attributes(fn), **binding.constants}
-    found = {key: float(v) for key, v in named.items() if is_beta(key) and isinstance(v, int | float)}
+    found = {key: number for key, v in named.items() if is_beta(key) and (number := number_of(v)) is not None}
     by, declared = next(iter(found.items()), ("", 1.0)) if declared_beta is None else ("", float(declared_beta))
     case = Case(measured, declared, declared_beta is not None, span, name=" ".join([called, *probe.choice]), by=by)
     return _report(case, called)
 
 
 def _attributes(fn: Callable[..., Any]) -> dict[str, Any]:
-    """The attribute beta of the object behind a callable, which declares it."""
+    """Attributes of the object behind a callable, one of which may declare beta."""
     owner = getattr(fn, "__self__", fn)
-    return {"beta": owner.beta} if hasattr(owner, "beta") else {}
+    return {name: value for name, value in getattr(owner, "__dict__", {}).items() if name == "beta"}
 
 
 def _square(sizes: Mapping[str, Any] | None) -> bool:
@@ -139,7 +143,7 @@ def _report(case: Case, name: str) -> AuditReport:
         implied_noise=noise,
         reconstruction=rec.name,
         second_head=form.head.name if form is not None and (form.variance or form.log) else None,
-        scaling={size: m.scaling[size].beta if size in m.scaling else None for size in _size_names(m)},
+        scaling={size: _known(m.scaling[size].beta) if size in m.scaling else None for size in _size_names(m)},
         unit=unit_of(m),
         declared_beta=case.declared,
         sizes=m.probe.layout.sizes,
@@ -154,6 +158,10 @@ def _report(case: Case, name: str) -> AuditReport:
 def _called_with(m: Measured) -> str:
     shape = (m.probe.layout.batch, *m.probe.layout.data)
     return f"{m.probe.framework.name} {m.probe.dtype}, x {shape} ({m.probe.domain})"
+
+
+def _known(exponent: float) -> float | None:
+    return exponent if isfinite(exponent) else None
 
 
 def _size_names(m: Measured) -> list[str]:

@@ -9,12 +9,13 @@ from math import log2
 import numpy as np
 
 from . import divergence, reconstruction
+from .care import Failed
 from .divergence import Divergence, flat
 from .inputs import Batch, Layout, draw_batch
 from .laws import HEADS
-from .probe import Failed, Probe
+from .probe import Probe
 from .reconstruction import Reconstruction
-from .roles import is_beta, is_weight
+from .roles import is_beta, is_weight, number_of
 
 REGIME = {"linear": "medium", "bent": "medium", "floor": "large", "cap": "small", "capacity": "large"}
 UPRIGHT = 78.0  # log-variance of 1e34, the last power of ten that float32 holds with room for sums
@@ -225,13 +226,18 @@ def _scalings(probe: Probe, rec: Reconstruction, div: Divergence, fixed: set[str
 def _alike(scalings: list[Scaling]) -> bool:
     first = scalings[0]
     return all(
-        abs(s.reconstruction - first.reconstruction) < 0.05 and abs(s.divergence - first.divergence) < 0.05
-        for s in scalings
+        _same(s.reconstruction, first.reconstruction) and _same(s.divergence, first.divergence) for s in scalings
     )
 
 
+def _same(a: float, b: float) -> bool:
+    return abs(a - b) < 0.05 or (np.isnan(a) and np.isnan(b))
+
+
 def _exponent(here: float, there: float) -> float:
-    if here == 0 or there == 0 or not np.isfinite(here + there) or here * there < 0:
+    if not np.isfinite(here + there) or here * there < 0:
+        return float("nan")
+    if here == 0 or there == 0:
         return 0.0
     exponent = log2(there / here)
     return round(exponent) + 0.0 if abs(exponent - round(exponent)) < 0.02 else exponent
@@ -302,7 +308,7 @@ def _interaction(probe: Probe, rec: Reconstruction, div: Divergence) -> float:
 def _numbers(probe: Probe) -> dict[str, tuple[float, float]]:
     """Constants that are numbers and no sizes, with another value to try."""
     constants = probe.binding.constants.items()
-    numbers = {n: float(v) for n, v in constants if isinstance(v, int | float) and not isinstance(v, bool)}
+    numbers = {n: number for n, v in constants if (number := number_of(v)) is not None}
     return {n: (value, 1.7 * value + 0.37) for n, value in numbers.items() if n not in probe.binding.sizes}
 
 

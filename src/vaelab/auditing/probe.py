@@ -5,24 +5,21 @@ from __future__ import annotations
 import copy
 import random
 import re
-import signal
-import sys
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import BadInput, one_line
-from .frameworks import Arrays, NumPy, candidates, fixed_noise, reached
+from .care import Failed, Kept, time_limit
+from .frameworks import Arrays, NumPy, candidates, fixed_noise
 from .inputs import Batch, Layout, draw_batch
 from .laws import HEADS, Head
 from .roles import Binding
@@ -39,14 +36,6 @@ TOTALS = (
     "elbo_loss",
     "elbo",
 )
-
-
-class Failed(Exception):
-    """The callable raised, returned no number, or did not return in time."""
-
-
-class _Over(BaseException):
-    """The time is over; no `except Exception` of the callable's stops it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,8 @@ class Probe:
         seeds: Calls with different random numbers that a value is averaged over.
         first_seed: The first of them.
         seconds: Time limit of one call.
+        until: When the whole audit must be over, on the monotonic clock.
+        kept: What the callable may change, put back after every call.
     """
 
     fn: Callable[..., Any]
@@ -80,6 +71,8 @@ class Probe:
     seeds: int = 1
     first_seed: int = 0
     seconds: float = 20.0
+    until: float = float("inf")
+    kept: Kept = field(default_factory=lambda: Kept(int))
 
     @property
     def precision(self) -> float:
@@ -154,7 +147,7 @@ class Probe:
     def _call(self, tensors: Mapping[str, Any], seed: int, constants: Mapping[str, Any]) -> Any:
         sizes = self.layout.sizes
         known = {
-            **self.binding.constants,
+            **{name: _fresh(value) for name, value in self.binding.constants.items()},
             **{n: sizes[s] for n, s in self.binding.sizes.items()},
             **constants,
             **tensors,
@@ -180,16 +173,26 @@ class Probe:
             warnings.catch_warnings(),
             np.errstate(all="ignore"),
             time_limit(self.seconds),
-            same_state(self.fn),
             self.framework.precision(self.dtype),
         ):
             warnings.simplefilter("ignore")
+            if time.monotonic() > self.until:
+                raise Failed("took longer than an audit may: the time limit of all calls together is over")
             try:
                 yield
             except Failed:
                 raise
             except (Exception, SystemExit) as error:
                 raise Failed(f"raised {type(error).__name__}{_line_of(error)}: {one_line(str(error))[:300]}") from error
+            finally:
+                self.kept.restore()
+
+
+def _fresh(value: Any) -> Any:
+    """A copy of what a callable could change in place; plain numbers and words as they are."""
+    if isinstance(value, int | float | str | None) or callable(value):
+        return value
+    return value.clone() if hasattr(value, "clone") else copy.deepcopy(value)
 
 
 def _line_of(error: BaseException) -> str:
@@ -229,11 +232,11 @@ def open_probe(
     """
     first: Failed | None = None
     said: list[str] = []
-    late = time.monotonic() + 3 * seconds
+    late, kept = time.monotonic() + 3 * seconds, Kept(fn)
     scales = ("full", "number", "columns") if "scale" in binding.roles else ("full",)
     shapes = [replace(known, scale=scale) for known in found_layouts for scale in scales]
     for tools, layout, domain, dtype in product(candidates(fn, framework), shapes, domains, ("float64", "float32")):
-        probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds)
+        probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds, until=late + 3 * seconds, kept=kept)
         try:
             return _settled(probe, total)
         except Failed as error:
@@ -312,95 +315,3 @@ def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tupl
         return (named[0],)
     halves = [[n for n in found if n in side][:1] for side in (by_data, by_codes)]
     return tuple(dict.fromkeys(n for half in halves for n in half)) or (next(iter(found)),)
-
-
-# -------------------------------------------------------------------------------------------------- leaving no trace
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises `Failed` in the block when the time is over (where signals can be had: in the main thread)."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def over(*_: Any) -> None:
-        raise _Over
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)  # again and again, for a loop that catches everything
-    try:
-        yield
-    except _Over:
-        raise Failed(f"did not return within the time limit of {seconds:g} s") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def same_modules(fn: Callable[..., Any]) -> Iterator[None]:
-    """Puts PyTorch modules that a callable reaches, through closures and global names, back as they were."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    from .models.sandbox import Snapshot
-
-    snapshots = [Snapshot(item) for item in reached(fn) if isinstance(item, torch.nn.Module)]
-    try:
-        yield
-    finally:
-        for snapshot in snapshots:
-            snapshot.restore()
-
-
-@contextmanager
-def same_state(fn: Callable[..., Any]) -> Iterator[None]:
-    """Puts plain counters of the object behind a bound method back, so that call after call is the same function."""
-    state = getattr(getattr(fn, "__self__", fn), "__dict__", None)
-    if not isinstance(state, dict):
-        yield
-        return
-    plain = {key: value for key, value in state.items() if isinstance(value, bool | int | float | str | None)}
-    try:
-        yield
-    finally:
-        state.update(plain)
-
-
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Puts the global random states of Python, NumPy and PyTorch back at the end."""
-    torch = sys.modules.get("torch")
-    python, numpy = random.getstate(), np.random.get_state()
-    cpu = torch.get_rng_state() if torch else None
-    cuda = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if torch and cpu is not None:
-            torch.set_rng_state(cpu)
-        if torch and cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-def _is_python_object(fn: Any) -> bool:
-    """Whether a callable is an object of a class with a call written in Python, such as a module; no function."""
-    return any(isinstance(vars(kind).get("__call__"), FunctionType) for kind in type(fn).__mro__)
-
-
-def detached(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A bound method on a copy of its object, so that nothing reaches the user's; other callables as they are."""
-    owner = getattr(fn, "__self__", None)
-    if owner is None and not isinstance(fn, type) and _is_python_object(fn):
-        try:
-            return copy.deepcopy(fn)  # an object that is called, such as a module
-        except Exception:  # as below
-            return fn
-    if owner is None or isinstance(owner, type) or not hasattr(fn, "__func__"):
-        return fn
-    try:
-        return fn.__func__.__get__(copy.deepcopy(owner))
-    except Exception:  # whatever a stranger's object raises when it is copied; its state is put back after each call
-        return fn

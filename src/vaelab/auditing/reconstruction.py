@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from .care import Failed
 from .divergence import EXACT, NOISY, flat
 from .fit import Fit, fit, smallest
 from .inputs import Batch, draw_batch, draw_data
 from .laws import CURVED, FAMILIES, Family, curved
-from .probe import Failed, Probe
+from .probe import Probe
 
 ROUGH = 0.015
 ONES_ONLY = "Bernoulli on probabilities, ones only"

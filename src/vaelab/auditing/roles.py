@@ -135,6 +135,16 @@ def is_beta(name: str) -> bool:
     return "".join(words(name)) in _BETA or (words(name)[0] == "beta" and len(words(name)) == 1)
 
 
+def number_of(value: Any) -> float | None:
+    """A number, be it Python's, NumPy's or a tensor of one entry; None for anything else, and for True and False."""
+    if isinstance(value, bool | str | None) or getattr(value, "size", 1) in (0, None):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
 def is_weight(name: str) -> bool:
     """Whether a constant's name promises to weigh something."""
     return bool(_WEIGHT.search(name.lower()))

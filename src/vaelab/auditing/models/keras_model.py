@@ -18,9 +18,9 @@ import numpy as np
 
 from ...core.errors import BadInput, one_line
 from ...core.finding import Finding
+from ..care import same_randomness
 from ..laws import HEADS, Head
 from ..loss import audit_loss
-from ..probe import same_randomness
 from ..report import AuditReport
 from ..roles import guess
 from .hooks import Tape

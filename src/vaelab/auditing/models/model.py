@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ...core.errors import BadInput, one_line
 from ...core.finding import Finding
+from ..care import Failed, same_randomness, time_limit
 from ..laws import HEADS, Head
 from ..loss import audit_loss
-from ..probe import Failed, same_randomness, time_limit
 from ..report import AuditReport
 from .keras_model import audit_keras, is_keras
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head

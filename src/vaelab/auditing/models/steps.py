@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import BadInput, one_line
-from ..probe import TOTALS, Failed, parts_of
+from ..care import Failed
+from ..probe import TOTALS, parts_of
 from ..roles import bind, guess
 from .hooks import Tape
 from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import BadInput, one_line
-from ..probe import same_randomness
+from ..care import same_randomness
 from .hooks import LEAF, NOISE, NORMAL, Key, Node, Replay, Stopped, Tape, grown_by
 from .parts import Finder
 from .recording import Recording
