@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -261,3 +263,82 @@ def test_findings_begin_with_the_worst_and_the_status_follows_it() -> None:
     report = audit_loss(wrong)
     assert [f.severity for f in report.findings] == ["error", "error", "warning", "info", "info"]
     assert (report.status, audit_loss(right).status) == (1, 0)
+
+
+# ---------------------------------------------------------------------------------------------- what else must not move
+class Counter:
+    """A plain object that a loss keeps its state in."""
+
+    def __init__(self) -> None:
+        self.calls, self.seen, self.weights = 0, [0], torch.ones(4, dtype=torch.float64)
+
+    def __call__(self, x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.weights.mul_(0.9)
+        return right(x, recon, mu, logvar) * 1.0
+
+
+def test_plain_objects_behind_a_function_are_left_as_they_were() -> None:
+    held, table, values = Counter(), {"calls": 0}, np.ones(3)
+
+    def loss(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        table["calls"] += 1
+        values[:] = table["calls"]
+        return held(x, recon, mu, logvar)
+
+    assert audit_loss(loss).effective_beta == pytest.approx(1)
+    assert (held.calls, held.seen, table, values.tolist()) == (0, [0], {"calls": 0}, [1, 1, 1])
+    assert torch.equal(held.weights, torch.ones(4, dtype=torch.float64))
+
+
+def test_constants_are_copied_for_every_call() -> None:
+    weights = torch.ones(4, dtype=torch.float64)
+
+    def loss(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor, weights: Tensor) -> Tensor:
+        weights.mul_(0.5)
+        return right(x, recon, mu, logvar) * 2 * weights.mean()
+
+    assert audit_loss(loss, constants={"weights": weights}).effective_beta == pytest.approx(1)
+    assert torch.equal(weights, torch.ones(4, dtype=torch.float64))
+
+
+def test_a_timer_of_the_users_goes_on() -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 100)
+        audit_loss(right)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_audits_in_threads_do_not_meet() -> None:
+    def drawn(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+        log_ratio = 0.5 * (z**2 - (z - mu) ** 2 / logvar.exp() - logvar)
+        return F.binary_cross_entropy(recon, x, reduction="sum") / len(x) + log_ratio.sum(1).mean()
+
+    before = torch.randn_like
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(lambda _: audit_loss(drawn), range(3)))
+    assert [report.effective_beta for report in reports] == pytest.approx([1, 1, 1])
+    assert torch.randn_like is before
+
+
+def test_a_loss_in_place_still_has_its_gradients_checked() -> None:
+    def detached(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        logvar.clamp_(-30, 20)
+        divergence = 0.5 * (mu**2 + logvar.exp() - logvar - 1).sum()
+        return (F.binary_cross_entropy(recon, x, reduction="sum") + divergence.detach()) / len(x)
+
+    assert "GR001" in audit_loss(detached).codes
+
+
+def test_a_drifting_loss_is_told_apart_from_a_random_one() -> None:
+    def clock(x: Tensor, recon: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        return right(x, recon, mu, logvar) * (1 + time.perf_counter() % 1)
+
+    with pytest.raises(BadInput, match="two values for the same inputs"):
+        audit_loss(clock)

@@ -59,7 +59,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """A whole audit: alone in its process, with gradients to be had, and the global random states put back at the end."""
+    """A whole audit: alone in its process, gradients to be had, the global random states put back at the end."""
     torch = sys.modules.get("torch")
     with ALONE, torch.inference_mode(False) if torch else nullcontext():
         python, numpy = random.getstate(), np.random.get_state()
@@ -79,8 +79,8 @@ def same_randomness() -> Iterator[None]:
 class Kept:
     """What a callable reaches through its object, closures and global names, to be put back as it was.
 
-    Numbers bound to names, lists, dictionaries, attributes of objects, arrays, tensors and PyTorch modules; what belongs to
-    a library is left alone.
+    Numbers bound to names, lists, dictionaries, attributes of objects, arrays, tensors and PyTorch modules; what belongs
+    to a library is left alone.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:

@@ -57,14 +57,6 @@ def run_audit(target: str, settings: Mapping[str, Any], options: Options, sarif:
 
 def _audited(subject: Any, settings: Mapping[str, Any], options: Options) -> Any:
     constants = settings.get("constants")
-    if options.kind == "likelihood":
-        from .estimators.estimator import audit_likelihood
-
-        return audit_likelihood(subject, inputs=options.inputs, constants=constants)
-    if options.kind == "importance":
-        from .estimators.importance import audit_importance
-
-        return audit_importance(subject, inputs=options.inputs, constants=constants)
     return audit(
         subject,
         inputs=options.inputs,
@@ -75,6 +67,7 @@ def _audited(subject: Any, settings: Mapping[str, Any], options: Options) -> Any
         framework=options.framework,
         total=options.total,
         data=options.data,
+        kind=options.kind,
         seconds=options.seconds,
         loss=find(options.loss)[0] if options.loss else None,
     )

@@ -260,12 +260,12 @@ def _roots(fn: Callable[..., Any]) -> set[str]:
 
 
 def reached(fn: Callable[..., Any]) -> list[Any]:
-    """The objects that a callable names: globals and closures, through the functions it calls, three calls deep."""
+    """The objects that a callable names: globals and closures, through the functions it calls, five calls deep."""
     found: dict[int, Any] = {}
     queue: list[tuple[Any, int]] = [(fn, 0)]
     while queue:
         item, depth = queue.pop()
-        if item is None or id(item) in found or depth > 3:
+        if item is None or id(item) in found or depth > 5:
             continue
         found[id(item)] = item
         queue += [(value, depth + 1) for value in _named_by(item)]

@@ -70,6 +70,20 @@ def reconstruction(case: Case) -> list[Finding]:
                 advice="make sure that it is one, with the constants that depend on the output",
             )
         ]
+    ignored = sum(w == 0 for w in rec.columns)
+    if ignored:
+        return [
+            finding(
+                "RE008",
+                "warning" if ignored > len(rec.columns) / 2 else "info",
+                "entries of x that weigh nothing",
+                measured=float(ignored),
+                unit=f"of {len(rec.columns)} entries",
+                evidence="the weight of every entry, by least squares",
+                why="a mask, or an index that takes one entry for all",
+                advice="meant as a mask: nothing; otherwise look for an index such as x[:, 0]",
+            )
+        ]
     if rec.family.wrong:
         return [
             finding(

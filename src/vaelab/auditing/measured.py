@@ -98,6 +98,10 @@ class Measured:
 
 def measure(probe: Probe, fixed: Iterable[str] = ()) -> Measured:
     """Measures a loss: its terms, how they scale, their gradients, and where its numbers break."""
+    if _drifts(probe):
+        raise Failed(
+            "gives two values for the same inputs and seeds: it keeps state, or draws from a source of its own"
+        )
     if _random(probe):
         inside = replace(probe, inside=True)
         probe = _many(probe) if _random(inside) else inside
@@ -143,6 +147,12 @@ def _reconstruction(probe: Probe) -> tuple[Reconstruction, Probe]:
 def _shape(probe: Probe) -> tuple[int, ...]:
     found = probe.result(draw_batch(np.random.default_rng(0), probe.layout, probe.domain))
     return next((found[name].shape for name in probe.choice or found), ())
+
+
+def _drifts(probe: Probe) -> bool:
+    batch = draw_batch(np.random.default_rng(3), probe.layout, probe.domain)
+    values = [probe.value(batch) for _ in range(3)]
+    return float(np.ptp(values)) > (1e-12 if probe.dtype == "float64" else 1e-6) * max(map(abs, values))
 
 
 def _random(probe: Probe) -> bool:
@@ -279,7 +289,7 @@ def _gradients(probe: Probe, batch: Batch, roles: list[str]) -> dict[str, np.nda
 
 
 def _slope(probe: Probe, batch: Batch, role: str, gradient: np.ndarray, rng: np.random.Generator) -> Slope:
-    step = 1e-5 if probe.dtype == "float64" else 5e-3
+    step = 1e-5 if probe.dtype == "float64" else max(5e-3, 0.3 * probe.rough ** (1 / 3))
     here = batch.arrays()[role]
     direction = rng.choice([-1.0, 1.0], here.shape) * rng.uniform(0.5, 1.0, here.shape)
     try:

@@ -56,6 +56,7 @@ class Probe:
         first_seed: The first of them.
         seconds: Time limit of one call.
         until: When the whole audit must be over, on the monotonic clock.
+        rough: Relative rounding error seen between neighbouring points, where it is larger than that of the type.
         kept: What the callable may change, put back after every call.
     """
 
@@ -72,12 +73,13 @@ class Probe:
     first_seed: int = 0
     seconds: float = 20.0
     until: float = float("inf")
+    rough: float = 0.0
     kept: Kept = field(default_factory=lambda: Kept(int))
 
     @property
     def precision(self) -> float:
-        """The relative rounding error to expect of a value."""
-        return 1e-14 if self.dtype == "float64" else 3e-7
+        """The relative rounding error to expect of a value: that of the type, or the larger one that was seen."""
+        return max(1e-14 if self.dtype == "float64" else 3e-7, self.rough)
 
     def value(self, batch: Batch, constants: Mapping[str, Any] | None = None, seed: int = 0) -> float:
         """The loss: the mean over seeds and, where it takes z, over a quadrature of the posterior's noise."""
@@ -231,22 +233,23 @@ def open_probe(
         BadInput: where none does, with what the callable said at the plainest one.
     """
     first: Failed | None = None
-    said: list[str] = []
     late, kept = time.monotonic() + 3 * seconds, Kept(fn)
     scales = ("full", "number", "columns") if "scale" in binding.roles else ("full",)
     shapes = [replace(known, scale=scale) for known in found_layouts for scale in scales]
-    for tools, layout, domain, dtype in product(candidates(fn, framework), shapes, domains, ("float64", "float32")):
-        probe = Probe(fn, binding, tools, dtype, layout, domain, seconds=seconds, until=late + 3 * seconds, kept=kept)
-        try:
-            return _settled(probe, total)
-        except Failed as error:
-            first = first or error
-            if "time limit" in str(error):
-                raise BadInput("the callable", None, str(error), "pass a longer time limit: seconds=...") from error
-            said.append(str(error))
-            # The same words without a number in them, whatever the shapes: other shapes will not help.
-            hopeless = len(said) >= 20 and len(set(said)) == 1 and not re.search(r": .*\d|number|finite", said[0])
-            if hopeless or time.monotonic() > late:
+    for tools in candidates(fn, framework):
+        said: list[str] = []
+        for layout, domain, dtype in product(shapes, domains, ("float64", "float32")):
+            probe = Probe(
+                fn, binding, tools, dtype, layout, domain, seconds=seconds, until=late + 3 * seconds, kept=kept
+            )
+            try:
+                return _settled(probe, total)
+            except Failed as error:
+                first = first or error
+                if "time limit" in str(error):
+                    raise BadInput("the callable", None, str(error), "pass a longer time limit: seconds=...") from error
+                said.append(str(error))
+            if _hopeless(said) or time.monotonic() > late:
                 break
     raise BadInput(
         "the callable",
@@ -258,6 +261,11 @@ def open_probe(
     )
 
 
+def _hopeless(said: list[str]) -> bool:
+    """The same words without a number in them, whatever the shapes: other shapes will not help."""
+    return len(said) >= 20 and len(set(said)) == 1 and not re.search(r": .*\d|number|finite", said[0])
+
+
 def _settled(probe: Probe, total: str | None) -> Probe:
     """The probe with the parts of the result that make the loss."""
     rng = np.random.default_rng(7)
@@ -267,7 +275,8 @@ def _settled(probe: Probe, total: str | None) -> Probe:
     if not np.all(np.isfinite(values)):
         raise Failed("returned a value that is not finite")
     # A callable may cast down inside: what it returns is then rough between points that are next to each other.
-    return replace(probe, dtype="float32") if _rough(probe, batch) else probe
+    rough = _roughness(probe, batch)
+    return replace(probe, dtype="float32", rough=rough if rough > 1e-5 else 0.0) if rough > 2e-9 else probe
 
 
 def _kind_of(probe: Probe, batch: Batch) -> str:
@@ -276,17 +285,25 @@ def _kind_of(probe: Probe, batch: Batch) -> str:
         return type(probe._call(tensors, 0, {})).__name__
 
 
-def _rough(probe: Probe, batch: Batch) -> bool:
-    """Whether the second difference over a millionth is far above any curvature: float32 leaves a ten-millionth."""
+def _roughness(probe: Probe, batch: Batch) -> float:
+    """The largest second difference over a millionth, relative: curvature gives 1e-11, float32 1e-7, bfloat16 1e-3.
+
+    Over a hundredth as well, where a coarser type moves at all; curvature is taken off by comparing two such steps.
+    """
     seen = [0.0]
     for role in ("output", "mu", "head"):
         here = batch.arrays()[role]
         try:
-            values = [probe.value(replace(batch, **{role: here + k * 1e-6})) for k in (-1, 0, 1)]
+            fine = [probe.value(replace(batch, **{role: here + k * 1e-6})) for k in (-1, 0, 1)]
+            wide = [probe.value(replace(batch, **{role: here + k * 1e-3})) for k in range(-2, 3)]
         except Failed:  # an output that must be whole
             continue
-        seen.append(abs(values[0] - 2 * values[1] + values[2]) / max(abs(values[1]), 1e-30))
-    return max(seen) > 2e-9
+        size = max(abs(fine[1]), 1e-30)
+        seen.append(abs(fine[0] - 2 * fine[1] + fine[2]) / size)
+        # The fourth difference of a smooth function over a thousandth is 1e-12; what is more is rounding.
+        fourth = abs(wide[0] - 4 * wide[1] + 6 * wide[2] - 4 * wide[3] + wide[4]) / 16 / size
+        seen.append(fourth if fourth > 1e-5 else 0.0)
+    return max(seen)
 
 
 def _choice(probe: Probe, batch: Batch, other: Batch, total: str | None) -> tuple[str, ...]:

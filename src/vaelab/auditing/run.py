@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import BadInput, did_you_mean, one_line
+from ..core.tables import pick
 from .loss import audit_loss
 from .report import AuditReport
 from .roles import guess
@@ -28,6 +29,7 @@ def audit(
     total: str | None = None,
     data: Any = None,
     loss: Callable[..., Any] | None = None,
+    kind: str = "loss",
     seconds: float = 20.0,
 ) -> AuditReport:
     r"""What a loss or a model really minimises, in nats, measured from outside: no source is read, nothing is trained.
@@ -50,6 +52,8 @@ def audit(
         total: Which part of a structured result is the loss, by key, field or position.
         data: A batch of the user's own, for a model, or to look at its range for a loss.
         loss: For a model that returns no loss: the callable that its output is fed to.
+        kind: "loss" (a loss or a model), "likelihood" (an estimator of log p(x), held against models whose log p(x) is
+            known) or "importance" (an importance-weighted objective).
         seconds: Time limit of a single call.
 
     Returns:
@@ -67,6 +71,8 @@ def audit(
         >>> round(report.effective_beta, 4), [f.code for f in report.findings if f.severity == "error"]
         (12.25, ['RE001', 'KL003'])
     """
+    if pick({"loss": False, "likelihood": True, "importance": True}, kind, "kind"):
+        return _audit_bound(kind, subject, inputs, constants)
     if _is_model(subject):
         from .models.model import audit_model
 
@@ -89,6 +95,16 @@ def audit(
         data=data,
         seconds=seconds,
     )
+
+
+def _audit_bound(kind: str, subject: Any, inputs: str | None, constants: Mapping[str, Any] | None) -> AuditReport:
+    if kind == "likelihood":
+        from .estimators.estimator import audit_likelihood
+
+        return audit_likelihood(subject, inputs=inputs, constants=constants)
+    from .estimators.importance import audit_importance
+
+    return audit_importance(subject, inputs=inputs, constants=constants)
 
 
 def _is_model(subject: Any) -> bool:
