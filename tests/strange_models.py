@@ -288,12 +288,41 @@ class Counting(WithLoss):
         return bernoulli_loss(recon, x, mu, logvar) + (self.steps - 1) * kl(mu, logvar).mean()
 
 
-class Unused(Plain):
-    """A layer left over."""
+class SecondTask(Plain):
+    """A layer for another mode than the step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.extra = nn.Linear(3, 3)
+        self.classifier = nn.Linear(D, 3)
+
+
+class TwiceAsWide(WithLoss):
+    """One last layer for mean and log-variance of the data, cut in two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dec = nn.Sequential(nn.Linear(D, 16), nn.ReLU(), nn.Linear(16, 2 * P))
+
+    def forward(self, x):
+        mu, logvar = self.encode(x)
+        mean, noise = self.dec(self.reparameterize(mu, logvar)).chunk(2, 1)
+        return mean, noise, mu, logvar
+
+    def compute_loss(self, x):
+        mean, noise, mu, logvar = self(x)
+        return (0.5 * ((x - mean) ** 2 / noise.exp() + noise).sum(1) + kl(mu, logvar)).mean()
+
+
+class OnlyStep(nn.Module):
+    """A Lightning module without a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Plain()
+
+    def training_step(self, batch, batch_idx):
+        recon, mu, logvar = self.inner(batch[0])
+        return bernoulli_loss(recon, batch[0], mu, logvar)
 
 
 class Zeros(Plain):
@@ -359,7 +388,8 @@ class Conditional(Plain):
 
 
 RIGHT = (Plain, WithLoss, Conv, Lightning, Manual, Distributions, OneSample, BaseNoise, LearnedNoise, GlobalNoise, Text,
-         Named, Spatial, Normed, ManySamples, NumpyNoise, Denoising, Counting, Unused, Zeros, StdHead)  # fmt: skip
+         Named, Spatial, Normed, ManySamples, NumpyNoise, Denoising, Counting, SecondTask, TwiceAsWide,
+         OnlyStep, Zeros, StdHead)  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------- right, and beyond a fixed prior
@@ -454,6 +484,11 @@ class SharedOverRows(Plain):
 class SharedOverLatents(Plain):
     def reparameterize(self, mu, logvar):
         return mu + torch.randn(len(mu), 1, dtype=mu.dtype) * torch.exp(0.5 * logvar)
+
+
+class OneNumber(Plain):
+    def reparameterize(self, mu, logvar):
+        return mu + torch.randn((), dtype=mu.dtype) * torch.exp(0.5 * logvar)
 
 
 class OneSidedClamp(Plain):
@@ -552,6 +587,51 @@ class DeadHead(Plain):
         return mu, 0 * logvar
 
 
+class Unused(Plain):
+    """A layer left over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(3, 3)
+
+
+class PlainList(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = [nn.Linear(D, D)]
+
+    def decode(self, z):
+        return super().decode(self.more[0](z))
+
+
+class OneHead(Plain):
+    def encode(self, x):
+        h = self.enc(x)
+        return self.fc_mu(h), self.fc_mu(h)
+
+
+class HeadFirst(Plain):
+    def forward(self, x):
+        recon, mu, logvar = super().forward(x)
+        return recon, logvar, mu
+
+
+class FreeNoise(TwiceAsWide):
+    def compute_loss(self, x):
+        mean, noise, mu, logvar = self(x)
+        return (0.5 * ((x - mean) ** 2 / noise.exp()).sum(1) + kl(mu, logvar)).mean()
+
+
+class PlainThenProbabilities(Plain):
+    def decode(self, z):
+        return self.dec(z)
+
+
+class TanhThenProbabilities(Plain):
+    def decode(self, z):
+        return torch.tanh(self.dec(z))
+
+
 class RowsAgainstRows(Plain):
     def decode(self, z):
         return super().decode(z)[:, None]
@@ -586,4 +666,6 @@ MUTATIONS = {
     SureAndWrong: "MO003", SigmoidThenLogits: "RE002", SigmoidTwice: "RE002", TanhThenLogits: "RE002",
     DetachedSample: "GR001", DetachedStd: "GR001", EncoderLeftOut: "GR003", FrozenByNoGrad: "GR003", DeadHead: "GR003",
     RowsAgainstRows: "RE008", MeansAgainstHeads: "KL005", NarrowMean: "KL005", LighterInTraining: "UN002",
+    OneNumber: "SA002", Unused: "GR003", PlainList: "GR003", OneHead: "KL005", HeadFirst: "KL006", FreeNoise: "RE007",
+    PlainThenProbabilities: "RE002", TanhThenProbabilities: "RE002",
 }  # fmt: skip

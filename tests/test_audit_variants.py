@@ -17,6 +17,8 @@ from right_losses import Variants, bce, check, kl, logits_bce
 from torch import Tensor
 from torch import distributions as td
 
+from vaelab.auditing.loss import audit_loss
+
 B, P, D = 6, 12, 4
 VARIANTS = Variants()
 right = VARIANTS.right
@@ -240,3 +242,17 @@ def small_numbers_in_logarithms(x: Tensor, recon: Tensor, mu: Tensor, logvar: Te
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_raises_nothing(name: str) -> None:
     check(VARIANTS[name])
+
+
+def test_a_prior_of_several_components() -> None:
+    """One draw of z, held: the weight of log q(z|x) is beta whatever the prior (Tomczak, Welling, VampPrior, 2018)."""
+
+    def loss(x: Tensor, logits: Tensor, mu: Tensor, std: Tensor, z: Tensor) -> Tensor:
+        log_q = td.Normal(mu, std).log_prob(z).sum(-1)
+        parts = [td.Normal(centre, 1.0).log_prob(z).sum(-1) for centre in (-1.0, 0.5, 2.0)]
+        log_p = torch.logsumexp(torch.stack(parts), 0) - math.log(3)
+        return (logits_bce(logits, x).sum(1) + 0.5 * (log_q - log_p)).mean()
+
+    report = audit_loss(loss)
+    assert report.effective_beta == pytest.approx(0.5) and report.second_head == "std"
+    assert report.severity == "info"

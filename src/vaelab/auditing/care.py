@@ -79,8 +79,8 @@ def same_randomness() -> Iterator[None]:
 class Kept:
     """What a callable reaches through its object, closures and global names, to be put back as it was.
 
-    Numbers bound to names, lists, dictionaries, attributes of objects, arrays, tensors and PyTorch modules; what belongs
-    to a library is left alone.
+    Numbers bound to names, lists, dictionaries, attributes of objects, arrays, tensors and PyTorch modules; libraries
+    are left alone.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:

@@ -73,7 +73,7 @@ class Divergence:
         slopes: The weight at small (0.02 nats an entry), low (1), medium (40) and large (1000) divergences; NaN where
             the loss bends inside.
         weight: The weight where the loss is linear, per entry and not yet times the batch.
-        shape: "linear", "floor", "cap", "capacity", "bent" or "flat".
+        shape: "linear", "floor", "cap", "capacity", "bent", "flat", or "sampled" (log q(z|x) beside any prior).
         threshold: Where it bends, in nats; None for a linear one.
         per: "dimension" or "sample": what the threshold is counted on.
         moves: Whether mu and the head move the loss at all.
@@ -108,7 +108,8 @@ def measure(probe: Probe, seed: int = 0) -> Divergence:
         moves = _moves(probe, base, rng)
         if not any(moves):
             return FLAT
-        return replace(FLAT, moves=moves, shape="bent", weight=float("nan"), residual=_least(probe, base, rng))
+        other = _sampled(probe, base, rng) if "z" in probe.binding.roles else None
+        return other or replace(FLAT, moves=moves, shape="bent", weight=float("nan"), residual=_least(probe, base, rng))
     form, probe = found
     slopes = tuple(slope(probe, form, base, regime, rng) for regime in REGIMES)
     shape, weight = _shape(slopes, 0.02 if probe.seeds == 1 else 0.3)
@@ -116,6 +117,28 @@ def measure(probe: Probe, seed: int = 0) -> Divergence:
         shape = "bent"
     threshold, per = _threshold(probe, form, base) if shape in ("floor", "cap", "capacity") else (None, "")
     return Divergence(form, slopes, weight, shape, threshold, per, _moves(probe, base, rng), draw=probe.draw)
+
+
+def _sampled(probe: Probe, base: Batch, rng: np.random.Generator) -> Divergence | None:
+    """The weight of log q(z|x) with z held still: the divergence from a prior that is no single Gaussian."""
+    z = rng.normal(size=base.mu.shape)
+    batches = [replace(_positive(base, rng), mu=rng.normal(size=base.mu.shape)) for _ in range(24)]
+    roles = probe.binding.roles
+    try:
+        values = [probe.at({**{r: a for r, a in b.arrays().items() if r in roles}, "z": z}) for b in batches]
+    except Failed:
+        return None
+    for head in HEADS:
+        with np.errstate(all="ignore"):
+            logs = [_log_q(z, b, head) for b in batches]
+        if np.all(np.isfinite(logs)) and (found := fit(logs, values)).residual < _tolerance(probe):
+            weight = float(found.slopes[0])
+            return Divergence(None, (), weight, "sampled", moves=(True, True), residual=found.residual, draw=head)
+    return None
+
+
+def _log_q(z: np.ndarray, batch: Batch, head: Head) -> float:
+    return -0.5 * float(((z - batch.mu) ** 2 / head.variance(batch.head) + head.log_variance(batch.head)).sum())
 
 
 def _least(probe: Probe, base: Batch, rng: np.random.Generator) -> float:

@@ -191,6 +191,8 @@ def divergence(case: Case) -> list[Finding]:
         return [_only_z(case)] if "z" in roles else []
     if m.divergence.shape == "flat" and not any(m.divergence.moves):
         return [] if case.declared == 0 else [_no_effect(m)]
+    if m.divergence.shape == "sampled":
+        return []
     if m.divergence.form is None:
         return [
             finding(

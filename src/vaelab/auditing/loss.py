@@ -142,7 +142,7 @@ def _report(case: Case, name: str) -> AuditReport:
         effective_beta=case.beta,
         implied_noise=noise,
         reconstruction=rec.name,
-        second_head=form.head.name if form is not None and (form.variance or form.log) else None,
+        second_head=_head_of(m),
         scaling={size: _known(m.scaling[size].beta) if size in m.scaling else None for size in _size_names(m)},
         unit=unit_of(m),
         declared_beta=case.declared,
@@ -158,6 +158,13 @@ def _report(case: Case, name: str) -> AuditReport:
 def _called_with(m: Measured) -> str:
     shape = (m.probe.layout.batch, *m.probe.layout.data)
     return f"{m.probe.framework.name} {m.probe.dtype}, x {shape} ({m.probe.domain})"
+
+
+def _head_of(m: Measured) -> str | None:
+    form = m.divergence.form
+    if form is None:
+        return m.divergence.draw.name if m.divergence.shape == "sampled" else None
+    return form.head.name if form.variance or form.log else None
 
 
 def _known(exponent: float) -> float | None:
@@ -182,6 +189,8 @@ def _rows(case: Case, noise: float | None) -> dict[str, str]:
         read = f", head read as {div.form.head.name}" if div.form.variance or div.form.log else ""
         mean, variance = m.prior or (0.0, 1.0)
         rows["divergence"] = f"{div.weight * batch:.6g} x KL(q | N({mean:.3g}, {variance:.3g})){read}, {div.shape}"
+    elif div.shape == "sampled":
+        rows["divergence"] = f"{div.weight * batch:.6g} x (log q(z|x) - log p(z)), head read as {div.draw.name}"
     else:
         rows["divergence"] = "0 nats: no effect" if div.shape == "flat" else "no known form"
     rows["effective beta"] = _digits(case.beta)
@@ -202,16 +211,16 @@ def _notes(m: Measured) -> tuple[str, ...]:
         notes.append(
             "the divergence is a one-sample estimate: right on average, and averaged here over a quadrature of z"
         )
+    if m.divergence.shape == "sampled":
+        notes.append(
+            "the prior is no single Gaussian: beta is the weight of log q(z|x), and was not tried at other sizes"
+        )
     if m.probe.inside:
         notes.append("the loss draws noise of its own: every value is a mean over a quadrature of it")
     if m.probe.seeds > 1:
         notes.append(f"the loss is random: every value is a mean over {m.probe.seeds} seeds")
     if m.prior is not None and m.prior != (0.0, 1.0):
         notes.append(f"the prior has mean {m.prior[0]:.4g} and variance {m.prior[1]:.4g}")
-    if m.silent is not None:
-        notes.append(
-            "targets outside [0, 1] are accepted without a word: check the range of the data when it is loaded"
-        )
     if len(m.shape) > 1:
         notes.append(f"the result has shape {m.shape} and was averaged")
     return tuple(notes)

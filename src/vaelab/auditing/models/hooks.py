@@ -19,6 +19,7 @@ from ...core.errors import BadInput
 
 NORMAL = frozenset(("randn", "randn_like", "normal", "normal_"))
 NOISE = NORMAL | {"rand", "rand_like", "uniform_", "exponential_", "log_normal_", "cauchy_"}
+IN_PLACE = frozenset(f"__{name}__" for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul"))
 LEAF = (-1, 0)
 Key = tuple[int, int]
 
@@ -62,6 +63,7 @@ class Tape(TorchFunctionMode):
     Attributes:
         nodes: In the order they were made.
         losses: Tensors that `backward` was called on.
+        outside: Ranges of what a cross-entropy was given in place of probabilities, by its argument.
     """
 
     def __init__(self) -> None:
@@ -69,6 +71,7 @@ class Tape(TorchFunctionMode):
         self.nodes: list[Node] = []
         self.names: list[str] = []
         self.losses: list[Tensor] = []
+        self.outside: dict[str, tuple[float, float]] = {}
         self._results: dict[int, Any] = {}
         self._latest: dict[int, int] = {}
         self._memory: dict[int, int] = {}
@@ -79,6 +82,7 @@ class Tape(TorchFunctionMode):
             self.losses.append(args[0])
             return None
         given = [self._known(tensor) for tensor in (*tensors_in(args), *tensors_in(kwargs or {}))]
+        args = self._within(args) if name == "binary_cross_entropy" else args
         result = func(*args, **(kwargs or {}))
         self.names.append(name)
         made = [args[0]] if name == "__setitem__" else list(tensors_in(result))
@@ -91,6 +95,14 @@ class Tape(TorchFunctionMode):
             key = (len(self.names) - 1, position)
             self._add(name, tensor, () if shape_only else parents, key, parents if shape_only else ())
         return result
+
+    def _within(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments of a cross-entropy of probabilities held within [0, 1], where torch would stop the step."""
+        for role, tensor in zip(("input", "target"), args, strict=False):
+            low, high = float(tensor.detach().min()), float(tensor.detach().max())
+            if low < 0 or high > 1:
+                self.outside[role] = low, high
+        return (*(t.clamp(0, 1) for t in args[:2]), *args[2:]) if self.outside else args
 
     def _add(self, name: str, tensor: Tensor, parents: tuple[int, ...], key: Key, shaped: tuple[int, ...] = ()) -> int:
         number = len(self.nodes)
@@ -209,6 +221,16 @@ class Replay(TorchFunctionMode):
             return item
 
         return put(result)
+
+
+def writes(name: str) -> bool:
+    """Whether a call of that name writes into its argument.
+
+    Example:
+        >>> [writes(name) for name in ("add_", "__iadd__", "__setitem__", "__add__", "relu")]
+        [True, True, True, False, False]
+    """
+    return name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
 def grown_by(shapes: list[torch.Size]) -> float:

@@ -20,13 +20,17 @@ from ..laws import HEADS, Head
 from ..loss import audit_loss
 from ..report import AuditReport
 from .keras_model import audit_keras, is_keras
+from .optimisers import optimisers_of
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
-from .sandbox import Snapshot, batches, borrowed, constructed, copied, seeded
+from .sandbox import Snapshot, batches, borrowed, constructed, copied, doubled, seeded
 from .steps import Step, find_step, forward_of, stub_trainer
 from .structure import audit_structure, joined, noisy_evaluation, start_of, two_modes
 from .subject import ROWS, Subject, added
+from .wiring import collapsed, free_noise, wired
 
 SAMPLER_ROWS = 64
+LARGE = 1e6  # entries of one step's tensors beyond which z is drawn in fewer rows at a time
+BUDGET = 20.0  # seconds after which no further part of the audit is begun
 
 
 def audit_model(
@@ -64,46 +68,19 @@ def audit_model(
     if is_keras(model):
         return audit_keras(model, data=data, declared_beta=declared_beta, seed=seed, **loss_options)
     module = constructed(model)
+    if loss is None and inputs is not None and not any(True for _ in module.parameters()):
+        return audit_loss(
+            module, inputs=inputs, constants=constants, declared_beta=declared_beta, data=data, **loss_options
+        )
     with warnings.catch_warnings(), same_randomness(), borrowed(module) as work, torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
             with time_limit(seconds):
                 bench = Bench.open(work, data, loss, inputs, dict(constants or {}), seed, seconds)
-            return bench.report(type(module).__name__, _left_out(module, work, optimizer), declared_beta, loss_options)
+            held = optimisers_of(module, work, optimizer)
+            return bench.report(type(module).__name__, held, declared_beta, loss_options)
         except Failed as late:
             raise BadInput("model", None, str(late), "raise seconds=, or pass a smaller model") from None
-
-
-def _left_out(module: nn.Module, work: nn.Module, optimizer: Any) -> list[Any]:
-    """The optimisers on the working copy: the given ones by the names of their parameters, or the model's own."""
-    if optimizer is not None:
-        given = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
-        twin = dict(zip(map(id, module.parameters()), work.parameters(), strict=True))
-        held = [twin[id(p)] for o in given for group in o.param_groups for p in group["params"] if id(p) in twin]
-        return [_Held([{"params": held}])]
-    configure = getattr(work, "configure_optimizers", None)
-    if not callable(configure):
-        return []
-    try:
-        return list(_optimisers(configure()))
-    except Exception:  # a stranger's code that asks for its trainer
-        return []
-
-
-@dataclass(frozen=True)
-class _Held:
-    param_groups: list[dict[str, Any]]
-
-
-def _optimisers(made: Any) -> Iterator[Any]:
-    """Optimisers in what `configure_optimizers` returns: one, a sequence, or a mapping with `optimizer`."""
-    if hasattr(made, "param_groups"):
-        yield made
-    elif isinstance(made, Mapping):
-        yield from _optimisers(made.get("optimizer"))
-    elif isinstance(made, (list, tuple)):
-        for item in made:
-            yield from _optimisers(item)
 
 
 # ------------------------------------------------------------------------------------------------------------ the bench
@@ -117,6 +94,7 @@ class Bench:
     data: Tensor | None
     reopened: Callable[[], Subject]
     seconds: float
+    until: float
 
     @classmethod
     def open(
@@ -130,6 +108,7 @@ class Bench:
         seconds: float,
     ) -> Bench:
         """Finds a batch, a step and the parts of a model."""
+        until = time.monotonic() + BUDGET
         first, rest = (data[0], tuple(data[1:])) if isinstance(data, (tuple, list)) else (data, ())
         given = None if first is None else _tensor(first)
 
@@ -138,12 +117,12 @@ class Bench:
 
         native, forward = opened(work)
         try:
-            subject, forward = opened(copied(work).double())
+            subject, forward = opened(doubled(work))
         except Failed:
             raise
         except Exception:  # whatever cannot be copied, or mixes precisions
             subject = native
-        return cls(subject, native, forward, given, lambda: opened(copied(subject.model), False)[0], seconds)
+        return cls(subject, native, forward, given, lambda: opened(copied(subject.model), False)[0], seconds, until)
 
     # ------------------------------------------------------------------------------------------------------ the report
     def report(
@@ -152,19 +131,24 @@ class Bench:
         """All findings in one report."""
         about = self._loss_report(name, declared_beta, options)
         checks: dict[str, Callable[[], Iterable[Finding]]] = {
-            "what the model does besides its loss": lambda: audit_structure(self.native, self.data, optimisers),
-            "evaluation mode": lambda: noisy_evaluation(self.subject, self.forward),
-            "the two modes": self._modes,
-            "the loss at start": lambda: start_of(self.native, about.reconstruction, about.unit),
             "the draws of z": lambda: self._sampler(about),
+            "the wiring of the heads": lambda: wired(self.subject),
+            "what the model does besides its loss": lambda: audit_structure(self.native, self.data, optimisers),
+            "the learned noise": lambda: self._noise(about),
+            "the posterior on the given data": lambda: collapsed(self.native, self.data, self._head(about)),
+            "evaluation mode": lambda: noisy_evaluation(self.subject, self.forward),
+            "the loss at start": lambda: start_of(self.native, about.reconstruction, about.unit),
+            "the two modes": self._modes,
         }
-        found, skipped = _all_of(checks, self.seconds)
+        found, skipped = _all_of(checks, self.seconds, self.until)
+        told = {f.code for f in found if f.severity == "error"} & {"RE003", "RE007"}  # here with its cause
+        about = replace(about, findings=tuple(f for f in about.findings if f.code not in told))
         notes = (
             f"the loss is that of {self.subject.step.name}" if self.subject.step.has_loss else NO_LOSS,
             *self._where(),
-            *skipped,
+            *(f"{what} could not be examined: {why}" for what, why in skipped.items()),
         )
-        return joined(replace(about, subject=name, notes=(*notes, *about.notes)), found)
+        return joined(replace(about, subject=name, notes=(*notes, *about.notes)), found, tuple(skipped))
 
     def _where(self) -> tuple[str, ...]:
         parts = self.subject.parts
@@ -172,9 +156,9 @@ class Bench:
 
     def _loss_report(self, name: str, declared_beta: float | None, options: dict[str, Any]) -> AuditReport:
         if not self.subject.step.has_loss:
-            return AuditReport(name, "", (), notes=())
+            return AuditReport(name, f"{NOTHING}; the loss was not", (), notes=())
         if reason := self.subject.unfit():
-            return AuditReport(name, "", (), notes=(f"its loss could not be taken apart: {reason}",))
+            return _untaken(name, reason)
         given = None if self.data is None else self.data.detach().cpu().numpy()
         family = "categorical" if not self.subject.x.is_floating_point() else None
         try:
@@ -184,7 +168,7 @@ class Bench:
                 **{"family": family, **options},
             )  # fmt: skip
         except BadInput as refused:
-            return AuditReport(name, "", (), notes=(f"its loss could not be taken apart: {refused}",))
+            return _untaken(name, str(refused))
 
     def loss(self) -> Callable[..., Any]:
         """The step as a function of its roles, in the precision of what it is given.
@@ -194,11 +178,11 @@ class Bench:
         """
         by_dtype = {s.x.dtype if s.x.is_floating_point() else s.dtype: s for s in (self.native, self.subject)}
         calls = {dtype: subject.loss() for dtype, subject in by_dtype.items()}
-        until = time.monotonic() + self.seconds
+        until = time.monotonic() + self.seconds / 2
 
         def model_loss(*tensors: Tensor) -> Any:
             if time.monotonic() > until:
-                raise Failed(f"the time limit of {self.seconds:g} s is over")
+                raise Failed(f"the time limit of {self.seconds / 2:g} s is over")
             dtype = tensors[2].dtype
             if dtype not in calls:
                 raise BadInput("model", str(dtype), "does not run in this precision")
@@ -230,7 +214,7 @@ class Bench:
             return z.reshape(-1, *mu.shape)[0]
 
         head, said_by = self._reading(about, sample, width)
-        found = audit_sampler(sample, SAMPLER_ROWS, width, head, said_by, self.subject.step.has_loss)
+        found = audit_sampler(sample, self._rows, width, head, said_by, self.subject.step.has_loss)
         if head.log_kind == "linear" and not {"SA001", "SA003"} & {f.code for f in found}:
             found += self._clamps(sample, width, head)
         return found
@@ -239,14 +223,31 @@ class Bench:
         """How the divergence reads the head: as measured, or as its name says, or as the draws themselves have it."""
         if about.second_head is not None and (known := by_name(about.second_head)) is not None:
             return known, "the divergence as measured"
-        path = self.subject.parts.paths.get("head", "").split(":")[0].split(".")[-1]
+        path = self._head_name
         if (named := read_head(path)) is not None:
             return named, f"its name {path}"
-        return measured_reading(sample, SAMPLER_ROWS, width) or HEADS[0], "the draws themselves"
+        return measured_reading(sample, self._rows, width) or HEADS[0], "the draws themselves"
+
+    @property
+    def _rows(self) -> int:
+        """Rows of one draw of z."""
+        return SAMPLER_ROWS if self.subject.work < LARGE else ROWS
+
+    @property
+    def _head_name(self) -> str:
+        return self.subject.parts.paths.get("head", "").split(":")[0].split(".")[-1]
+
+    def _head(self, about: AuditReport) -> Head | None:
+        """The reading of the head by the divergence, else by its name."""
+        return by_name(about.second_head or "") or read_head(self._head_name)
+
+    def _noise(self, about: AuditReport) -> Iterable[Finding]:
+        told = bool(about.framework) and about.reconstruction == "unknown"
+        return free_noise(self.subject, self.loss()) if told else []
 
     def _clamps(self, sample: Any, width: int, head: Head) -> Iterator[Finding]:
         for side in (-1.0, 1.0) if self.subject.step.has_loss else ():
-            threshold = clamp_of(sample, SAMPLER_ROWS, width, head, side)
+            threshold = clamp_of(sample, self._rows, width, head, side)
             if threshold is not None and (slope := self._slope(head, side * 14.0)):
                 yield clamp_finding(threshold, slope)
 
@@ -265,19 +266,31 @@ class Bench:
         return float(torch.autograd.grad(value, at)[0].sum()) if value.requires_grad else 0.0
 
 
-def _all_of(checks: Mapping[str, Callable[[], Iterable[Finding]]], seconds: float) -> tuple[list[Finding], list[str]]:
-    """Findings of all checks, and a note for each that a stranger's model does not let through."""
+def _all_of(
+    checks: Mapping[str, Callable[[], Iterable[Finding]]], seconds: float, until: float
+) -> tuple[list[Finding], dict[str, str]]:
+    """Findings of all checks, and the reason for each that a stranger's model, or the time, does not let through."""
     found: list[Finding] = []
-    skipped: list[str] = []
+    skipped: dict[str, str] = {}
     for name, check in checks.items():
+        if time.monotonic() > until:
+            skipped[name] = f"{BUDGET:g} s were over"
+            continue
         try:
             with time_limit(seconds):
                 found += check()
         except Exception as error:
-            skipped.append(f"{name} could not be examined: {type(error).__name__}: {one_line(str(error))[:160]}")
+            skipped[name] = f"{type(error).__name__}: {one_line(str(error))[:160]}"
     return found, skipped
 
 
+def _untaken(name: str, reason: str) -> AuditReport:
+    """A report on a model whose loss is not audited, which the verdict says."""
+    told = f"its loss could not be taken apart: {reason}"
+    return AuditReport(name, f"{NOTHING}; its loss could not be taken apart, so it was not", (), notes=(told,))
+
+
+NOTHING = "nothing wrong with what was looked at"
 NO_LOSS = "no loss was found in the model: its loss is not audited, pass loss="
 
 
@@ -324,9 +337,11 @@ def _subject(
             return Subject(model, x, step), forward
         except BadInput as error:  # another shape may be taken, or another kind of data be within the support
             first = first or error
-    raise first or BadInput(
-        "model", type(model).__name__, "has no layer to read the shape of its data from", "pass data=, a batch"
-    )
+    rule, fix = "has no layer to read the shape of its data from", "pass data=, a batch"
+    if not any(True for _ in model.parameters()):
+        rule = "has no weights: a model is asked for, or a module whose forward is a loss"
+        fix = 'name the order of what forward takes, such as inputs="(output mu head) x" or inputs="output x mu head"'
+    raise first or BadInput("model", type(model).__name__, rule, fix)
 
 
 def _paths(model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any]) -> Mapping[str, str]:

@@ -30,7 +30,8 @@ class Parts:
     Attributes:
         paths: The name under which a role was seen, such as `forward.1`.
         extra: Further outputs of the decoder (a learned noise scale).
-        fed: The nodes that carry z to the decoder.
+        leaks: Calls by which the loss reaches the networks besides these.
+        alike: Names of what is returned as mu and as the head, where that is one tensor.
     """
 
     z: Node | None
@@ -40,6 +41,7 @@ class Parts:
     extra: tuple[Node, ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     def keys(self, role: str) -> list[Key]:
         """Where a role is replaced."""
@@ -185,9 +187,35 @@ class Finder:
         wanted = layers & self.tape.reaches(self.r.roots)
         size = self.r.x.numel()
         named = [i for i in self.r.names if i[1].number in wanted and ":in" not in i[0] and i[1].size % size == 0]
+        pieces = [n for n in map(self.tape.nodes.__getitem__, sorted(wanted)) if self._is_piece(n)]
         # Of what forward returns the first counts, unless a name says otherwise; of submodules the last.
         named.sort(key=lambda i: (_rank(i[0]), _named(i[0]) != "output", -i[1].number * (_rank(i[0]) >= len(FIRST))))
-        return list({n.number: n for n in (*(node for _, node in named), *self._raw_outputs(z, wanted))}.values())
+        every = [*(node for _, node in named), *pieces, *self._raw_outputs(z, wanted)]
+        # Several numbers for an entry are its probabilities by class where data are integers, else a mean and a scale.
+        if pieces:
+            every.sort(key=lambda n: self.r.x.is_floating_point() and n.size != size)
+        return list({n.number: n for n in every}.values())
+
+    def _is_piece(self, node: Node) -> bool:
+        """Whether a call cuts a tensor as large as the data out of a multiple of it."""
+        size = self.r.x.numel()
+        whole = [self.tape.nodes[p].size for p in node.parents]
+        return node.size == size and len(whole) == 1 and whole[0] in (2 * size, 3 * size)
+
+    def _beside(self, output: Node) -> list[Node]:
+        """The pieces that the last layer gives beside the one that the output is made from, as the loss takes them."""
+        above = self.tape.reaches([output.number])
+        uses = self.tape.reaches(self.r.roots)
+        shown = {n.number for name, n in self.r.names if _rank(name) < len(FIRST)}
+        cut = [self.tape.nodes[n] for n in above if self._is_piece(self.tape.nodes[n])]
+        whole = {p for n in cut for p in n.parents}
+        found = [n for n in self.tape.nodes if whole.intersection(n.parents) and self._is_piece(n)]
+        found = [n for n in found if n.number in uses - above]
+        # A piece that forward returns is the user's own notion of it: after its clamp, say.
+        after = {n.number: self.tape.made_from([n.number], lambda m: not self.r.is_layer(m)) & shown for n in found}
+        nodes = self.tape.nodes
+        last = {k: [m for m in v if nodes[m].size == nodes[k].size] for k, v in after.items()}
+        return [nodes[max(last[n.number], default=n.number)] for n in found]
 
     def _behind_layers(self, sources: set[int]) -> set[int]:
         after = self.tape.made_from(sources) - sources
@@ -240,19 +268,37 @@ class Finder:
             "head": self.r.origins(head),
             "output": self.r.origins(output) if output else (),
         }
-        leaks = self._leaks(z, {n.number for part in nodes.values() for n in part})
+        pieces = self._beside(output) if output else []
+        leaks = self._leaks(z, {n.number for part in (*nodes.values(), pieces) for n in part})
         above = self.tape.reaches(n.number for n in nodes["output"])
         decoders = self.tape.made_from([z.number]) - above - {z.number}
         largest = max((n.size for n in nodes["output"]), default=0)
-        extra = tuple(n for n in leaks if n.number in decoders and n.size <= largest)
+        extra = (*pieces, *(n for n in leaks if n.number in decoders and n.size <= largest))
         seen = {"z": z, "mu": mu, "head": head, "output": output}
         paths = {role: self._seen_as(node) for role, node in seen.items() if node}
-        return Parts(z, **nodes, extra=extra, paths=paths, leaks=tuple(n.name for n in leaks if n not in extra))
+        return Parts(
+            z,
+            **nodes,
+            extra=extra,
+            paths=paths,
+            leaks=tuple(n.name for n in leaks if n not in extra),
+            alike=self._alike(mu, head),
+        )
 
     def _seen_as(self, node: Node) -> str:
         """The name under which a value is seen, the user's own notion first; empty where it has none."""
         alike = {name for name, n in self.r.names if same_value(n.tensor, node.tensor)}
         return min(alike, key=_rank, default="")
+
+    def _alike(self, mu: Node, head: Node) -> tuple[str, ...]:
+        """Names under which one call returns the same tensor twice, where mu and the head are that tensor."""
+        if not same_value(mu.tensor, head.tensor):
+            return ()
+        same = sorted({n for n, node in self.r.names if ":in" not in n and same_value(node.tensor, mu.tensor)})
+        for call in FIRST:
+            if len(found := [n for n in same if n.split(".")[0] == call and "." in n]) > 1:
+                return tuple(found)
+        return ()
 
     def _leaks(self, z: Node, stop: set[int]) -> list[Node]:
         """Layers by which the loss still depends on the networks, with mu, head and output held.

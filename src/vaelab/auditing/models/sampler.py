@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...core.finding import Finding, Severity
+from ...core.finding import Finding
 from ..codes import finding
 from ..laws import HEADS, Head
 
@@ -50,7 +50,11 @@ class Draws:
         if n < 2:
             return 0.0, np.inf
         pairs = (unit.sum(axis) ** 2 - (unit**2).sum(axis)) / (n * (n - 1))
-        return float(pairs.mean()), float(np.sqrt(2 / (n * (n - 1)) / pairs.size))
+        # Where the other axis shares its noise, its entries say the same over and over: only calls are independent.
+        other, between = unit.shape[3 - axis], unit.sum(3 - axis)
+        alike = float((between**2 - (unit**2).sum(3 - axis)).mean()) / max(other * (other - 1), 1)
+        effective = pairs.size / (1 + (other - 1) * min(alike, 1.0) ** 2)
+        return float(pairs.mean()), float(np.sqrt(2 / (n * (n - 1)) / effective))
 
     def independent(self) -> float:
         """How many of the entries are independent, given the correlations."""
@@ -214,25 +218,25 @@ def _shaped(detail: str, value: float, error: float, unit: str, why: str, draws:
     )  # fmt: skip
 
 
+SHARED = {
+    1: ("the batch", "rows", "one draw serves all rows, so their gradients are not independent"),
+    2: ("the latents", "latents", "one number moves all latents, so z is not the diagonal normal of the divergence"),
+}
+
+
 def _shared(draws: Draws) -> list[Finding | None]:
-    over: dict[int, tuple[Severity, str, str]] = {
-        1: ("warning", "shared over the batch", "one draw serves all rows, so their gradients are not independent"),
-        2: (
-            "error",
-            "shared over the latents",
-            "one number moves all latents, so z does not follow the diagonal normal of the divergence",
-        ),
-    }
-    found: list[Finding | None] = []
-    for axis, (severity, detail, why) in over.items():
-        value, error = draws.pair_correlation(axis)
-        if value > max(SIGMAS * error, 0.02):
-            found.append(
-                finding("SA002", severity, detail, measured=value, interval=1.96 * error, unit="mean correlation",
-                        evidence=f"between {'rows' if axis == 1 else 'latents'} of one draw, {len(draws.z)} draws",
-                        why=why, advice="torch.randn_like(std) draws a number for each row and latent")
-            )  # fmt: skip
-    return found
+    """The finding on noise that rows, latents or both have in common."""
+    measured = {axis: draws.pair_correlation(axis) for axis in SHARED}
+    over = [axis for axis, (value, error) in measured.items() if value > max(SIGMAS * error, 0.02)]
+    if not over:
+        return []
+    value, error = measured[over[0]]
+    names, between, why = zip(*(SHARED[axis] for axis in over), strict=True)
+    return [finding(
+        "SA002", "error", f"shared over {' and '.join(names)}", measured=value, interval=1.96 * error,
+        unit="mean correlation", evidence=f"between {' and '.join(between)} of one draw, {len(draws.z)} draws",
+        why="; ".join(why), advice="torch.randn_like(std) draws a number for each row and latent",
+    )]  # fmt: skip
 
 
 def clamp_of(sample: Sampler, rows: int, latents: int, head: Head, side: float) -> float | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import BadInput, one_line
+from ..care import same_randomness
 from ..probe import parts_of
 from ..roles import size_of
 
@@ -55,7 +56,9 @@ def constructed(model: Any) -> nn.Module:
     if unknown := [name for name in required if not _width(name)]:
         raise BadInput("model", f"the class {model.__name__}", f"needs {', '.join(unknown)}", "pass an instance")
     try:
-        return model(**{name: _width(name) for name in required})
+        with same_randomness():
+            seeded(0)  # the same weights in every run
+            return model(**{name: _width(name) for name in required})
     except Exception as error:  # whatever a stranger's constructor raises
         said = one_line(f"{type(error).__name__}: {error}")[:200]
         raise BadInput(
@@ -76,7 +79,7 @@ class Snapshot:
     """All that a step may change in a module: attributes, modes, values of parameters and buffers, gradients."""
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(original(model).modules())
+        modules = [*original(model).modules(), *loose_modules(model).values()]
         self._attributes = [(m, _shelves(vars(m))) for m in modules]
         tensors = {id(t): t for m in modules for t in _own_tensors(m)}.values()
         self._tensors = [(t, t.detach().clone()) for t in tensors]
@@ -100,6 +103,45 @@ class Snapshot:
         for module, attributes in self._attributes:
             vars(module).clear()
             vars(module).update(_shelves(attributes))
+
+
+def loose_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that a plain list, tuple or mapping among the attributes holds, which `parameters()` does not know."""
+    registered = {id(m) for m in original(model).modules()}
+    found = {
+        f"{path}.{inner}".strip("."): part
+        for path, module in original(model).named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, (list, tuple, dict)) and key not in ("_modules", "_parameters", "_buffers")
+        for inner, part in _modules_within(value, key)
+    }
+    return {name: m for name, m in found.items() if id(m) not in registered}
+
+
+def _modules_within(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(value, nn.Module):
+        yield from ((f"{name}.{inner}" if inner else name, part) for inner, part in value.named_modules())
+    elif isinstance(value, (list, tuple, dict)) and depth < 3:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _modules_within(item, f"{name}.{key}", depth + 1)
+
+
+def loose_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of such modules, by name."""
+    return {
+        f"{name}.{key}": weight
+        for name, module in loose_modules(model).items()
+        for key, weight in module.named_parameters(recurse=False)
+    }
+
+
+def doubled(model: nn.Module) -> nn.Module:
+    """A copy in double precision."""
+    made = copied(model).double()
+    for module in loose_modules(made).values():
+        module.double()
+    return made
 
 
 def _shelves(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +212,8 @@ def batches(model: nn.Module, data: Tensor | None, rows: int, seed: int) -> Iter
     if data is not None:
         given = rows_like(data, rows)
         shapes = (given, given.flatten(1)) if given.ndim > 2 else (given,)
-        yield from (*shapes, *(x.float() for x in shapes if not x.is_floating_point()))
+        whole = [x for x in shapes if not x.is_floating_point()]
+        yield from (*shapes, *(x.long() for x in whole), *(x.float() for x in whole))
         return
     first = next((m for m in original(model).modules() if isinstance(m, FIRST_LAYERS)), None)
     tools = torch.Generator().manual_seed(seed)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ...core.errors import BadInput, one_line
 from ..care import Failed
 from ..probe import TOTALS, parts_of
-from ..roles import bind, guess
+from ..roles import guess
+from .by_roles import by_roles
 from .hooks import Tape
-from .sandbox import DECODE, ENCODE, SAMPLE, Watch, rows_like, seeded
+from .sandbox import DECODE, ENCODE, SAMPLE, rows_like, seeded
 
 STEPS = ("training_step", "training_forward")
 LOSSES = (
@@ -75,8 +76,7 @@ def batch_forms(x: Tensor, rest: tuple[Any, ...]) -> Iterator[Any]:
     """Ways to hand over a batch: alone, with labels, in a tuple, by name; with the user's further entries if any."""
     if rest:
         yield (x, *(rows_like(item, len(x)) for item in rest))
-        return
-    yield from (
+    yield from (  # labels beside the data are often for another use
         x,
         (x, torch.zeros(len(x), dtype=torch.long)),
         (x,),
@@ -123,10 +123,13 @@ def forward_of(model: nn.Module, x: Tensor, rest: tuple[Any, ...]) -> Callable[[
     Raises:
         Refused: where the batch is not accepted.
     """
-    if type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule"):
+    missing = type(model).forward is nn.Module.forward or type(model).forward.__qualname__.startswith("LightningModule")
+    if missing or type(model).forward.__qualname__.startswith("LightningModule"):
         names = [
             next((n for n in group if callable(getattr(model, n, None))), None) for group in (ENCODE, SAMPLE, DECODE)
         ]
+        if None in names and (steps := _training(model, rest)):
+            return first_form(steps, x)[1]
         if None in names:
             raise Refused("model", type(model).__name__, "has neither forward nor encode, reparameterize and decode")
         encode, sample, decode = (getattr(model, str(name)) for name in names)
@@ -186,29 +189,36 @@ def find_step(
         others = [n for n in _names(loss) if n not in {**constants, **named}]
         if named and inputs is None and len(others) == 1:
             return Step(called, lambda x: loss(**{others[0]: x}, **named, **_wanted(loss, constants)))
-        return Step(called, _by_roles(model, loss, forward, inputs, {**constants, **named}, suppliers))
-    for name in STEPS:
-        if callable(getattr(model, name, None)):
-            stub_trainer(model)
-            calls = _form_calls(getattr(model, name), rest, name, 0) | _form_calls(
-                getattr(model, name), rest, name + " "
-            )
-            try:
-                return Step(name, first_form(calls, x)[1])
-            except Refused as refused:
-                raise BadInput(f"model.{name}", str(refused), "", "or pass loss=") from refused
+        return Step(called, by_roles(model, loss, forward, inputs, {**constants, **named}, suppliers))
+    if calls := _training(model, rest):
+        name = next(iter(calls)).split("/")[0]
+        try:
+            return Step(name, first_form(calls, x)[1])
+        except Refused as refused:
+            raise BadInput(f"model.{name}", str(refused), "", "or pass loss=") from refused
     for name in LOSSES:
         if callable(method := getattr(model, name, None)) and not isinstance(method, type):
             known = _missing_keywords(method, forward(x), constants) if _takes_all(method) else {}
             extra = "".join(f", {key} = 1 for want of constants" for key in known.keys() - constants.keys())
             return Step(name + extra, _method(model, name, x, forward, inputs, {**constants, **known}, suppliers))
-    raw = forward(x)
+    with Tape():
+        raw = forward(x)
     found = losses_in(raw, len(x))
     return Step(
         "forward",
         forward,
         any(v.requires_grad for v in found.values()) and not (torch.is_tensor(raw) and raw.shape == x.shape),
     )
+
+
+def _training(model: nn.Module, rest: tuple[Any, ...]) -> dict[str, Callable[[Tensor], Any]]:
+    """Calls of the training step, where there is one."""
+    name = next((n for n in STEPS if callable(getattr(model, n, None))), None)
+    if name is None:
+        return {}
+    stub_trainer(model)
+    step = getattr(model, name)
+    return _form_calls(step, rest, name, 0) | _form_calls(step, rest, name + " ")
 
 
 def _names(call: Callable[..., Any]) -> list[str]:
@@ -245,11 +255,13 @@ def _method(
         except Refused as refused:
             if len(plain) == 1 and guess(plain[0].name) in (None, "x"):
                 raise BadInput(f"model.{name}", str(refused)) from refused
-    return _by_roles(model, method, forward, inputs, constants, suppliers)
+    return by_roles(model, method, forward, inputs, constants, suppliers)
 
 
 def _checked(call: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], Any]:
-    if not losses_in(call(x), len(x)):
+    with Tape():
+        raw = call(x)
+    if not losses_in(raw, len(x)):
         raise Refused("model", None, "returned no loss")
     return call
 
@@ -286,35 +298,3 @@ def _missing_keywords(method: Callable[..., Any], results: Any, constants: Mappi
 
 def _spread(method: Callable[..., Any], results: Any, constants: Mapping[str, Any]) -> Any:
     return method(*(results if isinstance(results, (tuple, list)) else (results,)), **constants)
-
-
-def _by_roles(
-    model: nn.Module,
-    loss: Callable[..., Any],
-    forward: Callable[[Tensor], Any],
-    inputs: str | None,
-    constants: Mapping[str, Any],
-    suppliers: Callable[[], Mapping[str, str]],
-) -> Callable[[Tensor], Any]:
-    """A loss on tensors that the forward pass makes, each by its role."""
-    binding = bind(loss, inputs, dict(constants))
-    paths = suppliers() if set(binding.roles) - {"x"} else {}
-    if missing := [role for role in binding.roles if not paths.get(role) and role != "x"]:
-        raise BadInput(
-            "model",
-            None,
-            f"its forward pass shows no {', '.join(missing)} that the loss asks for",
-            "return it from forward",
-        )
-
-    def run(x: Tensor) -> Any:
-        with Watch(model) as watch:
-            forward(x)
-        seen = dict(watch.seen)
-        known = {**binding.constants, **{role: seen[path] for role, path in paths.items() if path in seen}, "x": x}
-        arguments = [
-            tuple(known[a] for a in item) if isinstance(item, tuple) else known[item] for item in binding.arguments
-        ]
-        return loss(*arguments, **{name: known[name] for name in binding.keywords if name in known})
-
-    return run

@@ -8,11 +8,12 @@ from math import isfinite, log
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.finding import Finding
 from ..codes import finding
 from ..report import AuditReport, sorted_findings
+from .gradients import gradients, node_of
 from .hooks import LEAF, Node, grown_by
 from .recording import Recording
 from .subject import ROWS, Subject
@@ -27,7 +28,7 @@ def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[
     """All findings of this file on one model."""
     with subject.jittered():
         recording = subject.record(subject.x)
-        yield from [*_ignored(subject), *_gradients(subject, recording, optimisers)]
+        yield from [*_ignored(subject), *gradients(subject, recording, optimisers)]
     yield from _ranges(subject, data)
     if subject.step.has_loss:
         yield from _crossed(subject, recording)
@@ -82,12 +83,22 @@ def ignores_x(move: float, evidence: str) -> Finding:
     )  # fmt: skip
 
 
-def joined(about: AuditReport, found: Iterable[Finding]) -> AuditReport:
-    """The report on the loss with the findings on the model around it."""
-    every = sorted_findings([*found, *about.findings])
+def joined(about: AuditReport, found: Iterable[Finding], unseen: Sequence[str] = ()) -> AuditReport:
+    """The report on the loss with the findings on the model around it.
+
+    Args:
+        unseen: What could not be looked at, which no verdict may pass over.
+    """
+    around = list(found)
+    every = sorted_findings([*around, *about.findings])
     errors = "; ".join(dict.fromkeys(f"{f.code} {f.title}" for f in every if f.severity == "error"))
-    nothing = "nothing wrong with what was looked at; the loss was not"
-    return replace(about, findings=every, verdict=f"not right: {errors}" if errors else about.verdict or nothing)
+    traps = sum(f.severity == "warning" for f in around)
+    told = [
+        f"not right: {errors}" if errors else about.verdict or "nothing wrong with what was looked at",
+        *[f"{traps} warning{'s' * (traps > 1)} on the model around it"] * bool(traps and not errors),
+        *[f"not looked at: {', '.join(unseen)}"] * bool(unseen),
+    ]
+    return replace(about, findings=every, verdict="; ".join(told))
 
 
 def _answer(subject: Subject, role: str) -> float:
@@ -96,106 +107,13 @@ def _answer(subject: Subject, role: str) -> float:
     return _move(*(subject.run({role: 2 * _noise(own, seed)}, "output", ROWS, 1) for seed in (1, 2)))
 
 
-# ---------------------------------------------------------------------------------------------------- what never trains
-def _gradients(subject: Subject, recording: Recording, optimisers: Iterable[Any]) -> Iterator[Finding]:
-    trainable = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
-    yield from _cut_off(subject, recording)
-    if not subject.step.has_loss or not recording.roots:
-        return
-    tape = recording.tape
-    reached = recording.parameters(tape.reaches(recording.roots))
-    called = recording.parameters(range(len(tape.nodes)))
-    slopes = _slopes(recording, trainable)
-    dead = [n for n, p in trainable.items() if id(p) in reached and _without(slopes[n], p)]
-    if dead:
-        why = "the loss is made from it, and no gradient comes back: it stands behind detach, no_grad or .item()"
-        yield _never(dead, trainable, "error", why, "take detach() or no_grad() off the way from the loss to it")
-    idle = [n for n, p in trainable.items() if id(p) not in reached]
-    if idle:
-        where = (
-            "is called, and the loss is not made from it"
-            if any(id(trainable[n]) in called for n in idle)
-            else "is not called in the step"
-        )
-        yield _never(idle, trainable, "info", f"it {where}", "remove it, or use it")
-    owned = list(optimisers)
-    held = {id(p) for o in owned for group in o.param_groups for p in group["params"]}
-    left = [n for n, p in trainable.items() if owned and id(p) in reached and id(p) not in held]
-    if left:
-        yield _never(
-            left,
-            trainable,
-            "error",
-            "the loss depends on it and no optimiser has it",
-            "optimizer = torch.optim.Adam(model.parameters())",
-        )
-
-
-def _without(slope: Tensor | None, weight: nn.Parameter) -> bool:
-    """Whether no gradient came, or a zero one; a bias before a batch normalisation has zero by right."""
-    return slope is None or (weight.ndim > 1 and not slope.any())
-
-
-def _slopes(recording: Recording, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
-    roots = [
-        recording.tape.nodes[n].tensor.sum() for n in recording.roots if recording.tape.nodes[n].tensor.requires_grad
-    ]
-    if not roots:
-        return dict.fromkeys(trainable)
-    found = torch.autograd.grad(
-        torch.stack([r.double() for r in roots]).sum(), list(trainable.values()), allow_unused=True, retain_graph=True
-    )
-    return dict(zip(trainable, found, strict=True))
-
-
-def _never(names: list[str], trainable: Mapping[str, nn.Parameter], severity: Any, why: str, advice: str) -> Finding:
-    entries = sum(trainable[n].numel() for n in names)
-    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return finding("GR003", severity, shown, measured=entries, unit="entries without training", why=why, advice=advice,
-                   evidence=f"gradients of one training step: {len(names)} of {len(trainable)} parameters")  # fmt: skip
-
-
-def _cut_off(subject: Subject, recording: Recording) -> Iterator[Finding]:
-    """Heads that the output is made from, and that it sends no gradient to."""
-    if not subject.parts.output:
-        return
-    tape = recording.tape
-    output = _node(recording, subject.parts.output[0])
-    above = tape.reaches([output.number])
-    for role, name in (("mu", "mean"), ("head", "second head")):
-        nodes = [
-            n
-            for n in (_node(recording, part) for part in getattr(subject.parts, role))
-            if n.number in above and n.tensor.requires_grad
-        ]
-        if nodes and not _reaches_back(output, nodes):
-            yield finding(
-                "GR001", "error", f"z is cut off from the {name}", measured=0.0, unit="gradient of the output",
-                evidence=f"the output is made from the {name} and its gradient there is None",
-                why="the draw of z is taken under no_grad, detached, or by sample() instead of rsample()",
-                advice="z = mu + std * torch.randn_like(std), or q.rsample()",
-            )  # fmt: skip
-
-
-def _reaches_back(output: Node, nodes: list[Node]) -> bool:
-    if not output.tensor.requires_grad:
-        return False
-    found = torch.autograd.grad(output.tensor.sum(), [n.tensor for n in nodes], allow_unused=True, retain_graph=True)
-    return any(slope is not None for slope in found)
-
-
-def _node(recording: Recording, part: Node) -> Node:
-    """The node of another recording of the same step."""
-    return next(n for n in recording.tape.nodes if n.key == part.key)
-
-
 # ----------------------------------------------------------------------------------------------- shapes that do not fit
 def _crossed(subject: Subject, recording: Recording) -> Iterator[Finding]:
     """Broadcasts that pair one row with another, between output and data, and between mu and the head."""
     parts, tape = subject.parts, recording.tape
 
     def sides(nodes: Iterable[Node]) -> set[int]:
-        return tape.made_from([_node(recording, n).number for n in nodes], lambda n: not recording.is_layer(n))
+        return tape.made_from([node_of(recording, n).number for n in nodes], lambda n: not recording.is_layer(n))
 
     mu, head, output = sides(parts.mu), sides(parts.head), sides(parts.output)
     plain = (
@@ -235,6 +153,9 @@ def _mixed(code: str, what: str, shapes: Sequence[tuple[int, ...]], grown: float
 def _ranges(subject: Subject, data: Tensor | None) -> Iterator[Finding]:
     """The decoder's range at its ends, against the loss that takes it and the data it is compared with."""
     recording, parts = subject.recording(ROWS), subject.parts
+    if recording.tape.outside:
+        yield from _no_probabilities(recording.tape.outside)
+        return
     layers = subject.last_layers(recording)
     if not parts.output or not layers:
         return
@@ -253,6 +174,27 @@ def _ranges(subject: Subject, data: Tensor | None) -> Iterator[Finding]:
     yield from _outside(subject, data, *ends[parts.output[0].key])
 
 
+def _no_probabilities(outside: Mapping[str, tuple[float, float]]) -> Iterator[Finding]:
+    """What a cross-entropy takes that is none of probabilities; the steps were gone on with at the nearest that are."""
+    about = {
+        "input": (
+            "RE002", "the output is no probability", "the decoder's last activation is no sigmoid",
+            "end the decoder by torch.sigmoid, or use F.binary_cross_entropy_with_logits on its plain output",
+        ),
+        "target": (
+            "RE003", "of the likelihood", "a Bernoulli is a law on [0, 1], and its cross-entropy raises beyond",
+            "scale the data to [0, 1] before the model, such as x = x / 255, or (x + 1) / 2",
+        ),
+    }  # fmt: skip
+    for role, (low, high) in outside.items():
+        code, detail, why, advice = about[role]
+        yield finding(
+            code, "error", detail, measured=high if high > 1 else low, unit="where [0, 1] is the range",
+            evidence=f"the {role} of binary_cross_entropy in one training step reaches from {low:.3g} to {high:.3g}",
+            why=why, advice=advice,
+        )  # fmt: skip
+
+
 def _squashings(subject: Subject, recording: Recording, layers: list[Node]) -> Iterator[Node]:
     """What the squashing calls of the loss take, where an activation stands between it and the last layer."""
     tape = recording.tape
@@ -265,7 +207,7 @@ def _squashings(subject: Subject, recording: Recording, layers: list[Node]) -> I
 
 def _outside(subject: Subject, data: Tensor | None, low: float, high: float) -> Iterator[Finding]:
     """Data that the decoder cannot reach; only for data that the user gave."""
-    if data is None or not subject.step.has_loss:
+    if data is None or not subject.step.has_loss or not subject.x.is_floating_point():
         return
     targets = subject.targets(data)
     if targets is None or high - low > 2 * REACH - 1 or high - low < 1e-3:
@@ -319,7 +261,8 @@ def noisy_evaluation(subject: Subject, forward: Callable[[Tensor], Any]) -> Iter
 
 def two_modes(training: Subject, evaluation: Subject) -> Iterator[Finding]:
     """Whether the same x, output, mu and head give another loss in evaluation mode."""
-    if training.unfit() or evaluation.unfit() or training.roles() != evaluation.roles():
+    outside = training.recording(ROWS).tape.outside  # torch would stop at it again
+    if outside or training.unfit() or evaluation.unfit() or training.roles() != evaluation.roles():
         return
     values = [[subject.value_at(seed) for seed in (1, 2, 3)] for subject in (training, evaluation)]
     moves = [abs(a - b) / max(abs(a), 1e-30) for a, b in zip(*values, strict=True)]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ...core.errors import BadInput, one_line
 from ..care import same_randomness
-from .hooks import LEAF, NOISE, NORMAL, Key, Node, Replay, Stopped, Tape, grown_by
+from .hooks import LEAF, NOISE, NORMAL, Key, Node, Replay, Stopped, Tape, grown_by, writes
 from .parts import Finder
 from .recording import Recording
-from .sandbox import Snapshot, Watch, labelled, rows_like, seeded
+from .sandbox import Snapshot, Watch, labelled, loose_weights, rows_like, seeded
 from .steps import Step, losses_in, only_losses
 
 # As they are before an audit of a loss lets something stand in for them: stand-ins make calls that no recording has.
@@ -34,14 +34,19 @@ class Subject:
         model: A copy, or a model that is put back later.
         x: A batch that it takes.
         step: How to run it.
+
+    Attributes:
+        work: Entries of all tensors of one step on `x`.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, step: Step) -> None:
         self.model, self.x, self.step = model, x, step
         self._state = Snapshot(model)
+        self._loose = loose_weights(model)
         self._recordings: dict[tuple[int, bool], Recording] = {}
         with self.jittered():
             recording = self.record(x)
+            self.work = sum(node.size for node in recording.tape.nodes)
             self.parts = Finder(
                 recording, lambda swap, key, seed: self._again(recording, swap, [key], seed)[key]
             ).parts()
@@ -52,7 +57,7 @@ class Subject:
         """Weights moved a little, so that zeros and ties of an initialisation hide nothing."""
         tools = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            for weight in self.model.parameters():
+            for weight in (*self.model.parameters(), *self._loose.values()):
                 if weight.is_floating_point():
                     spread = scale * (weight.std() if weight.numel() > 1 else weight.abs().mean()) + 0.02
                     weight.data.add_(spread * torch.randn(weight.shape, generator=tools, dtype=weight.dtype))
@@ -141,6 +146,8 @@ class Subject:
     def unfit(self) -> str:
         """Why the step cannot be had as a function of x, output, mu and head; empty where it can."""
         parts = self.parts
+        if parts.alike:
+            return "mu and the second head are one tensor"
         sizes = {role: getattr(parts, role)[0].size if getattr(parts, role) else 0 for role in ("mu", "head", "output")}
         if not sizes["output"] or sizes["output"] % self.x.numel():
             return f"no output of the data's size was found ({sizes['output']} entries for {self.x.numel()})"
@@ -245,14 +252,17 @@ class Subject:
         return replay.losses[-1] if replay.losses else only_losses(raw, len(x))
 
     def _idle(self, recording: Recording, swap: Mapping[Key, Tensor], watch: Sequence[Key] = ()) -> frozenset[int]:
-        """Calls of layers from which nothing is made but replaced tensors, and nothing that is wanted."""
+        """Calls from which nothing is made but replaced tensors, and nothing that is wanted."""
         question, known = (frozenset(swap), tuple(watch)), recording.idle
         if question not in known:
             nodes = recording.tape.nodes
             held = {n.number for n in nodes if n.key in swap}
             wanted = [n.number for n in nodes if n.key in watch] if watch else recording.roots
             busy = {nodes[n].key[0] for n in recording.tape.reaches(wanted, held) - held} | {key[0] for key in swap}
-            known[question] = frozenset(n.key[0] for n in nodes if recording.is_layer(n)) - busy
+            # What a call that is made writes into must be made anew as well.
+            written = {nodes[p].key[0] for n in nodes if writes(n.name) and n.key[0] in busy for p in n.parents}
+            plain = {n.key[0] for n in nodes if n.key != LEAF and not writes(n.name) and n.name not in NOISE}
+            known[question] = frozenset(plain - busy - written)
         return known[question]
 
     # ------------------------------------------------------------------------------------------------- ends and targets
@@ -298,8 +308,9 @@ class Subject:
         self.model.eval()
         seeded(seed)
         try:
-            with torch.no_grad():
-                return [t for _, t in labelled(forward(self.x.clone()), "") if t.is_floating_point()]
+            with torch.no_grad(), Tape():
+                found = [t for _, t in labelled(forward(self.x.clone()), "") if t.is_floating_point()]
+            return [t for t in found if t.ndim]  # a loss alone is neither an embedding nor a reconstruction
         finally:
             self._state.restore()
 
