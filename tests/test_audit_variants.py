@@ -251,7 +251,7 @@ def test_a_prior_of_several_components() -> None:
         log_q = td.Normal(mu, std).log_prob(z).sum(-1)
         parts = [td.Normal(centre, 1.0).log_prob(z).sum(-1) for centre in (-1.0, 0.5, 2.0)]
         log_p = torch.logsumexp(torch.stack(parts), 0) - math.log(3)
-        return (logits_bce(logits, x).sum(1) + 0.5 * (log_q - log_p)).mean()
+        return (logits_bce(logits, x) + 0.5 * (log_q - log_p)).mean()
 
     report = audit_loss(loss)
     assert report.effective_beta == pytest.approx(0.5) and report.second_head == "std"
