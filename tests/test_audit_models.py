@@ -23,6 +23,7 @@ from vaelab.auditing.models import model as auditing_model
 from vaelab.auditing.models.hooks import Replay, Tape, grown_by
 from vaelab.auditing.models.model import Bench, audit_model
 from vaelab.auditing.models.sampler import audit_sampler, clamp_of, measured_reading, read_head
+from vaelab.auditing.models.subject import Subject
 from vaelab.core.errors import BadInput
 from vaelab.core.finding import SEVERITIES
 
@@ -181,6 +182,14 @@ def test_what_there_was_no_time_for_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(auditing_model, "BUDGET", 0.0)
     report = audit_model(made(strange.VarianceAsStd))
     assert "not looked at: the draws of z" in report.verdict and "SA001" not in report.codes
+
+
+def test_a_step_is_recorded_a_few_times_and_not_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_at: list[int] = []
+    record = Subject.record
+    monkeypatch.setattr(Subject, "record", lambda self, x, seed=0: made_at.append(len(x)) or record(self, x, seed))
+    audit_model(made(strange.Plain))
+    assert 0 < len(made_at) < 20
 
 
 def test_a_module_that_is_a_loss_is_audited_by_its_inputs() -> None:

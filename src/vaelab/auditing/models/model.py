@@ -22,7 +22,7 @@ from ..report import AuditReport
 from .keras_model import audit_keras, is_keras
 from .optimisers import optimisers_of
 from .sampler import audit_sampler, by_name, clamp_finding, clamp_of, measured_reading, read_head
-from .sandbox import Snapshot, batches, borrowed, constructed, copied, doubled, seeded
+from .sandbox import Sealed, Snapshot, batches, borrowed, constructed, copied, doubled, seeded
 from .steps import Step, find_step, forward_of, stub_trainer
 from .structure import audit_structure, joined, noisy_evaluation, start_of, two_modes
 from .subject import ROWS, Subject, added
@@ -188,7 +188,7 @@ class Bench:
                 raise BadInput("model", str(dtype), "does not run in this precision")
             return calls[dtype](*tensors)
 
-        return model_loss
+        return Sealed(model_loss, getattr(self.subject.step.run, "loss", None))
 
     def _modes(self) -> Iterable[Finding]:
         """The loss in evaluation mode; a model whose parts cannot be told there has nothing to compare."""

@@ -144,6 +144,23 @@ def doubled(model: nn.Module) -> nn.Module:
     return made
 
 
+class Sealed:
+    """A function whose insides the audit of a loss does not put back after every call: recordings are made once.
+
+    Args:
+        call: The function, which puts back itself what it changes.
+        func: What it calls of the user's, which is looked after as in any loss.
+    """
+
+    __slots__ = ("call", "func")
+
+    def __init__(self, call: Callable[..., Any], func: Callable[..., Any] | None) -> None:
+        self.call, self.func = call, func
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        return self.call(*tensors)
+
+
 def _shelves(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes, with their dictionaries, lists and sets copied one level deep."""
     return {key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in attributes.items()}
