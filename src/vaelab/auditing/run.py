@@ -29,6 +29,7 @@ def audit(
     total: str | None = None,
     data: Any = None,
     loss: Callable[..., Any] | None = None,
+    optimizer: Any = None,
     kind: str = "loss",
     seconds: float = 20.0,
 ) -> AuditReport:
@@ -52,6 +53,7 @@ def audit(
         total: Which part of a structured result is the loss, by key, field or position.
         data: A batch of the user's own, for a model, or to look at its range for a loss.
         loss: For a model that returns no loss: the callable that its output is fed to.
+        optimizer: For a model: its optimiser, or several, to see whether a parameter is left out.
         kind: "loss" (a loss or a model), "likelihood" (an estimator of log p(x), held against models whose log p(x) is
             known) or "importance" (an importance-weighted objective).
         seconds: Time limit of a single call.
@@ -77,7 +79,13 @@ def audit(
         from .models.model import audit_model
 
         return audit_model(
-            subject, data=data, loss=loss, inputs=inputs, constants=constants, declared_beta=declared_beta
+            subject,
+            data=data,
+            loss=loss,
+            inputs=inputs,
+            constants=constants,
+            declared_beta=declared_beta,
+            optimizer=optimizer,
         )
     if isinstance(subject, type) and {"forward", "__call__"} & set(dir(subject)):
         subject = _instance(subject)

@@ -24,6 +24,9 @@ LEAF = (-1, 0)
 Key = tuple[int, int]
 
 
+SHAPED = {"expand_as", "view_as", "reshape_as", "type_as"}
+
+
 class Stopped(BaseException):
     """A replay has all that was asked for; no `except Exception` of the model may catch it."""
 
@@ -91,9 +94,9 @@ class Tape(TorchFunctionMode):
         for position, tensor in enumerate(made):
             # Each result of this one call is made of its own argument alone; distributions put all they hold through.
             parents = tuple(dict.fromkeys(given[position : position + 1] if name == "broadcast_tensors" else given))
-            shape_only = name.endswith("_like") or name.startswith("new_")
-            key = (len(self.names) - 1, position)
-            self._add(name, tensor, () if shape_only else parents, key, parents if shape_only else ())
+            # Of some arguments the shape alone is taken: all of those of randn_like, all but the first of expand_as.
+            told = 0 if name.endswith("_like") or name.startswith("new_") else 1 if name in SHAPED else len(parents)
+            self._add(name, tensor, parents[:told], (len(self.names) - 1, position), parents[told:])
         return result
 
     def _within(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
