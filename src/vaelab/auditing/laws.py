@@ -41,7 +41,6 @@ class Head:
     log_variance: Callable[[Array], Array]
     from_log_variance: Callable[[Array], Array]
     log_kind: str  # which function of the head the logarithm is, up to a factor
-    takes_negative: bool = True
 
 
 def _inverse_softplus(s: Array) -> Array:
@@ -51,10 +50,10 @@ def _inverse_softplus(s: Array) -> Array:
 HEADS: tuple[Head, ...] = (
     Head("log-variance", np.exp, lambda h: h, lambda v: v, "linear"),
     Head("log-std", lambda h: np.exp(2 * h), lambda h: 2 * h, lambda v: v / 2, "linear"),
-    Head("std", np.square, lambda h: np.log(h**2), lambda v: np.exp(v / 2), "log", False),
-    Head("variance", lambda h: h, np.log, np.exp, "log", False),
+    Head("std", np.square, lambda h: np.log(h**2), lambda v: np.exp(v / 2), "log"),
+    Head("variance", lambda h: h, np.log, np.exp, "log"),
     Head("log-precision", lambda h: np.exp(-h), lambda h: -h, lambda v: -v, "linear"),
-    Head("precision", lambda h: 1 / h, lambda h: -np.log(h), lambda v: np.exp(-v), "log", False),
+    Head("precision", lambda h: 1 / h, lambda h: -np.log(h), lambda v: np.exp(-v), "log"),
     Head(
         "std through softplus",
         lambda h: softplus(h) ** 2,

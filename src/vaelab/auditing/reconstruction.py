@@ -40,7 +40,6 @@ class Reconstruction:
         falls: Where no family explains it: how far a large output takes the loss below all others, in nats.
         separable: Where no family explains it: whether it is a sum over the entries of a row.
         mixed: Where no family explains it: whether a row's data meets another row's output.
-        constant: The loss at zero cost and the fixed mu and head.
         domain: Kind of data on which it was told; empty for the probe's own.
     """
 
@@ -55,7 +54,6 @@ class Reconstruction:
     falls: float = 0.0
     separable: bool = False
     mixed: bool = False
-    constant: float = 0.0
     domain: str = ""
 
 
@@ -182,9 +180,7 @@ def _roughly(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
 
 
 def _result(family: Family, found: Fit) -> Reconstruction:
-    return Reconstruction(
-        family, float(found.slopes[0]), found.residual, family.name, (family,), constant=found.constant
-    )
+    return Reconstruction(family, float(found.slopes[0]), found.residual, family.name, (family,))
 
 
 def _searched(pairs: Sequence[Pair], values: Sequence[float], tolerance: float) -> Reconstruction | None:
@@ -241,7 +237,7 @@ def _parts(families: Sequence[Family], found: Fit, name: str, family: Family) ->
     weights = [float(slope) for slope in found.slopes]
     parts = tuple((f.name, w) for f, w in zip(families, weights, strict=True))
     weight = float(np.mean(weights)) if "classes" in name else weights[0]
-    return Reconstruction(family, weight, found.residual, name, tuple(families), parts, constant=found.constant)
+    return Reconstruction(family, weight, found.residual, name, tuple(families), parts)
 
 
 def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruction | None:
@@ -266,7 +262,7 @@ def _columns(probe: Probe, base: Batch, rng: np.random.Generator) -> Reconstruct
     weights = tuple(0.0 if abs(s) < 1e-6 * max(abs(slopes)) else float(s) for s in slopes)
     mean = float(np.mean([w for w in weights if w] or [0.0]))  # entries that a mask leaves out have no weight at all
     name = f"{best[1].name}, entries weighted"
-    return Reconstruction(best[1], mean, best[0], name, columns=weights, constant=best[2].constant)
+    return Reconstruction(best[1], mean, best[0], name, columns=weights)
 
 
 def _column(batch: Batch, j: int) -> Batch:

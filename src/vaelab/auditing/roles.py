@@ -328,7 +328,6 @@ def _given(inputs: str, parameters: list[inspect.Parameter] | None, given: dict[
             "inputs", inputs, f"roles are {', '.join(ROLES)}, each at most once", "constants go into constants={...}"
         )
     positional = [p for p in plain if p.kind is not p.KEYWORD_ONLY][: len(arguments)]
-    rest = plain[len(arguments) :] if not open_ended or plain else []
     rest = [p for p in plain if p not in positional]
     missing = [
         p.name
