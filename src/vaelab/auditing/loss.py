@@ -143,7 +143,7 @@ def _report(case: Case, name: str) -> AuditReport:
         implied_noise=noise,
         reconstruction=rec.name,
         second_head=_head_of(m),
-        scaling={size: _known(m.scaling[size].beta) if size in m.scaling else None for size in _size_names(m)},
+        scaling=_scaling(case),
         unit=unit_of(m),
         declared_beta=case.declared,
         sizes=m.probe.layout.sizes,
@@ -171,9 +171,12 @@ def _known(exponent: float) -> float | None:
     return exponent if isfinite(exponent) else None
 
 
-def _size_names(m: Measured) -> list[str]:
-    axes = [name for name in m.scaling if name.startswith("pixels axis")]
-    return ["batch", *(axes or ["pixels"]), "latents"]
+def _scaling(case: Case) -> dict[str, float | None]:
+    """Exponents of beta in the batch, in the data as a whole (of axes that differ, the largest), latents, single axes."""
+    scaling = case.m.scaling
+    varied = {name.split(" ")[0] for name in scaling}
+    whole = {size: _known(case.exponent(size)) if size in varied else None for size in ("batch", "pixels", "latents")}
+    return whole | {name: _known(s.beta) for name, s in scaling.items() if name not in whole}
 
 
 def _rows(case: Case, noise: float | None) -> dict[str, str]:

@@ -31,7 +31,8 @@ class AuditReport:
             None for other families.
         reconstruction: The family of the reconstruction term.
         second_head: How the divergence reads the second head; None where there is none or it cannot be told.
-        scaling: Exponents of effective beta in each size; None where a size could not be varied.
+        scaling: Exponents of effective beta in `batch`, `pixels` and `latents`, and in single axes of the data where
+            they differ ("pixels axis 0"); None where a size could not be varied.
         unit: The unit of the number that is returned.
         declared_beta: The weight that the user declared, or 1.
         sizes: Sizes at which effective beta is stated.
