@@ -172,7 +172,7 @@ def _known(exponent: float) -> float | None:
 
 
 def _scaling(case: Case) -> dict[str, float | None]:
-    """Exponents of beta in the batch, in the data as a whole (of axes that differ, the largest), latents, single axes."""
+    """Exponents of beta in batch, data as a whole (of axes that differ, the largest), latents, and single axes."""
     scaling = case.m.scaling
     varied = {name.split(" ")[0] for name in scaling}
     whole = {size: _known(case.exponent(size)) if size in varied else None for size in ("batch", "pixels", "latents")}
