@@ -26,10 +26,14 @@ REACH = 40.0  # pre-activations at which every bounded activation is at its boun
 
 def audit_structure(subject: Subject, data: Tensor | None, optimisers: Iterable[Any]) -> Iterator[Finding]:
     """All findings of this file on one model."""
+    ranges = list(_ranges(subject, data))
     with subject.jittered():
         recording = subject.record(subject.x)
-        yield from [*_ignored(subject), *gradients(subject, recording, optimisers)]
-    yield from _ranges(subject, data)
+        found = list(_ignored(subject))
+        # Data outside the range saturate what comes after, and a gradient that is lost so says nothing of the model.
+        if not any(finding.code == "RE003" for finding in ranges):
+            found += gradients(subject, recording, optimisers)
+    yield from [*found, *ranges]
     if subject.step.has_loss:
         yield from _crossed(subject, recording)
 
