@@ -552,3 +552,27 @@ def test_keras_models_on_both_backends(backend: str) -> None:
         assert not told["step"]["loud"] and told["step"]["beta"] == pytest.approx(1, rel=2e-3)
     else:
         assert any("PyTorch backend only" in note for note in told["step"]["notes"])
+
+
+@pytest.mark.parametrize(("total", "codes"), [("sum", set()), ("mean", {"RE001", "KL003"})])
+def test_two_latents_beside_a_squared_error_are_no_mean(total: str, codes: set[str]) -> None:
+    """Without its half a squared error has beta 1/2, which is 1/D for two latents and no mean over them."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(40, 4), nn.Linear(2, 40)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            mu, log_var = self.encoder(x).chunk(2, -1)
+            return self.decoder(mu + (0.5 * log_var).exp() * torch.randn_like(mu)), mu, log_var
+
+        def loss_function(self, recon: torch.Tensor, x: torch.Tensor, mu: torch.Tensor, log_var: torch.Tensor) -> Any:
+            squares, divergence = (recon - x) ** 2, 0.5 * (mu**2 + log_var.exp() - log_var - 1)
+            if total == "mean":
+                return squares.mean() + divergence.mean()
+            return (squares.sum() + divergence.sum()) / len(x)
+
+    report = audit_model(Two())
+    assert {f.code for f in report.findings if f.severity in ("warning", "error")} == codes
+    assert report.effective_beta == pytest.approx(0.5 if total == "sum" else 40 / (2 * 2))

@@ -192,8 +192,8 @@ def weight(case: Case) -> list[Finding]:
         return _named_weight(case)
     ratio = case.beta / case.declared
     off = max(ratio, 1 / ratio)
-    if like := _like_a_mean(case, ratio):
-        return [like]
+    if off > FACTOR and (means := _like_means(case, ratio)):
+        return means
     if rec.family is not None and rec.family.noise:
         return _noise(case, ratio, off)
     severity: Severity = "error" if off > FACTOR else "info"
@@ -213,32 +213,38 @@ def weight(case: Case) -> list[Finding]:
     ]
 
 
-def _like_a_mean(case: Case, ratio: float) -> Finding | None:
-    """Where sizes cannot be varied, as in a model: beta is just what means over entries or latents would give."""
-    sizes, halves = case.m.probe.layout.sizes, (1.0, 0.5) if case.m.reconstruction.family.noise else (1.0,)  # type: ignore[union-attr]
-    weights = [abs(float(w)) for n, w in case.m.probe.binding.constants.items() if isinstance(w, int | float) and w]
-    known = {("pixels",): sizes["pixels"], ("pixels", "latents"): sizes["pixels"] / sizes["latents"],
-             ("latents",): 1 / sizes["latents"]}  # fmt: skip
-    known = {
-        names: value for names, value in known.items() if not set(names) & {n.split(" ")[0] for n in case.m.scaling}
-    }
+def _like_means(case: Case, ratio: float) -> list[Finding]:
+    """Where sizes cannot be varied, as in a model: beta is just what means over entries or latents would give.
+
+    A weight of 1 / D is left to the noise of a residual family, which may well be that.
+    """
+    sizes, noise = case.m.probe.layout.sizes, bool(case.m.reconstruction.family and case.m.reconstruction.family.noise)
+    weights = [abs(float(w)) for w in case.m.probe.binding.constants.values() if isinstance(w, int | float) and w]
+    known = {("pixels",): float(sizes["pixels"]), ("pixels", "latents"): sizes["pixels"] / sizes["latents"]}
+    known |= {} if noise else {("latents",): 1 / sizes["latents"]}
+    varied = {name.split(" ")[0] for name in case.m.scaling}
     for names, value in known.items():
-        if any(near(ratio, value * half * w, 2e-3) for half in halves for w in (1.0, *weights)):
-            code, term = ("KL003", "the divergence") if names == ("latents",) else ("RE001", "the reconstruction")
-            over = "latents" if names == ("latents",) else "entries of x"
-            return finding(
-                code,
-                "error",
-                f"{term} is averaged over {over}",
-                measured=case.beta,
-                unit=f"is beta at {case.here}",
-                evidence=f"beta is just what means over {' and '.join(names)} give",
-                why=f"{term} of a sample is a sum over its {over}",
-                advice=SUMS.get(family_of(case), SUMS[""])
-                if code == "RE001"
-                else "sum over latents: (...).sum(1).mean()",
-            )
-    return None
+        plain = [value * half * w for half in ((1.0, 0.5) if noise else (1.0,)) for w in (1.0, *weights)]
+        if not varied & set(names) and any(near(ratio, beta, 2e-3) for beta in plain):
+            return [_like_a_mean(case, name, names) for name in names]
+    return []
+
+
+def _like_a_mean(case: Case, size: str, names: tuple[str, ...]) -> Finding:
+    code, term, over, advice = {
+        "pixels": ("RE001", "the reconstruction", "entries of x", SUMS[family_of(case)]),
+        "latents": ("KL003", "the divergence", "latents", "sum over latents: (...).sum(1).mean()"),
+    }[size]
+    return finding(
+        code,
+        "error",
+        f"{term} is averaged over {over}",
+        measured=case.beta,
+        unit=f"is beta at {case.here}",
+        evidence=f"beta is just what means over {' and '.join(names)} give",
+        why=f"{term} of a sample is a sum over its {over}",
+        advice=advice,
+    )
 
 
 SUMS = {
