@@ -14,11 +14,12 @@ import vaelab
 SOURCE = Path(vaelab.__file__).parent
 LAYERS = (
     {"core"},
-    {"nets", "schedules", "auditing"},
+    {"nets", "schedules", "auditing", "monitoring"},
     {"distributions"},
     {"models", "objectives", "data"},
-    {"measure"},
+    {"measure", "checks"},
     {"training"},
+    {"diagnosis"},
     {"report", "use"},
     {"recipes", "api", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
 )

@@ -193,6 +193,10 @@ class Config(Section):
         """A copy with some settings replaced; `config.updated(train={"steps": 10})`."""
         return build_config(self.model_dump(), sections)
 
+    def edited(self, edit: Mapping[str, Any]) -> Config:
+        """A copy with the settings of a finding's `edit`, under dotted names: `{"objective.beta": 1.0}`."""
+        return build_config(self.model_dump(), nested(edit))
+
 
 def build_config(*layers: Mapping[str, Any]) -> Config:
     """A `Config` from nested mappings, later ones winning.
@@ -225,19 +229,14 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """
     from .files import parse_yaml
 
-    nested: dict[str, Any] = {}
-    seen: set[str] = set()
+    given: dict[str, Any] = {}
     for item in overrides:
         key, equals, text = item.partition("=")
-        if not equals or not key.strip(".") or key in seen:
-            rule = "given twice" if key in seen else "settings are written section.key=value"
+        if not equals or not key.strip(".") or key in given:
+            rule = "given twice" if key in given else "settings are written section.key=value"
             raise BadInput("setting", item, rule, "such as train.steps=2000")
-        seen.add(key)
-        value: Any = parse_yaml(text, where=key) if text else None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested = _merge(nested, value)
-    return nested
+        given[key] = parse_yaml(text, where=key) if text else None
+    return nested(given)
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -256,6 +255,21 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in nested.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+def nested(flat_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`.
+
+    Example:
+        >>> nested({"train.steps": 5, "train.on_nan": "skip"})
+        {'train': {'steps': 5, 'on_nan': 'skip'}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in flat_settings.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found = _merge(found, value)
     return found
 
 

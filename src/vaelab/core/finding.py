@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 Severity = Literal["ok", "info", "warning", "error"]
@@ -24,6 +24,9 @@ class Finding:
         evidence: How the number was obtained.
         why: One sentence of cause.
         advice: What to try first, as an edit of the user's code or config.
+        edit: The same as settings of a run, `{"objective.beta": 1.0}`, where it can be said so; `Config.edited` applies
+            it. The advice is then these settings unless it says more.
+        expected: What the edit should do to which number.
 
     Example:
         >>> print(Finding("TR101", "ok", "the model learns", measured=-3.25, unit="nats", interval=0.1))
@@ -39,6 +42,12 @@ class Finding:
     evidence: str = ""
     why: str = ""
     advice: str = ""
+    edit: dict[str, Any] = field(default_factory=dict, hash=False)
+    expected: str = ""
+
+    def __post_init__(self) -> None:
+        if self.edit and not self.advice:
+            object.__setattr__(self, "advice", settings_text(self.edit))
 
     @property
     def number(self) -> str:
@@ -55,9 +64,27 @@ class Finding:
     def __str__(self) -> str:
         head = f"{self.severity:<8} {self.code}  {self.title}" + (f": {self.number}" if self.number else "")
         tail = [f"why: {self.why}" if self.why else "", f"try: {self.advice}" if self.advice else ""]
+        tail += [f"expect: {self.expected}"] if self.expected else []
         return "\n         ".join([head, *(line for line in tail if line)])
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
     """The worst severity among findings; `ok` where there are none."""
     return max((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")
+
+
+def settings_text(edit: Mapping[str, Any]) -> str:
+    """Settings as they are written at the command line.
+
+    Example:
+        >>> settings_text({"objective.beta": 1.0, "train.clip_norm": None, "model.hidden": (64, 32)})
+        'objective.beta=1.0 train.clip_norm=null model.hidden=[64,32]'
+    """
+    return " ".join(f"{key}={_setting(value)}" for key, value in edit.items())
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_setting(item) for item in value)}]"
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else f"{value}"

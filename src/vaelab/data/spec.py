@@ -116,24 +116,33 @@ class Spec:
             raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", "add it to the table")
         return rows[:, [columns.index(name) for name in self.columns]]
 
-    def to_files(self, preview: np.ndarray, labels: np.ndarray | None) -> dict[str, bytes]:
-        """The content of a run folder's `data`; `preview` [n, *shape] holds held-out rows on the data's own scale."""
+    def to_files(
+        self, preview: np.ndarray, labels: np.ndarray | None, training: np.ndarray | None = None
+    ) -> dict[str, bytes]:
+        """The content of a run folder's `data`; `preview` [n, *shape] holds held-out rows on the data's own scale.
+
+        `training` holds training rows likewise, for what is compared with them.
+        """
         plain = {key: value for key, value in asdict(replace(self, transform=None)).items() if key != "transform"}  # type: ignore[arg-type]
         files = {
             "spec.json": to_json(plain, indent=1).encode(),
             "transform.safetensors": save_tensors(self.transform.state()),
         }
         files["preview.npy"] = _npy(preview)
+        files |= {"training.npy": _npy(training)} if training is not None else {}
         return files | ({"labels.npy": _npy(labels)} if labels is not None else {})
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> tuple[Spec, np.ndarray, np.ndarray | None]:
-        """What `to_files` wrote: the spec, the preview and its labels."""
+    def from_files(
+        cls, files: Mapping[str, bytes]
+    ) -> tuple[Spec, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """What `to_files` wrote: the spec, the preview, its labels, and the training rows."""
         plain = json.loads(files["spec.json"])
         tuples = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
         transform = Affine.from_state(load_tensors(files["transform.safetensors"]))
         labels = _array(files["labels.npy"]) if "labels.npy" in files else None
-        return cls(**(plain | tuples), transform=transform), _array(files["preview.npy"]), labels
+        training = _array(files["training.npy"]) if "training.npy" in files else None
+        return cls(**(plain | tuples), transform=transform), _array(files["preview.npy"]), labels, training
 
 
 def preview_count(shape: tuple[int, ...], held_out: int) -> int:

@@ -59,10 +59,7 @@ def fit(
                 refuse_second_run(path)
             folder = RunFolder(path, writes=engine.is_main)
             environment = describe(job, engine)
-            preview = job.held_out.raw(np.arange(preview_count(job.spec.shape, len(job.held_out))))
-            preview = preview.reshape(-1, *job.spec.shape)
-            labels = None if job.labels is None else job.labels[: len(preview)]
-            folder.begin(job.config, environment, job.spec.to_files(preview, labels) if engine.is_main else {})
+            folder.begin(job.config, environment, _data_files(job) if engine.is_main else {})
             folder.save_findings(job.findings)
             _train(job, folder, engine, progress, resumed=False)
     return Run(path, model)
@@ -119,6 +116,15 @@ def resume(
                 job.findings.append(_resumed_otherwise(changed, config))
             _train(job, folder, engine, progress, resumed=True)
     return Run(folder_path, model)
+
+
+def _data_files(job: Job) -> dict[str, bytes]:
+    """What the run folder keeps of the data: its description, and some rows of either part to look at."""
+    shown, spread = (preview_count(job.spec.shape, len(part)) for part in (job.held_out, job.rows))
+    held_out = job.held_out.raw(np.arange(shown)).reshape(-1, *job.spec.shape)
+    # Evenly spaced: the rows of a file often stand in the order of their labels.
+    training = job.rows.raw(np.linspace(0, len(job.rows) - 1, spread).astype(int)).reshape(-1, *job.spec.shape)
+    return job.spec.to_files(held_out, None if job.labels is None else job.labels[: len(held_out)], training)
 
 
 def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:

@@ -51,7 +51,8 @@ class Run:
         self.history: list[dict[str, Any]] = self._files.metrics()
         self.findings: list[Finding] = self._files.findings()
         try:
-            self.spec, self.preview, self.preview_labels = Spec.from_files(load_folder(self.folder / "data"))
+            files = load_folder(self.folder / "data")
+            self.spec, self.preview, self.preview_labels, self.training_preview = Spec.from_files(files)
         except (KeyError, ValueError, TypeError) as error:
             raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
         self._given = model

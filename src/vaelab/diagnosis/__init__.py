@@ -1,0 +1,1 @@
+"""What is looked at after training: the latent space, the decoder, the samples; and logs that others wrote."""
