@@ -21,7 +21,7 @@ LAYERS = (
     {"training"},
     {"diagnosis"},
     {"report", "use"},
-    {"recipes", "api", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
+    {"recipes", "api", "health", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS) - 1
@@ -62,7 +62,7 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput",
+        "__version__", "train", "load", "check", "diagnose", "Monitor", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput",
         "Loss", "VAE", "ELBO",
         "schedules", "GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS", "VaelabError", "BadInput",
     ]  # fmt: skip
@@ -77,10 +77,12 @@ def test_flags_are_frozen() -> None:
         command: sorted(
             {name for item in app[command].assemble_argument_collection() for name in item.names if name[0] == "-"}
         )
-        for command in ("train", "audit", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
+        for command in ("train", "check", "diagnose", "audit", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
     }
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
+        "check": ["--config", "--data-dir"],
+        "diagnose": ["--json"],
         "audit": [
             "--data", "--declared-beta", "--family", "--framework", "--importance", "--inputs", "--json",
             "--likelihood", "--loss", "--sarif", "--seconds", "--total",

@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "api",
     "load": "api",
+    "check": "health",
+    "diagnose": "health",
+    "Monitor": "monitoring.monitor",
     "audit": "auditing.run",
     "AuditReport": "auditing.report",
     "write_report": "report.page",
@@ -49,7 +52,10 @@ if TYPE_CHECKING:
     from .distributions.likelihoods import Decoder as Decoder
     from .distributions.posteriors import GaussianPosterior as GaussianPosterior
     from .distributions.priors import StandardNormalPrior as StandardNormalPrior
+    from .health import check as check
+    from .health import diagnose as diagnose
     from .models.vae import VAE as VAE
+    from .monitoring.monitor import Monitor as Monitor
     from .objectives.elbo import ELBO as ELBO
     from .report.page import write_report as write_report
     from .training.run import Run as Run

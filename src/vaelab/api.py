@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from .core.config import Config, build_config
-from .core.errors import BadInput
+from .core.errors import BadInput, Diverged
 from .core.files import read_yaml
+from .health import diagnose
 from .objectives.elbo import ELBO
 from .recipes import recipe as find_recipe
 from .report.page import write_report
@@ -31,19 +32,23 @@ def train(
     objective: ELBO | None = None,
     recipe: str | None = None,
     resume: str | os.PathLike[str] | None = None,
+    on_nan: str | None = None,
+    on_collapse: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Trains a VAE and returns the run.
 
     Args:
         x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy
-            or .csv file or to a folder of images, or a name (`digits`, `mnist`).
+            or .csv file or to a folder of images, or a name (`digits`, `mnist`); None: what the recipe or `data.source` names.
         out: A new folder for the run; None: one under `runs/`.
         config: Settings: a nested dict, a YAML file, or a `Config`; None: the defaults.
         model: A model of your own, such as `vaelab.VAE(...)`; None: the one the settings describe.
         objective: An objective of your own, such as `vaelab.ELBO(beta=4.0)`.
         recipe: Settings by name, under those of `config`.
         resume: A run folder to continue; then `x` is needed only if the run was given an object.
+        on_nan: What a loss or gradient that is not finite does, `train.on_nan`: "stop", "skip" or "rollback".
+        on_collapse: What a posterior without information does, `train.on_collapse`: "none" or "anneal".
         progress: Show progress on standard error.
 
     Raises:
@@ -60,18 +65,32 @@ def train(
         >>> run.embed(rows).shape
         (200, 2)
     """
-    if resume is not None:
-        run = _resume(resume, x, out, config, recipe, model, objective, progress)
-    else:
-        named = find_recipe(recipe) if recipe else None
-        x = x if x is not None else (named.data if named else None)
-        if x is None:
-            raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
-        settings = build_config(dict(named.settings) | {"recipe": recipe} if named else {}, _plain(config))
-        run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
-    if run.config.report.html and _is_main():
-        write_report(run)
+    given = _with_remedies(_plain(config), on_nan=on_nan, on_collapse=on_collapse)
+    try:
+        if resume is not None:
+            run = _resume(resume, x, out, given, recipe, model, objective, progress)
+        else:
+            named = find_recipe(recipe) if recipe else None
+            settings = build_config(dict(named.settings) | {"recipe": recipe} if named else {}, given)
+            if x is None:
+                x = settings.data.source or (named.data if named else None)
+            if x is None:
+                raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
+            run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
+    except Diverged as error:
+        if error.folder is not None:
+            _write_page(Run(error.folder, model))
+        raise
+    _write_page(run)
     return run
+
+
+def _write_page(run: Run) -> None:
+    """The diagnosis of a run that has a model to look at, and the page."""
+    if run.config.report.html and _is_main():
+        if run.metrics:
+            diagnose(run)
+        write_report(run)
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Run:
@@ -91,7 +110,7 @@ def _resume(path: Any, x: Any, out: Any, config: Any, recipe: Any, model: Any, o
     for name, given in (("out", out), ("recipe", recipe)):
         if given is not None:
             raise BadInput(name, given, "a resumed run keeps its folder and settings", f"leave {name} out")
-    return resume_fit(path, _plain(config), x=x, model=model, objective=objective, progress=progress)
+    return resume_fit(path, config, x=x, model=model, objective=objective, progress=progress)
 
 
 def _plain(config: Settings | None) -> Mapping[str, Any]:
@@ -101,6 +120,18 @@ def _plain(config: Settings | None) -> Mapping[str, Any]:
     if isinstance(config, Config):
         return config.model_dump(exclude_unset=True)
     return config if isinstance(config, Mapping) else read_yaml(Path(config))
+
+
+def _with_remedies(given: Mapping[str, Any], **remedies: str | None) -> Mapping[str, Any]:
+    """Settings with the remedies that were passed beside them; what is said twice has to be the same."""
+    chosen = {name: remedy for name, remedy in remedies.items() if remedy is not None}
+    train = given.get("train", {})
+    if not chosen or not isinstance(train, Mapping):
+        return given
+    for name, remedy in chosen.items():
+        if train.get(name, remedy) != remedy:
+            raise BadInput(name, remedy, f"the config says train.{name}={train[name]}", "say one of them")
+    return {**given, "train": {**train, **chosen}}
 
 
 def _is_main() -> bool:

@@ -41,13 +41,8 @@ def train(
     `vaelab train digits` needs nothing else; `vaelab settings` lists what can be set.
     """
     from .api import train as train_run
-    from .core.config import parse_overrides
 
-    if source is not None and "=" in source and not os.path.exists(source):
-        settings, source = (source, *settings), None
-    overrides: dict[str, Any] = parse_overrides(settings)
-    if data_dir is not None:
-        overrides.setdefault("data", {})["data_dir"] = data_dir
+    source, overrides = _source_and_settings(source, settings, data_dir)
     run = train_run(
         source,
         out=out,
@@ -94,6 +89,57 @@ def audit(
     found = run_audit(target, parse_overrides(settings), options, sarif)
     print(found.to_json() if json else found)
     return found.status
+
+
+@app.command
+def check(
+    source: Annotated[str | None, Parameter(help="file, folder of images, digits or mnist")] = None,
+    /,
+    *settings: Annotated[str, Parameter(help="section.key=value, such as likelihood=bernoulli")],
+    config: Annotated[Path | None, Parameter(help="YAML file with settings")] = None,
+    data_dir: Annotated[str | None, Parameter(help="folder with local copies of data sets")] = None,
+) -> int:
+    """Look at data and model before training: what does not fit, what cannot learn, what a step takes.
+
+    Nothing is written. Exit status 1: a finding of severity error.
+    """
+    from .core.errors import BadInput
+    from .core.finding import worst
+    from .health import check as check_all
+
+    source, overrides = _source_and_settings(source, settings, data_dir)
+    settled = overrides if config is None else _layers(config, overrides).model_dump()
+    source = source or settled.get("data", {}).get("source")
+    if source is None:
+        raise BadInput("source", None, "there is nothing to check", "name a file, a folder, digits or mnist")
+    found = check_all(None, source, config=settled)
+    for finding in found:
+        print(finding)
+    words = {"ok": "ready to train", "info": "ready to train", "warning": "worth a look first", "error": "not ready"}
+    print(f"verdict   {words[worst(found)]}")
+    return int(worst(found) == "error")
+
+
+@app.command
+def diagnose(
+    subject: Annotated[Path, Parameter(help="run folder, or a log: TensorBoard events, .csv, .json or .jsonl")],
+    /,
+    *roles: Annotated[str, Parameter(help="for a log, role=tag where the guess is wrong, such as kl=train/kld")],
+    json: Annotated[bool, Parameter(negative=(), help="print JSON")] = False,
+) -> int:
+    """Say what went wrong in a training, from which number, and what to do first.
+
+    Exit status 1: a finding of severity error.
+    """
+    from .core.finding import worst
+    from .diagnosis.table import as_json, as_text
+    from .health import diagnose as diagnose_it
+
+    found = diagnose_it(subject, mapping=_roles(roles))
+    again = f"vaelab train --config {subject / 'config.yaml'}" if subject.is_dir() else ""
+    numbers = found.to_dict()["numbers"]
+    print(as_json(found.findings, numbers) if json else as_text(found.findings, found.heading, again))
+    return int(worst(found.findings) == "error")
 
 
 @app.command
@@ -266,6 +312,31 @@ def _fail(text: str, status: int) -> int:
     for line in text.strip().splitlines():
         print(f"vaelab: {line.strip()}", file=sys.stderr)
     return status
+
+
+def _source_and_settings(
+    source: str | None, settings: tuple[str, ...], data_dir: str | None
+) -> tuple[str | None, dict[str, Any]]:
+    """The source, and the settings as a nested mapping; the first word may be a setting."""
+    from .core.config import parse_overrides
+
+    if source is not None and "=" in source and not os.path.exists(source):
+        settings, source = (source, *settings), None
+    overrides: dict[str, Any] = parse_overrides(settings)
+    if data_dir is not None:
+        overrides.setdefault("data", {})["data_dir"] = data_dir
+    return source, overrides
+
+
+def _roles(given: tuple[str, ...]) -> dict[str, str]:
+    """`role=tag` words as a mapping."""
+    from .core.errors import BadInput
+
+    pairs = [word.partition("=") for word in given]
+    for word, (role, _, tag) in zip(given, pairs, strict=True):
+        if not role or not tag:
+            raise BadInput("role", word, "is written role=tag", "such as kl=train/kld")
+    return {role: tag for role, _, tag in pairs}
 
 
 def _layers(path: Path, overrides: dict[str, Any]) -> Any:

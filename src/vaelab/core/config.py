@@ -114,6 +114,12 @@ class ObjectiveConfig(Named):
     free_bits_per: Literal["dimension", "group"] = "dimension"
     capacity: Float | None = Field(None, ge=0, description="target rate in nats: beta * |KL - capacity|; None: off")
     capacity_steps: Int = Field(0, ge=0, description="steps over which the capacity rises from 0")
+    target_rate: Float | None = Field(
+        None, gt=0, description="KL in nats per sample that a controller holds by moving beta; None: off"
+    )
+    target_reconstruction: Float | None = Field(
+        None, description="-log p(x|z) in nats per sample, on the data's own scale, held by moving beta; None: off"
+    )
     samples: Int = Field(1, ge=1, description="posterior samples per row and step")
 
     @model_validator(mode="after")
@@ -123,6 +129,11 @@ class ObjectiveConfig(Named):
         if self.anneal != "constant" and self.warmup_steps == 0:
             raise ValueError("an annealed beta needs objective.warmup_steps of at least 1")
         return self
+
+    @property
+    def controlled(self) -> bool:
+        """Whether a controller moves beta."""
+        return self.target_rate is not None or self.target_reconstruction is not None
 
 
 class TrainConfig(Section):
@@ -149,7 +160,12 @@ class TrainConfig(Section):
     patience: Int | None = Field(
         None, ge=1, description="evaluations without a better held-out loss before stopping; counts after the warm-up"
     )
-    on_nan: Literal["stop", "skip", "rollback"] = Field("stop", description="what a non-finite loss or gradient does")
+    on_nan: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="what a non-finite loss or gradient does; rollback lowers the rate until it is safe again"
+    )
+    on_collapse: Literal["none", "anneal"] = Field(
+        "none", description="what a posterior without information does; anneal brings beta up from 0 again, once"
+    )
     device: Annotated[str, AfterValidator(_device_name)] = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: Int | None = Field(
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
@@ -177,6 +193,16 @@ class ReportConfig(Section):
     tensorboard: bool = Field(False, description="write TensorBoard events (extra: tensorboard)")
 
 
+UNCONTROLLED = {
+    "objective.beta": 1.0,
+    "objective.anneal": "constant",
+    "objective.free_bits": 0.0,
+    "objective.capacity": None,
+    "train.on_collapse": "none",  # a controller opens a collapsed posterior by itself
+    "train.patience": None,  # and the last weights are the ones kept
+}
+
+
 class Config(Section):
     """Every setting of a run."""
 
@@ -188,6 +214,17 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     seed: Int = Field(0, ge=0, lt=2**63, description="of everything random")
     recipe: str | None = Field(None, description="name of the recipe these settings started from")
+
+    @model_validator(mode="after")
+    def _one_hand_on_beta(self) -> Self:
+        """Whatever else moves beta, bends the rate or chooses the weights would work against a controller."""
+        settings = flat(self.model_dump()) if self.objective.controlled else {}
+        for name, off in UNCONTROLLED.items():
+            if settings.get(name, off) != off:
+                raise ValueError(f"a target moves beta by itself; leave {name} at {'null' if off is None else off}")
+        if settings and settings["objective.target_rate"] and settings["objective.target_reconstruction"] is not None:
+            raise ValueError("target_rate and target_reconstruction both move beta; set one of them to null")
+        return self
 
     def updated(self, **sections: Mapping[str, Any]) -> Config:
         """A copy with some settings replaced; `config.updated(train={"steps": 10})`."""

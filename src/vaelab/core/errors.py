@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class VaelabError(Exception):
@@ -64,9 +65,14 @@ class NoSpace(VaelabError, OSError):
 
 
 class Diverged(VaelabError):
-    """Training met a NaN or an infinity and the policy says stop (exit status 6)."""
+    """Training met a NaN or an infinity and the policy says stop (exit status 6).
+
+    Attributes:
+        folder: The run folder with what was saved and found; None before it is known.
+    """
 
     status = 6
+    folder: Path | None = None
 
 
 class Interrupted(VaelabError):

@@ -8,23 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.config import Config
-from ..core.finding import Finding
+from ..core.finding import Finding, Severity
+from .arrays import column_name
 from .source import Source
 from .summary import Summary
 from .tables import listed, plural
 
 MANY_DUPLICATES = 0.05
 WIDE_SPAN = 1e6
+FLATTENED = 16  # columns: images of four by four pixels are the smallest anybody flattens
 
 
 @dataclass(frozen=True)
 class _Worry:
-    """A warning, raised where `measure` gives a number."""
+    """A warning, raised where `measure` gives a number; only a note where `mild` says so."""
 
     code: str
     measure: Callable[[Summary, Source, Config], tuple[float, str, str] | None]  # number, unit, title
     why: str
     advice: str
+    mild: Callable[[Source], bool] = lambda source: False
 
 
 def worries(summary: Summary, source: Source, config: Config) -> Iterator[Finding]:
@@ -32,13 +35,19 @@ def worries(summary: Summary, source: Source, config: Config) -> Iterator[Findin
     for worry in WORRIES:
         if found := worry.measure(summary, source, config):
             number, unit, title = found
-            yield Finding(worry.code, "warning", title, number, unit, why=worry.why, advice=worry.advice)
+            severity: Severity = "info" if worry.mild(source) else "warning"
+            yield Finding(worry.code, severity, title, number, unit, why=worry.why, advice=worry.advice)
 
 
 def _columns(which: np.ndarray, source: Source, title: str) -> tuple[float, str, str] | None:
     """The named columns of a table; the pixels of images may well be constant."""
     names = [name for name, found in zip(source.columns, which, strict=True) if found] if source.columns else []
     return (len(names), plural(len(names), "column"), f"{title}: {listed(names)}") if names else None
+
+
+def _flattened(source: Source) -> bool:
+    """Many columns without names of their own: most likely images as rows, whose borders are blank."""
+    return len(source.columns) >= FLATTENED and source.columns == tuple(map(column_name, range(len(source.columns))))
 
 
 def _constant(summary: Summary, source: Source, config: Config) -> tuple[float, str, str] | None:
@@ -79,7 +88,13 @@ WORRIES = (
         "a code with more dimensions than rows can store every row by heart",
         "a smaller model.latent",
     ),
-    _Worry("DA121", _constant, "they tell nothing, and a density may grow without bound on them", "remove the columns"),
+    _Worry(
+        "DA121",
+        _constant,
+        "they tell nothing, and a density may grow without bound on them",
+        "remove the columns",
+        mild=_flattened,
+    ),
     _Worry(
         "DA123",
         _identifier,

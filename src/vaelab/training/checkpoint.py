@@ -37,6 +37,15 @@ class Progress:
         metrics_bytes: Length of `metrics.jsonl` at this step.
         seconds: Time spent in training.
         window: Sums since the last line of metrics.
+        anchor: Step of the checkpoint that a rollback goes back to; None: the newest.
+        suspect: The step that made the run go back last.
+        trial: Steps left out in a row since the suspect failed again; whether batches or weights are to blame is open.
+        blamed: Steps whose batch is to blame.
+        failures: How often the run went back from each factor on the learning rate, by the factor's text.
+        collapsed: Evaluations in a row without a dimension in use, counted after the warm-up.
+        annealed: Step at which the weight of the divergence was taken back to 0; None: not so far.
+        anneal_steps: Steps over which it rises again.
+        control: The state of the controller of the weight; empty where there is none.
     """
 
     step: int = 0
@@ -49,6 +58,15 @@ class Progress:
     metrics_bytes: int = 0
     seconds: float = 0.0
     window: dict[str, Any] = field(default_factory=dict)
+    anchor: int | None = None
+    suspect: int | None = None
+    trial: list[int] = field(default_factory=list)
+    blamed: list[int] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    collapsed: int = 0
+    annealed: int | None = None
+    anneal_steps: int = 0
+    control: dict[str, float] = field(default_factory=dict)
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -101,19 +119,30 @@ class Checkpoints:
         self._prune(progress)
         return path
 
+    def forget_after(self, step: int) -> None:
+        """Removes full checkpoints of later steps, which a run that went back has yet to reach."""
+        for path in self.folder.glob("step-*"):
+            if _number(path) > step:
+                remove_folder(path)
+
     def save_best(self, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
         """Writes `best-N`: the selected weights and what was measured on held-out rows."""
         files = {"model.safetensors": pack(weights), "measured.json": to_json(dict(measured), indent=1).encode()}
         save_folder(self.folder / f"best-{measured['step']:09d}", files)
 
-    def load_last(self) -> tuple[Progress, dict[str, dict[str, Tensor]], list[str]]:
+    def load_last(self, newest: int | None = None) -> tuple[Progress, dict[str, dict[str, Tensor]], list[str]]:
         """The newest checkpoint that is whole, and a line for each damaged one that was passed over.
+
+        Args:
+            newest: Take none of a later step; None takes any.
 
         Raises:
             Corrupt: if none is whole, naming what is wrong with each.
         """
         damaged: list[str] = []
         for path in sorted(self.folder.glob("step-*"), reverse=True):
+            if newest is not None and _number(path) > newest:
+                continue
             try:
                 files = load_folder(path)
                 progress = _progress(files.pop("progress.json"), path)
@@ -147,19 +176,24 @@ class Checkpoints:
         raise Corrupt("; ".join(damaged) or f"{self.folder}: holds no selected weights yet")
 
     def _prune(self, progress: Progress) -> None:
-        """Keeps the last `KEEP` full checkpoints and every selection that one of them refers to."""
+        """Keeps the last `KEEP` full checkpoints, the anchor, and every selection that one of them refers to."""
         full = sorted(self.folder.glob("step-*"))
-        for path in full[:-KEEP]:
+        kept = [path for path in full if path in full[-KEEP:] or _number(path) == progress.anchor]
+        for path in set(full) - set(kept):
             remove_folder(path)
         needed = {progress.best_step}
-        for path in full[-KEEP:-1]:
+        for path in kept[:-1]:
             try:
                 needed.add(_progress((path / "progress.json").read_bytes(), path).best_step)
             except (Corrupt, OSError):
                 continue
         for path in self.folder.glob("best-*"):
-            if int(path.name.partition("-")[2]) not in needed:
+            if _number(path) not in needed:
                 remove_folder(path)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[2])
 
 
 def _selection(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..checks.run import quick
 from ..core.config import Config, build_config, differences
 from ..core.durable import locked, saying_why
-from ..core.errors import BadInput, VaelabError
+from ..core.errors import BadInput, Diverged, VaelabError
 from ..core.finding import Finding
+from ..core.seeds import generator
 from ..core.units import readable_bytes
 from ..data.batches import Order
 from ..data.spec import Spec, preview_count
+from ..measure.baseline import MOST_ROWS, baseline
+from ..monitoring.causes import PRESSING, explained
+from ..monitoring.rules import judge as judge_trace
 from ..objectives.elbo import ELBO
 from .checkpoint import Progress, load_weights
 from .engine import Engine
@@ -28,9 +33,11 @@ from .events import Events
 from .folder import RunFolder, existing_folder, new_folder, refuse_second_run
 from .job import Job, prepare
 from .loop import Loop
-from .rules import Measured, judge, never_finite
+from .rules import Measured, judge, never_finite, run_trace
 from .run import Run
 from .show import Display, Several, choose_display
+
+Checks = Callable[..., list[Finding]]
 
 
 def fit(
@@ -48,7 +55,7 @@ def fit(
         BadInput: for data or settings that break a rule; nothing has been written then.
         Diverged, Interrupted, NoSpace, InUse: as their names say.
     """
-    with _engine(config) as engine:
+    with engine_for(config) as engine:
         job = prepare(x, config, engine, model, objective)
         path = Path(engine.tell(str(new_folder(out, job.spec.name)) if engine.is_main else ""))
         if engine.is_main:
@@ -101,7 +108,7 @@ def resume(
     source = x if x is not None else config.data.source
     if source is None:
         raise BadInput("x", None, "this run was given its data as an object", "pass the same data again")
-    with _engine(config) as engine:
+    with engine_for(config) as engine:
         job = prepare(source, config, engine, model, objective)
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
@@ -111,6 +118,7 @@ def resume(
         with _lock(folder_path, engine):
             folder = RunFolder(folder_path, writes=engine.is_main)
             folder.clean()
+            folder.forget_diagnosis()
             if changed:
                 folder.save_config(config)
                 job.findings.append(_resumed_otherwise(changed, config))
@@ -131,6 +139,14 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
     config = job.config
     job.model.to(engine.device)
     display = choose_display(progress and engine.is_main)
+    line = constant_baseline(job)
+    if engine.world == 1:
+        found = checked(job, quick, line["negative_elbo"])
+        for finding in explained(found):
+            if finding.severity in PRESSING:
+                display.say(str(finding))
+        job.findings += found
+        folder.save_findings(job.findings)
     if config.report.tensorboard and engine.is_main:
         events = Events(folder.path / "events", job.held_out, images=config.report.images, seed=config.seed)
         display = Several(display, events)
@@ -149,18 +165,49 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
         if resumed:
             _say_damage(loop.restore(), display)
         display.begin(loop.progress.step, config.train.total)
+        if loop.progress.step == 0 and engine.is_main and not folder.metrics():
+            folder.add_metrics(line)
         try:
             done = loop.run()
+        except Diverged as error:
+            folder.save_findings([*judge_trace(run_trace(config, folder.metrics())), *job.findings])
+            error.folder = folder.path
+            raise
         finally:
             display.end()
         del loop.step  # frees the wrapped module before the processes part
         _judge(job, done, folder, engine, loop)
 
 
+def checked(job: Job, checks: Checks, baseline: float | None) -> list[Finding]:
+    """What checks say about a job that is ready to start; random numbers stay as they were."""
+    on_model_scale = None if baseline is None else baseline + job.spec.log_abs_det
+    with torch.random.fork_rng(devices=[]):
+        return checks(
+            job.model, job.objective, job.rows, job.held_out, spec=job.spec, config=job.config, baseline=on_model_scale
+        )
+
+
+def constant_baseline(job: Job) -> dict[str, Any]:
+    """A line of metrics: what the best decoder that ignores z would cost on the held-out rows, on the data's scale."""
+    likelihood = getattr(getattr(job.model, "decoder", None), "likelihood", None)
+    rows, held_out = (
+        part.take(
+            torch.linspace(0, len(part) - 1, min(len(part), MOST_ROWS)).long(),
+            generator(job.config.seed, "baseline", device=part.device),
+        )
+        for part in (job.rows, job.held_out)
+    )
+    found = baseline(likelihood, rows, held_out)
+    value, error = (None, None) if found is None else (found[0] - job.spec.log_abs_det, found[1])
+    return {"kind": "baseline", "step": 0, "negative_elbo": value, "standard_error": error}
+
+
 def _judge(job: Job, done: Progress, folder: RunFolder, engine: Engine, loop: Loop) -> None:
     """The findings of a finished run, measured with the selected weights."""
     if loop.selected is None:
-        folder.save_findings([never_finite(done), *job.findings])
+        trace = run_trace(job.config, folder.metrics())
+        folder.save_findings([never_finite(done), *judge_trace(trace), *job.findings])
         return
     weights, selected = loop.selected
     load_weights(job.model, weights, folder.path)
@@ -208,7 +255,7 @@ def _say_damage(damaged: list[str], display: Display) -> None:
 
 
 @contextlib.contextmanager
-def _engine(config: Config) -> Iterator[Engine]:
+def engine_for(config: Config) -> Iterator[Engine]:
     """The engine with threads and determinism as configured; all put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if config.train.deterministic:

@@ -121,6 +121,17 @@ class RunFolder:
         if self.writes:
             write_text(self.path / "findings.jsonl", "".join(to_json(f.to_dict()) + "\n" for f in findings))
 
+    def save_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
+        """Writes `diagnosis.json`."""
+        if self.writes:
+            write_json(self.path / "diagnosis.json", diagnosis)
+
+    def forget_diagnosis(self) -> None:
+        """Removes the diagnosis of weights that are about to change."""
+        if self.writes:
+            with saying_why(self.path):
+                (self.path / "diagnosis.json").unlink(missing_ok=True)
+
     def clean(self) -> None:
         """Removes what interrupted writes left behind."""
         if self.writes:
@@ -149,6 +160,11 @@ class RunFolder:
         """All findings."""
         path = self.path / "findings.jsonl"
         return [Finding(**line) for line in read_json_lines(path)] if path.exists() else []
+
+    def diagnosis(self) -> dict[str, Any]:
+        """The numbers and findings of the last diagnosis, empty where there is none."""
+        path = self.path / "diagnosis.json"
+        return read_json(path) if path.exists() else {}
 
     @property
     def _metrics(self) -> Path:

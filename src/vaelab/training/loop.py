@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,20 +13,24 @@ from torch import Tensor, nn
 
 from ..core.config import Config
 from ..core.errors import Diverged, Interrupted
-from ..core.seeds import derive, seed_global
-from ..data.batches import Order, Rows
+from ..data.batches import Rows
 from ..models.vae import Model
+from ..monitoring.culprit import find_culprit
 from ..objectives.elbo import ELBO
 from ..schedules import Schedule
+from .average import Averaged
 from .checkpoint import Checkpoints, Progress, load_weights, optimizer_tensors, restore_optimizer
+from .controllers import Weighting
 from .engine import Engine
 from .evaluate import evaluate, evaluated_rows
 from .folder import RunFolder
+from .remedies import MOST_ROLLBACKS, acquitted, gone_back, leave_out, lower, recovered, refusals
 from .show import Display
-from .step import Step
-from .window import Window
+from .signals import Signals
+from .step import Draws, Step, relative_change
+from .window import Window, means_of
 
-MOST_ROLLBACKS = 8  # each halves the learning rate: 1/256 of it is left when the run gives up
+MOST_REPLAYED = 3  # refused steps that are done again to find the culprit: a run that skips hundreds stays fast
 
 
 class Loop:
@@ -64,17 +65,19 @@ class Loop:
         )
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
         self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
-        self.averaged = {name: value.clone() for name, value in self.state.items()} if train.ema else None
-        self.order = Order(len(rows), train.batch_size, derive(config.seed, "rows"))
+        self.averaged = Averaged(model, train.ema) if train.ema else None
+        self.draws = Draws(rows, train.batch_size, objective.samples, config.seed, engine)
         self.decay = Schedule(train.schedule, 1.0, 1.0 if train.schedule == "constant" else 0.0, train.total)
         self.warmup = Schedule("linear", 0.0, 1.0, train.warmup_steps)
         self.checkpoints = Checkpoints(folder.path / "checkpoints")
         self.progress, self.window = Progress(), Window()
         self.selected: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._coins, self._noise = torch.Generator(engine.device), torch.Generator(engine.device)
+        self._used: dict[str, float] = {}  # the weights of the last step that was taken
+        self._measured: dict[str, float] = {}  # of the last step alone, where a line of metrics follows it
         self._saved: int | None = None  # the step of the last checkpoint, and of the last selection, that is on disk
         self._saved_best: int | None = None
-        self._received = 0  # the signal that came to this process
+        self.signals = Signals(engine)
+        self.weighting = Weighting(objective, config, shift)
         self._started = time.monotonic()
 
     def run(self) -> Progress:
@@ -87,29 +90,32 @@ class Loop:
         if self._is_over():
             self.display.say(f"nothing left to do: the run ended at step {self.progress.step}")
             return self.progress
-        if self.progress.step == 0:
-            self._checkpoint()
         self.model.train()
-        with self._signals():
+        with self.signals.heard():
+            if self.progress.step == 0:
+                self._regular_checkpoint()
             while not self._is_over():
                 if self._advance(self.progress.step):
                     self.progress.step += 1
                     self._due(self.progress.step)
-                if number := self._signal_anywhere():
+                if number := self.signals.anywhere():
                     self._checkpoint()
                     name, step = signal.Signals(number).name, self.progress.step
                     raise Interrupted(f"{name}: saved at step {step}; continue with --resume", number)
         return self.progress
 
-    def restore(self) -> list[str]:
+    def restore(self, newest: int | None = None) -> list[str]:
         """Continues from the newest whole checkpoint; returns a line for each damaged one passed over.
+
+        Args:
+            newest: Take none of a later step; None takes any.
 
         A run that was killed before its first checkpoint starts from the beginning.
         """
         if not any(self.checkpoints.folder.glob("step-*")):
             self.folder.cut_metrics(0)
             return []
-        progress, tensors, damaged = self.checkpoints.load_last()
+        progress, tensors, damaged = self.checkpoints.load_last(newest)
         self._load(tensors)
         self.progress, self.window = progress, Window.restored(progress.window, self.engine)
         self._saved, self._saved_best, self.selected = progress.step, progress.best_step, None
@@ -122,7 +128,7 @@ class Loop:
 
     def _advance(self, number: int) -> bool:
         """Does step `number`; False if the run went back instead."""
-        batch, weights = self._draw(number), self.objective.weights(number)
+        batch, weights = self._draw(number), self.weighting(number, self.progress)
         before = [buffer.clone() for buffer in self.buffers]
         loss, record = self._gradients(batch, weights)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -131,29 +137,32 @@ class Loop:
             for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.copy_(value)
             return self._refuse(number, loss, size)
+        if acquitted(self.progress):
+            self._event("recovered", number, factor=self.progress.rate_factor)
         clip = self.config.train.clip_norm or math.inf
         if clipped := size > clip:
             nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
-        rate = self._rate(number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self._average(number)
+        self._update(number)
         self.window.add(record, loss=loss, gradient_norm=size, clipped=float(clipped))
+        self._used = weights
+        if self.weighting.controller is not None:
+            self.weighting.observe(self.progress, means_of(record, self.engine))
         return True
+
+    def _update(self, number: int) -> None:
+        """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(number)
+        logged = (number + 1) % self._every("log_every", 200) == 0
+        before = [parameter.detach().clone() for parameter in self.parameters] if logged else []
+        self.optimizer.step()
+        self._measured = {"update_ratio": relative_change(before, self.parameters)} if logged else {}
+        if self.averaged is not None:
+            self.averaged.update(number)
 
     def _draw(self, number: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of the rows of a step and of their base noise; both are functions of the number."""
-        seed, share = self.config.seed, self.engine.share
-        self._coins.manual_seed(derive(seed, "coins", number))
-        x = share(self.rows.take(self.order.batch(number), self._coins))
-        seed_global(seed, "step", number, self.engine.rank, device=self.engine.device)
-        size = getattr(self.model, "noise_size", None)
-        if size is None:
-            return x, None
-        self._noise.manual_seed(derive(seed, "noise", number))
-        shape = (self.objective.samples, self.config.train.batch_size, size)
-        return x, share(torch.randn(shape, generator=self._noise, device=self.engine.device), 1)
+        return self.draws(number, getattr(self.model, "noise_size", None))
 
     def _gradients(self, batch: tuple[Tensor, Tensor | None], weights: dict[str, float]) -> tuple[float, list[Any]]:
         """Gradients of the global batch's mean loss; returns that loss (this process's part) and what to record."""
@@ -182,40 +191,70 @@ class Loop:
         train = self.config.train
         return train.rate * self.progress.rate_factor * self.warmup(number + 1) * self.decay(number)
 
-    def _average(self, number: int) -> None:
-        """Exponential moving average of the weights, with a shorter memory in the first steps."""
-        if self.averaged is None:
-            return
-        keep = min(self.config.train.ema or 0.0, (1 + number) / (10 + number))
-        for name, value in self.state.items():
-            average = self.averaged[name]
-            average.lerp_(value, 1 - keep) if average.is_floating_point() else average.copy_(value)
-
     # What a non-finite number does --------------------------------------------------------------------------------
 
     def _refuse(self, number: int, loss: float, norm: float) -> bool:
         """The optimiser is not called: the weights are those before the step, bit for bit."""
         progress, policy = self.progress, self.config.train.on_nan
         progress.refused += 1
+        culprit = self._culprit(number)
+        self._event("refused", number, loss=loss, gradient_norm=norm, **culprit)
         what = f"step {number}: the loss is {loss:.6g}, the gradient's norm {norm:.6g}"
-        if policy == "skip":
+        what += f"; {culprit['text']}" if culprit else ""
+        if policy == "skip" or (policy == "rollback" and leave_out(progress, number)):
+            self._event("skipped", number)
             self.display.say(f"{what}; step skipped")
             return True
         if policy == "rollback" and progress.rollbacks < MOST_ROLLBACKS:
-            self._roll_back(what)
+            self._roll_back(number, what, passing=culprit.get("cause") == "gone")
             return False
         self._checkpoint()
+        if self.engine.is_main:
+            self.folder.flush_metrics()
         raise Diverged(
             f"{what}; the weights before it are saved; try train.learning_rate={self._rate(number) / 3:.1g}, or "
             "train.on_nan=skip or rollback, and look at the data for that step"
         )
 
-    def _roll_back(self, what: str) -> None:
-        refused, rollbacks = self.progress.refused, self.progress.rollbacks + 1
-        factor = self.progress.rate_factor / 2
-        self.restore()
-        self.progress.refused, self.progress.rollbacks, self.progress.rate_factor = refused, rollbacks, factor
-        self.display.say(f"{what}; back to step {self.progress.step} with the learning rate times {factor:.3g}")
+    def _culprit(self, number: int) -> dict[str, Any]:
+        """What made the step not finite, found by doing it again; {} where that is not asked."""
+        if self.engine.world > 1 or self.progress.refused > MOST_REPLAYED:
+            return {}
+        weights, (x, noise) = self.weighting(number, self.progress), self._draw(number)
+
+        def again(part: Tensor) -> Tensor:
+            self.draws.seed_others(number)
+            return self.step(part, weights, None if noise is None else noise[:, : len(part)])[0]
+
+        return find_culprit(again, self.model, x)
+
+    def _roll_back(self, number: int, what: str, passing: bool) -> None:
+        """Goes back to the last checkpoint reached without a fault, and saves there what is known now."""
+        lower(self.progress, number, passing)
+        now, happened = self.progress, self._refusals()
+        self.restore(now.anchor)
+        self.progress = gone_back(now, self.progress)
+        step, factor = self.progress.step, self.progress.rate_factor
+        for line in happened[len(self._refusals()) :]:
+            self.folder.add_metrics(line)
+        self._event("rollback", number, to=step, factor=factor)
+        self.engine.total(torch.zeros(1))  # all processes have read the checkpoint before one of them replaces it
+        self._saved = None
+        self._checkpoint()
+        if self.engine.is_main:
+            self.checkpoints.forget_after(step)
+        self.display.say(f"{what}; back to step {step} with the learning rate times {factor:.3g}")
+
+    def _refusals(self) -> list[dict[str, Any]]:
+        """The events on disk that going back does not undo."""
+        if not self.engine.is_main:
+            return []
+        self.folder.flush_metrics()
+        return refusals(self.folder.metrics())
+
+    def _event(self, what: str, step: int, **facts: Any) -> None:
+        """A line of metrics for what happens once."""
+        self.folder.add_metrics({"kind": "event", "what": what, "step": step, **facts})
 
     # What is due between steps ------------------------------------------------------------------------------------
 
@@ -235,33 +274,47 @@ class Loop:
         if step % self._evaluate_every == 0 or step == self.config.train.total:
             self._evaluate()
         if step % self._every("checkpoint_every", 10) == 0 or self._is_over():
-            self._checkpoint()
+            self._regular_checkpoint()
 
     def _log(self, step: int) -> None:
-        weights = self.objective.weights(step - 1)
-        line = self.window.line(self.engine, self.shift) | {"learning_rate": self._rate(step - 1), **weights}
-        self.window = Window()
+        line = self.window.line(self.engine, self.shift) | self._measured
+        line |= {"learning_rate": self._rate(step - 1), **self._used}
+        self.window, self._measured = Window(), {}
         self.folder.add_metrics({"kind": "train", "step": step, **line})
         self.display.train(step, line)
 
     def _evaluate(self) -> None:
-        """The held-out bound at beta = 1, whatever the training weight; the best one selects the weights."""
+        """The held-out bound at beta = 1, whatever the training weight; the best one selects the weights.
+
+        A run with a target keeps its last weights: those of a better bound have another rate than was asked for.
+        """
         progress = self.progress
-        with self._averaged_weights():
+        with self.averaged.in_place() if self.averaged is not None else contextlib.nullcontext():
             measured = evaluate(self.model, self.held_out, seed=self.config.seed, engine=self.engine, shift=self.shift)
             self.folder.add_metrics({"kind": "held_out", "step": progress.step, **measured})
             self.display.held_out(progress.step, measured, self.model)
             value = measured["negative_elbo"]
-            if math.isfinite(value) and (progress.best is None or value < progress.best):
+            if math.isfinite(value) and (self.weighting.controller or progress.best is None or value < progress.best):
                 progress.best, progress.best_step, progress.stale = value, progress.step, 0
                 weights = {name: value.clone() for name, value in self.state.items()}
                 self.selected = (weights, {"step": progress.step, **measured})
-            elif progress.step > self.objective.warmup_ends:
+            elif progress.step > self.weighting.settled(progress):
                 progress.stale += 1
+        if self.weighting.restarts(progress, measured["active_units"]):
+            self._event("annealed", progress.step, steps=progress.anneal_steps)
+            self.display.say(f"step {progress.step}: no dimension is in use; the weight of the KL rises again from 0")
 
     def _is_over(self) -> bool:
         steps, patience = self.config.train.total, self.config.train.patience
         return self.progress.step >= steps or (patience is not None and self.progress.stale >= patience)
+
+    def _regular_checkpoint(self) -> None:
+        """The checkpoint at a fixed step; reached without a fault it is one to go back to."""
+        if not self.progress.trial:
+            self.progress.anchor = self.progress.step
+            if recovered(self.progress):
+                self._event("recovered", self.progress.step, factor=self.progress.rate_factor)
+        self._checkpoint()
 
     def _checkpoint(self) -> None:
         """Saves the selection first and then the state that refers to it, so that a crash between them is harmless."""
@@ -280,49 +333,13 @@ class Loop:
             self._saved_best = progress.best_step
         tensors = {"model": self.state, "optimizer": optimizer_tensors(self.optimizer)}
         if self.averaged is not None:
-            tensors["ema"] = self.averaged
+            tensors["ema"] = self.averaged.values
         self.checkpoints.save(progress, tensors)
 
     def _load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         load_weights(self.model, tensors["model"], self.checkpoints.folder)
         restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
         if self.averaged is not None:
-            for name, value in tensors["ema"].items():
-                self.averaged[name].copy_(value)
-
-    @contextlib.contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The averaged weights in place of the running ones, where averaging is on."""
-        if self.averaged is None:
-            yield
-            return
-        running = {name: value.clone() for name, value in self.state.items()}
-        self.model.load_state_dict(self.averaged)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(running)
+            self.averaged.load(tensors["ema"])
 
     # Signals ------------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT asks for a save after the running step; a second one exits at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: Any) -> None:
-        if self._received and self.engine.world == 1:  # a launcher tells its processes more than once
-            os._exit(128 + number)
-        self._received = number
-
-    def _signal_anywhere(self) -> int:
-        """The signal that any process received, agreed by all; 0 for none."""
-        return self._received if self.engine.world == 1 else int(self.engine.most(torch.tensor(self._received)))

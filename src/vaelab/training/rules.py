@@ -1,4 +1,4 @@
-"""Rules: small functions from measured numbers to a finding, each threshold with its reason beside it."""
+"""Rules about a finished run of ours; those about any training are in `monitoring/rules.py`, and run first."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.config import Config
+from ..core.config import Config, flat
 from ..core.finding import Finding
+from ..monitoring.rules import judge as judge_trace
+from ..monitoring.trace import Trace, from_metrics
 from .checkpoint import Progress
 
 NATS = "nats per sample"
+LOW_BETA = 0.5  # below half its weight the divergence no longer keeps q(z) at the prior
 REGULARISE = "train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden"
 
 
@@ -34,10 +37,34 @@ class Measured:
     progress: Progress
     metrics: list[dict[str, Any]]
 
+    @property
+    def baseline(self) -> float | None:
+        """Held-out negative log-likelihood of the best decoder that ignores z, nats per sample."""
+        return next((line["negative_elbo"] for line in self.metrics if line["kind"] == "baseline"), None)
+
+    @property
+    def training_is_over(self) -> bool:
+        """Whether the run is past its warm-up, so that its numbers are those of what was asked for."""
+        return self.progress.step > self.config.objective.warmup_steps
+
 
 def judge(measured: Measured) -> list[Finding]:
     """All findings of a finished run; the bound itself comes first."""
-    return [finding for rule in RULES for finding in rule(measured)]
+    own = [finding for rule in RULES for finding in rule(measured)]
+    return [*own[:1], *judge_trace(run_trace(measured.config, measured.metrics)), *own[1:]]
+
+
+def run_trace(config: Config, metrics: list[dict[str, Any]]) -> Trace:
+    """The trace of a run from its settings and lines of metrics."""
+    settings, objective = flat(config.model_dump()), config.objective
+    ends = {"constant": 0, "cyclical": objective.warmup_steps * objective.cycles}
+    return from_metrics(
+        metrics,
+        warmup_ends=max(ends.get(objective.anneal, objective.warmup_steps), objective.capacity_steps),
+        total=config.train.steps,
+        latent=config.model.latent,
+        settings=settings,
+    )
 
 
 def never_finite(progress: Progress) -> Finding:
@@ -53,21 +80,6 @@ def never_finite(progress: Progress) -> Finding:
     )
 
 
-def _not_finite(m: Measured) -> Iterator[Finding]:
-    """An evaluation without a finite bound is one too many."""
-    held_out = [line["negative_elbo"] for line in m.metrics if line["kind"] == "held_out"]
-    if count := sum(value is None for value in held_out):
-        yield Finding(
-            "TR113",
-            "warning",
-            "some held-out evaluations were not finite",
-            float(count),
-            f"of {len(held_out)} evaluations",
-            why="some held-out rows lie where the model's likelihood overflows",
-            advice=f"train.learning_rate={m.config.train.rate / 3:.2g}, train.clip_norm=1",
-        )
-
-
 def _bound(m: Measured) -> Iterator[Finding]:
     yield Finding(
         "TR100",
@@ -81,20 +93,23 @@ def _bound(m: Measured) -> Iterator[Finding]:
     )
 
 
-def _collapse(m: Measured) -> Iterator[Finding]:
-    """No dimension above 0.01 nats: the decoder draws from the marginal, and z says nothing about x."""
-    if m.selected["active_units"] == 0:
-        beta, train = _beta(m), m.config.train
-        slower = f"objective.anneal=linear objective.warmup_steps={max(1, train.total // 4)}"
+def _no_better(m: Measured) -> Iterator[Finding]:
+    """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
+    if m.baseline is None or not m.training_is_over:
+        return
+    gained, error = m.baseline - m.selected["negative_elbo"], m.selected["standard_error"]
+    if gained < -3 * error:
         yield Finding(
-            "TR101",
+            "TR115",
             "warning",
-            "posterior collapse: the latent code carries no information",
-            m.selected["kl"],
-            NATS,
-            evidence="held-out KL(q(z|x) || p(z)), summed over dimensions; none is above 0.01 nats",
-            why="ignoring z serves the bound best: beta is high, the decoder's noise is large, or the data is noise",
-            advice=f"objective.beta={beta / 4:.3g}" if beta > 1 else slower,
+            "the model is worse than a constant: the best decoder that ignores z",
+            -gained,
+            f"{NATS} worse",
+            1.96 * error,
+            f"held-out negative ELBO of one distribution for all rows, fitted to the training rows: {m.baseline:.4g}",
+            "training has not arrived, or parts of the model do not learn",
+            edit={"train.steps": 2 * m.config.train.total},
+            expected="a held-out negative ELBO below that of the constant",
         )
 
 
@@ -107,15 +122,23 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
     """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
     spent, rate, beta = m.selected["aggregate_kl"] or 0.0, m.selected["kl"], _beta(m)
     if spent > 0.5 and spent > 0.1 * rate:
+        small = beta < LOW_BETA
+        grave = small or spent > 0.25 * rate  # up to a quarter is what runs have that have not quite arrived
         yield Finding(
-            "TR110",
-            "warning",
-            "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+            "TR119" if small else "TR110",
+            "warning" if grave else "info",
+            "beta is too small: the codes of the data leave the prior, and samples fall into holes"
+            if small
+            else "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
             spent,
             NATS,
-            evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}",
-            why="training stopped early, beta is small, or the likelihood rewards ever larger outputs",
-            advice=f"objective.beta=1 instead of {beta:g}" if beta < 1 else f"train.steps={2 * m.config.train.total}",
+            evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}, "
+            f"beta is {beta:.3g}",
+            why="little holds q(z) at the prior, from which samples are drawn"
+            if small
+            else "training stopped early, or the likelihood rewards ever larger outputs",
+            edit={"objective.beta": 1.0} if small else {"train.steps": 2 * m.config.train.total},
+            expected="below a tenth of the KL",
         )
 
 
@@ -131,23 +154,6 @@ def _unused(m: Measured) -> Iterator[Finding]:
             evidence="held-out KL of each dimension",
             why="the bound switches off dimensions it has no use for; that is not collapse and costs nothing",
             advice=f"model.latent={active} gives the same model, smaller",
-        )
-
-
-def _overfitting(m: Measured) -> Iterator[Finding]:
-    """Worse by more than three standard errors after the best: the selection saved it, but steps were wasted."""
-    last = m.last["negative_elbo"]
-    rise = 0.0 if last is None else last - m.selected["negative_elbo"]
-    if rise > 3 * m.selected["standard_error"] and m.progress.step > m.selected["step"]:
-        yield Finding(
-            "TR103",
-            "info",
-            "the held-out bound got worse after its best; the best weights are the ones kept",
-            rise,
-            NATS,
-            evidence=f"best at step {m.selected['step']}, last at step {m.progress.step}",
-            why="the model went on to learn the training rows by heart",
-            advice=f"train.steps={m.selected['step']}, or {REGULARISE}",
         )
 
 
@@ -189,38 +195,6 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
         )
 
 
-def _refused(m: Measured) -> Iterator[Finding]:
-    if m.progress.refused:
-        yield Finding(
-            "TR106",
-            "warning",
-            "steps with a loss or gradient that was not finite were refused",
-            float(m.progress.refused),
-            "steps",
-            evidence=f"train.on_nan={m.config.train.on_nan}; none of them reached the weights",
-            why="the learning rate is too high, or some rows are extreme",
-            advice=f"train.learning_rate={m.config.train.rate / 3:.2g}, train.clip_norm=1",
-        )
-
-
-def _clipped(m: Measured) -> Iterator[Finding]:
-    """Clipping in more than half of the steps means that its bound sets the step's length, not the gradient."""
-    lines = [line for line in m.metrics if line["kind"] == "train" and "clipped" in line]
-    later = lines[len(lines) // 5 :]  # the first steps of any run are clipped
-    share = sum(line["clipped"] for line in later) / len(later) if later else 0.0
-    if share > 0.5:
-        yield Finding(
-            "TR107",
-            "info",
-            "most gradients were clipped",
-            100 * share,
-            "% of steps after the first fifth",
-            evidence=f"norm above train.clip_norm={m.config.train.clip_norm}",
-            why="with Adam this is harmless unless the norm varies a lot: it only rescales what Adam rescales again",
-            advice="train.clip_norm=null or a higher bound, if the curve of the norm is flat",
-        )
-
-
 def _stopped_early(m: Measured) -> Iterator[Finding]:
     if m.progress.step < m.config.train.total:
         yield Finding(
@@ -235,14 +209,10 @@ def _stopped_early(m: Measured) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _bound,
-    _not_finite,
-    _collapse,
+    _no_better,
     _off_centre,
-    _refused,
     _unused,
-    _overfitting,
     _gap,
     _unfinished,
-    _clipped,
     _stopped_early,
 )

@@ -22,6 +22,7 @@ from ..distributions.likelihoods import Decoder
 from ..distributions.normal import Distribution
 from ..measure.paths import axis_walk, latent_path
 from ..models.build import build_model
+from ..monitoring.causes import explained
 from .checkpoint import Checkpoints, load_weights
 from .folder import RunFolder, existing_folder
 
@@ -49,13 +50,25 @@ class Run:
         self.config: Config = self._files.config()
         self.environment: dict[str, Any] = self._files.environment()
         self.history: list[dict[str, Any]] = self._files.metrics()
-        self.findings: list[Finding] = self._files.findings()
+        self.diagnosis: dict[str, Any] = self._files.diagnosis()
         try:
             files = load_folder(self.folder / "data")
             self.spec, self.preview, self.preview_labels, self.training_preview = Spec.from_files(files)
         except (KeyError, ValueError, TypeError) as error:
             raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
         self._given = model
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, those of a diagnosis included where one was made, the cause first."""
+        found = [Finding(**line) for line in self.diagnosis.get("findings", ())]
+        return explained([*self._files.findings(), *found])
+
+    def keep_diagnosis(self, diagnosis: dict[str, Any]) -> None:
+        """Keeps the numbers and findings of a diagnosis in the folder; one that cannot be written to is left alone."""
+        self.diagnosis = diagnosis
+        if os.access(self.folder, os.W_OK):
+            RunFolder(self.folder).save_diagnosis(diagnosis)
 
     @cached_property
     def _selected(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,14 +1,55 @@
-"""`Step`: the whole computation of a training step as one module, which synchronisation and compilation hang on."""
+"""What a step draws, and `Step`: its whole computation as one module, which synchronisation hangs on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..core.seeds import derive, seed_global
+from ..data.batches import Order, Rows
 from ..models.vae import Model
 from ..objectives.elbo import ELBO
+from .engine import Engine
+
+
+class Draws:
+    """What a step draws, as a function of its number: rows, their coins, base noise, and the seed of all else.
+
+    Args:
+        rows: The training rows.
+        size: Rows of a batch over all processes.
+        samples: Posterior samples per row.
+        seed: Of the run.
+    """
+
+    def __init__(self, rows: Rows, size: int, samples: int, seed: int, engine: Engine) -> None:
+        self.rows, self.size, self.samples, self.seed, self.engine = rows, size, samples, seed, engine
+        self.order = Order(len(rows), size, derive(seed, "rows"))
+        self._coins, self._noise = torch.Generator(engine.device), torch.Generator(engine.device)
+
+    def __call__(self, number: int, noise_size: int | None) -> tuple[Tensor, Tensor | None]:
+        """This process's share of the rows of a step and of their base noise; the global generators are seeded too."""
+        share = self.engine.share
+        self._coins.manual_seed(derive(self.seed, "coins", number))
+        x = share(self.rows.take(self.order.batch(number), self._coins))
+        self.seed_others(number)
+        if noise_size is None:
+            return x, None
+        self._noise.manual_seed(derive(self.seed, "noise", number))
+        shape = (self.samples, self.size, noise_size)
+        return x, share(torch.randn(shape, generator=self._noise, device=self.engine.device), 1)
+
+    def seed_others(self, number: int) -> None:
+        """Seeds what a model draws by itself in a step, such as dropout."""
+        seed_global(self.seed, "step", number, self.engine.rank, device=self.engine.device)
+
+
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Norm of the change of all tensors together over their norm before it."""
+    changes = [new.detach() - old for old, new in zip(before, after, strict=True)]
+    return (nn.utils.get_total_norm(changes) / nn.utils.get_total_norm(before).clamp(min=1e-30)).item()
 
 
 class Step(nn.Module):

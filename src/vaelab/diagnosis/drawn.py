@@ -1,0 +1,209 @@
+"""What a run's model makes of its held-out rows, as plain arrays: all that the measures read."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.config import Config
+from ..core.seeds import derive, seed_global
+from ..distributions.likelihoods import FixedNoise
+from ..measure.baseline import baseline
+from .refine import Refined, refine
+from .units import Census, census
+
+CHUNK_VALUES = 2**22  # values of a likelihood's parameters at once: 16 MiB in float32
+MOST_VALUES = 2**22  # of all rows looked at: 2000 rows of 28 x 28 gray levels, fewer of larger ones
+LEAST_ROWS = 200
+MOST_REFINED = 2**18  # of the rows whose posteriors are optimised, at each of a hundred decodings
+DRAWS = 1000  # posterior samples at least, over all rows: few rows get more each
+MOST_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says of rows x, each read with K posterior samples; entries are flat, D to a row.
+
+    Args:
+        x: As the model sees them, [n, D].
+        bound: The negative ELBO in nats per sample on the data's own scale, [n].
+        mean: Of q(z|x), [n, L].
+        variance: Of q(z|x), [n, L].
+        kl: KL(q(z|x) || p(z)), [n, L] or [n, G].
+        z: One draw of q(z|x), [n, L].
+        log_px: log p(x|z) at all draws, averaged, [n].
+        fitted: Mean of p(x|z) at `z`, [n, D].
+        drawn: One draw of p(x|z) at `z`, [n, D].
+        log_sigma: Logarithm of the noise of each entry where it comes from z, averaged over rows, [D]; else None.
+    """
+
+    x: np.ndarray
+    bound: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    kl: np.ndarray
+    z: np.ndarray
+    log_px: np.ndarray
+    fitted: np.ndarray
+    drawn: np.ndarray
+    log_sigma: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Everything the measures read.
+
+    Args:
+        config: The resolved config.
+        shape: Of a row as the model sees it.
+        image: Whether the rows are images.
+        held_out: The held-out rows.
+        training: As many training rows or fewer; None where the run kept none.
+        baseline: Negative log-likelihood of held-out rows under the best constant decoder, nats per sample; None where
+            it is not known.
+        beta: Weight of the divergence in the last steps, whoever set it.
+        fixed_noise: Whether the decoder's noise was given and is not learned.
+        prior: Draws from the prior, [m, L].
+        shuffled: log p(x|z) at the code of another row, [n].
+        made: Means of p(x|z) at `prior`, [m, D].
+        made_noisy: Draws of p(x|z) at `prior`, [m, D].
+        pairs: log q(z_i|x_j) of the first rows, [k, k].
+        log_prior: log p(z_i) of the same, [k].
+        encoder: What the encoder's units do on the held-out rows.
+        decoder: The same of the decoder.
+        refined: What some gradient steps on q itself gain; None for a posterior that is no diagonal normal.
+    """
+
+    config: Config
+    shape: tuple[int, ...]
+    image: bool
+    held_out: Reading
+    training: Reading | None
+    baseline: float | None
+    beta: float
+    fixed_noise: bool
+    prior: np.ndarray
+    shuffled: np.ndarray
+    made: np.ndarray
+    made_noisy: np.ndarray
+    pairs: np.ndarray
+    log_prior: np.ndarray
+    encoder: Census
+    decoder: Census
+    refined: Refined | None
+
+
+@torch.no_grad()
+def draw(run: Any, seed: int) -> Drawn:
+    """Reads the held-out and training rows of a run with a copy of its model, and draws from its prior."""
+    model = copy.deepcopy(run.model).cpu().eval()
+    most = max(LEAST_ROWS, MOST_VALUES // (math.prod(run.spec.shape) * getattr(model, "channels", 1)))
+    with torch.random.fork_rng(devices=[]):
+        seed_global(seed, "diagnosis")
+        x = _rows(run, run.preview, most)
+        shown = None if run.training_preview is None else _rows(run, run.training_preview, most)
+        with census(model) as (encoder, decoder):
+            held_out = _read(model, x, run.spec.log_abs_det)
+        training = None if shown is None else _read(model, shown, run.spec.log_abs_det)
+        z = torch.from_numpy(held_out.z).to(x.dtype)
+        prior = model.prior_distribution().sample(max(len(x), 2))
+        size = x[0].numel() * getattr(model, "channels", 1)
+        made, noisy = _in_parts(lambda part: _made(model, part), size, prior)
+        others = _another(len(x), seed)
+        (shuffled,) = _in_parts(lambda code, row: (_density(model, code, row),), size, z[others], x)
+        pairs, log_prior = _pairs(model, x, z)
+        return Drawn(
+            config=run.config,
+            shape=tuple(run.spec.shape),
+            image=run.spec.layout == "image",
+            held_out=held_out,
+            training=training,
+            baseline=_baseline(model, shown, x, run),
+            beta=next((line["beta"] for line in reversed(run.history) if "beta" in line), run.config.objective.beta),
+            fixed_noise=any(isinstance(module, FixedNoise) for module in model.modules()),
+            prior=_array(prior),
+            shuffled=_array(shuffled),
+            made=_array(made),
+            made_noisy=_array(noisy),
+            pairs=_array(pairs),
+            log_prior=_array(log_prior),
+            encoder=encoder,
+            decoder=decoder,
+            refined=refine(model, x, MOST_REFINED // (x[0].numel() * getattr(model, "channels", 1))),
+        )
+
+
+def _rows(run: Any, raw: np.ndarray, most: int) -> Tensor:
+    """Rows [n, *shape] of a preview as the model sees them; gray levels that are drawn anew as bits are drawn once."""
+    x = run.spec.transform(torch.as_tensor(np.ascontiguousarray(raw[:most]))).reshape(-1, *run.spec.shape)
+    if run.spec.binarize == "threshold":
+        return (x >= 0.5).float()
+    return x.clamp(0, 1).bernoulli() if run.spec.binarize == "dynamic" else x
+
+
+def _baseline(model: Any, training: Tensor | None, held_out: Tensor, run: Any) -> float | None:
+    """Of the same held-out rows as the bound, so that both can be compared; else what the run noted."""
+    likelihood = getattr(getattr(model, "decoder", None), "likelihood", None)
+    found = None if training is None else baseline(likelihood, training, held_out)
+    return run.metrics.get("baseline") if found is None else found[0] - run.spec.log_abs_det
+
+
+def _read(model: Any, x: Tensor, shift: float) -> Reading:
+    samples = max(1, min(MOST_SAMPLES, DRAWS // len(x)))
+    size = x[0].numel() * getattr(model, "channels", 1) * samples
+
+    def part(rows: Tensor) -> tuple[Tensor, ...]:
+        out = model.draw(rows, samples=samples)
+        first = model.decode(out.z[:1])
+        scale = getattr(first, "log_sigma", None)
+        sigma = scale(None) if callable(scale) else torch.zeros(())
+        own = sigma[0].flatten(1) if sigma.ndim > 1 else torch.zeros(len(rows), 0)
+        fitted, drawn = first.mean[0].flatten(1), first.sample()[0].flatten(1)
+        moments = out.posterior.mean, out.posterior.variance
+        return -out.elbo - shift, *moments, out.kl, out.z[0], out.log_px.mean(0), fitted, drawn, own
+
+    names = ("bound", "mean", "variance", "kl", "z", "log_px", "fitted", "drawn")
+    *found, own = (_array(item) for item in _in_parts(part, size, x))
+    log_sigma = own.mean(0) if own.size else None
+    return Reading(x=_array(x.flatten(1)), log_sigma=log_sigma, **dict(zip(names, found, strict=True)))
+
+
+def _made(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    likelihood = model.decode(z[None])
+    return likelihood.mean[0].flatten(1), likelihood.sample()[0].flatten(1)
+
+
+def _density(model: Any, z: Tensor, x: Tensor) -> Tensor:
+    return model.decode(z[None]).log_prob(x)[0]
+
+
+def _pairs(model: Any, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log q(z_i|x_j) and log p(z_i) of as many rows as a table of some million differences holds, at most 1000."""
+    count = min(len(x), 1000, math.isqrt(2**24 // z.shape[1]))
+    posterior, z = model.encode(x[:count]), z[:count]
+    pairs = torch.cat([posterior.log_prob(part[:, None]) for part in z.split(max(1, 2**22 // z.numel()))])
+    return pairs, model.prior_distribution().log_prob(z[None])[0]
+
+
+def _another(count: int, seed: int) -> Tensor:
+    """For each row the number of another one (itself where it is alone): a random cycle through all rows."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "shuffled")))
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+def _in_parts(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> list[Tensor]:
+    """The function's results for rows [n, ...], computed for as many rows at once as memory holds."""
+    chunk = max(16, CHUNK_VALUES // size)
+    parts = [function(*given) for given in zip(*(item.split(chunk) for item in rows), strict=True)]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().double().numpy()

@@ -1,0 +1,60 @@
+"""Which finding explains which: a cause is told first, and what follows from it becomes a note."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..core.finding import SEVERITIES, Finding
+
+# Causes in the order in which they act. Where a line has a finding of severity warning or error, whatever stands in a
+# later line may follow from it: mend that first and look again. Codes in no line stand for themselves.
+TIERS: tuple[tuple[str, ...], ...] = (
+    ("CH101", "CH102", "CH103", "CH104", "CH105", "TR130"),  # a step cannot be taken
+    # data that the model or its likelihood cannot take
+    ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
+    ("CH106", "CH107", "CH108", "CH109", "CH117"),  # parts that cannot learn
+    ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
+    ("TR120", "TR123", "TR126", "CH116"),  # the learning rate
+    ("DG104",),  # a decoder that does not listen though there is something to hear
+    ("DG113", "DG114", "DG124"),  # the decoder's noise
+    ("TR121", "TR119"),  # beta
+    ("TR122", "TR101"),  # other collapses
+    ("DG101", "DG102", "DG103", "DG110"),  # the same, seen after training
+    ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
+    ("DG116",),  # saturated codes
+    ("TR128", "TR129", "DG122", "DG123"),  # variances
+    ("TR127", "DG121"),  # one dimension
+    ("TR110", "DG128", "DG111"),  # samples
+    ("TR112", "TR113", "TR115", "DG125"),  # how bad it is
+    ("CH110", "CH111", "CH112", "CH113"),  # the start
+)
+TIER = {code: tier for tier, codes in enumerate(TIERS) for code in codes}
+PRESSING = ("warning", "error")
+
+
+def explained(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, the cause first; what follows from it is kept as a note that names the cause.
+
+    Example:
+        >>> beta = Finding("TR121", "error", "posterior collapse: beta is too high")
+        >>> worse = Finding("TR115", "warning", "worse than a constant")
+        >>> [(found.code, found.severity) for found in explained([worse, beta])]
+        [('TR121', 'error'), ('TR115', 'info')]
+    """
+    pressing = [finding for finding in findings if finding.severity in PRESSING]
+    first = min((TIER[finding.code] for finding in pressing if finding.code in TIER), default=len(TIERS))
+    root = next((finding for finding in pressing if TIER.get(finding.code) == first), None)
+    told = [_told(finding, root, first) for finding in findings]
+    return sorted(told, key=lambda found: (-_urgency(found), TIER.get(found.code, len(TIERS))))
+
+
+def _told(finding: Finding, root: Finding | None, first: int) -> Finding:
+    if root is None or finding.severity not in PRESSING or TIER.get(finding.code, -1) <= first:
+        return finding
+    why = f"follows from {root.code}, or is hidden by it: mend that first"
+    return replace(finding, severity="info", why=why, advice="", edit={}, expected="")
+
+
+def _urgency(finding: Finding) -> int:
+    return SEVERITIES.index(finding.severity) if finding.severity in PRESSING else 0

@@ -1,0 +1,220 @@
+"""Rules about the latent code: collapse and its causes, domination, variances, dead units, codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..core.finding import Finding
+from .readings import FAST, NATS, beta, fastest, full_beta, last, lower_rate, ratio_words, remedy
+from .trace import Trace
+
+NOTHING = 0.03  # nats in a dimension: a correlation of a quarter, which hardly any decoder gains from
+NEXT_TO_NOTHING = 0.1  # nats in all: rows cannot be told apart by that
+FULL_WEIGHT = 0.99  # share of its final value from which beta counts as arrived
+HIGH_BETA = 1.5  # a weight above 1 buys a lower rate; below this the price is small
+LOW_BETA = 0.5  # below half its weight the divergence no longer keeps q(z) at the prior
+DOMINATING = 0.9  # share of the whole KL in one dimension
+EXPLODED = 10.0  # the prior's variance is 1: a posterior ten times as wide says that the code is meaningless noise
+VANISHED = 1e-4  # a posterior a hundred times narrower than the prior costs 4 nats a dimension: a plain autoencoder
+
+
+def collapse(trace: Trace) -> Iterator[Finding]:
+    """Next to no nats in any dimension once beta has its full weight; while beta is small a low KL is no collapse."""
+    per_dimension, whole = _kl(trace)
+    if whole is None or beta(trace) < FULL_WEIGHT * full_beta(trace):
+        return
+    carried = float(np.max(per_dimension)) if per_dimension is not None else whole
+    if carried > NOTHING or whole > NEXT_TO_NOTHING:
+        return
+    for applies, code, why, edit, words in COLLAPSES:
+        if applies(trace):
+            yield Finding(
+                code,
+                "error",
+                f"posterior collapse: {why[0]}",
+                whole,
+                NATS,
+                evidence=f"KL(q(z|x) || p(z)); the largest dimension has {carried:.2g} nats, beta is {beta(trace):.3g}"
+                + ratio_words(trace),
+                why=why[1],
+                **remedy(trace, edit(trace), words),
+                expected="a KL of some nats, with dimensions above 0.01",
+            )
+            return
+
+
+def _kl(trace: Trace) -> tuple[Any, float | None]:
+    """KL of each dimension, where known, and the whole, over the last points; held-out where there is that."""
+    dims = trace.get("held_out_kl_per_dimension", "kl_per_dimension")
+    whole = trace.get("held_out_kl", "kl")
+    per_dimension = dims.settled() if len(dims) else None
+    if len(whole):
+        return per_dimension, float(whole.settled())
+    return per_dimension, None if per_dimension is None else float(np.sum(per_dimension))
+
+
+def _strong_decoder(trace: Trace) -> bool:
+    """Better than any decoder without z: whatever is known of a row then comes from the row itself."""
+    held, error = trace.get("held_out_loss"), last(trace.get("held_out_error"))
+    return trace.baseline is not None and len(held) > 0 and held.settled() < trace.baseline - max(5 * error, 0.02)
+
+
+def _annealed(trace: Trace) -> dict[str, Any]:
+    steps = trace.total or int(trace.last_step)
+    if trace.settings.get("objective.anneal", "constant") == "constant":
+        return {"objective.anneal": "linear", "objective.warmup_steps": max(1, steps // 3)}
+    return {"objective.free_bits": 0.1, "objective.anneal": "constant", "objective.warmup_steps": 0}
+
+
+COLLAPSES: tuple[tuple[Callable[[Trace], bool], str, tuple[str, str], Callable[[Trace], Any], str], ...] = (
+    (
+        _strong_decoder,
+        "TR122",
+        (
+            "the decoder is so strong that it needs no code",
+            "the decoder models the row by itself, so that z costs more than it tells",
+        ),
+        lambda trace: {"objective.free_bits": 0.2},
+        "a weaker decoder (less context, word dropout), free bits of 0.2 nats a dimension, or a slow warm-up of beta",
+    ),
+    (
+        lambda trace: fastest(trace) > FAST or float(trace.settings.get("train.learning_rate") or 0) >= 1e-2,
+        "TR123",
+        (
+            "the learning rate is too high",
+            "long first steps drive the encoder where its gradient is gone, and it stays there",
+        ),
+        lambda trace: lower_rate(trace)["edit"] if trace.ours else {},
+        "a tenth of the learning rate, and a warm-up of it",
+    ),
+    (
+        lambda trace: beta(trace) >= HIGH_BETA,
+        "TR121",
+        (
+            "beta is too high",
+            "each nat of the code is charged beta times, which is more than it saves in reconstruction",
+        ),
+        lambda trace: {"objective.beta": 1.0},
+        "a weight of 1 on the KL (per sample: sum over dimensions, mean over rows)",
+    ),
+    (
+        lambda trace: True,
+        "TR101",
+        (
+            "the latent code carries no information",
+            "ignoring z serves the bound best, or did in the first steps: the decoder's noise is large, "
+            "the start was cold, or the data is noise",
+        ),
+        _annealed,
+        "a warm-up of beta over a third of the steps, or free bits of 0.1 nats a dimension",
+    ),
+)
+
+
+def dominating(trace: Trace) -> Iterator[Finding]:
+    """Nearly the whole KL in one of several dimensions, and more of it than a code of meaning needs."""
+    dims, whole = _kl(trace)
+    if dims is None or len(dims) < 3 or not whole or not np.isfinite(dims).all():
+        return
+    first = int(np.argmax(dims))
+    if dims[first] > DOMINATING * whole and dims[first] > 1.0:
+        yield Finding(
+            "TR127",
+            "warning",
+            f"one latent dimension dominates: z{first + 1} holds nearly the whole KL",
+            100 * float(dims[first] / whole),
+            f"% of {whole:.3g} nats, in one of {len(dims)} dimensions",
+            why="one direction of the data is far larger than all others, such as a column that is not scaled",
+            **remedy(trace, {"data.scale": "standardize"}, "standardise the columns of the data"),
+            expected="a KL spread over several dimensions",
+        )
+
+
+def variances(trace: Trace) -> Iterator[Finding]:
+    spread = trace.get("held_out_posterior_variance", "posterior_variance")
+    if not len(spread):
+        return
+    values = spread.settled()
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    if (widest := float(values.max())) > EXPLODED:
+        yield Finding(
+            "TR128",
+            "warning",
+            "the posterior variance explodes",
+            widest,
+            "times the prior's, in the widest dimension",
+            why="nothing keeps q(z|x) near the prior: beta is too small, the KL's sign is wrong, or the rate is high",
+            **(
+                remedy(trace, {"objective.beta": 1.0}, "beta = 1, and clamp the log-variance")
+                if beta(trace) < LOW_BETA
+                else lower_rate(trace)
+            ),
+            expected="posterior variances between 0 and 1",
+        )
+    if (widest < VANISHED) and len(values):
+        yield Finding(
+            "TR129",
+            "warning",
+            "the posterior variance vanishes: this is a plain autoencoder",
+            widest,
+            "times the prior's, in the widest dimension",
+            why="the KL hardly counts beside so large a reconstruction: beta or the decoder's noise is too small",
+            **remedy(
+                trace,
+                {"objective.beta": 1.0} if beta(trace) < LOW_BETA else {"likelihood.noise": "shared"},
+                "beta = 1, data scaled to order one, and a learned noise of the decoder",
+            ),
+            expected="posterior variances between 0.001 and 1",
+        )
+
+
+DEAD = 0.5  # half of a layer's units can be dead in a healthy rectified network; more of all units waste it
+SATURATED = 0.9
+
+
+def units(trace: Trace) -> Iterator[Finding]:
+    for role, most, code, title, advice in (
+        ("dead_units", DEAD, "TR125", "most rectified units are dead", "SiLU or leaky ReLU, and a lower learning rate"),
+        (
+            "saturated_units",
+            SATURATED,
+            "TR135",
+            "most bounded units are saturated",
+            "SiLU, or smaller starting weights",
+        ),
+    ):
+        series = trace.get(role)
+        if len(series) and (share := float(series.settled())) > most:
+            yield Finding(
+                code,
+                "warning",
+                title,
+                100 * share,
+                "% of them, at the last look",
+                why="they answer every row alike and get no gradient",
+                **remedy(trace, {"model.activation": "silu"}, advice),
+                expected="units that differ between rows",
+            )
+
+
+FEW_CODES = 0.1  # share of the codebook in use, below which it is far too large or its codes have died
+
+
+def codes(trace: Trace) -> Iterator[Finding]:
+    used = trace.get("codes_used")
+    if len(used) and (share := float(used.settled())) < FEW_CODES:
+        yield Finding(
+            "TR140",
+            "warning",
+            "codebook collapse: few codes are in use",
+            100 * share,
+            "% of the codes",
+            why="codes far from every row are never chosen and so never moved",
+            advice="move dead codes onto rows, update the codebook by moving averages, or make it smaller",
+            expected="most of the codes in use",
+        )
