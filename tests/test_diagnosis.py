@@ -1,4 +1,4 @@
-"""The diagnosis of runs: models that are known exactly, real failures named by their cause, and nothing said of sound ones."""
+"""The diagnosis of runs: models known exactly, real failures named by their cause, and nothing said of sound ones."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ KNOWN = {
     "amortisation_gap": 0.0,
     "widening": 0.0,
 }
-SLACK = {"amortisation_gap": 0.02, "widening": 0.02, "separability": 0.02, "code_mean": 0.03, "posterior_variance": 1e-6}
+SLACK = {"amortisation_gap": 0.02, "widening": 0.02, "separability": 0.02, "posterior_variance": 1e-6}
 
 
 @pytest.mark.parametrize("name", [name for name, value in KNOWN.items() if value is not None])
@@ -157,18 +157,19 @@ def test_shuffled_codes_cost_what_they_must(exact: Diagnosis) -> None:
 
 # Real runs ------------------------------------------------------------------------------------------------------------
 
-SMALL: dict[str, Any] = {"model": {"hidden": [64], "latent": 8}, "train": {"steps": 700, "threads": 1}}
+SMALL: dict[str, Any] = {"model": {"hidden": [64], "latent": 8}, "train": {"steps": 600, "threads": 1}}
 UNSCALED = np.concatenate([WINE[:, :1] * 1e4, WINE[:, 1:]], axis=1)
+RATE, PIXEL = "train.learning_rate", {"name": "gaussian", "noise": "pixel"}
 FIXED = {"name": "gaussian", "noise": "fixed"}
 FAILURES: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "beta too small": (DIGITS, {"objective": {"beta": 0.001}}, "DG110", "objective.beta"),
     "beta too high": (DIGITS, {"objective": {"beta": 50.0}}, "DG101", "objective.beta"),
     "noise too large": (DIGITS, {"likelihood": {**FIXED, "sigma": 1.0}}, "DG113", "likelihood.noise"),
     "noise too small": (DIGITS, {"likelihood": {**FIXED, "sigma": 0.01}}, "DG114", "likelihood.noise"),
-    "noise of constant entries": (DIGITS, {"likelihood": {"name": "gaussian", "noise": "pixel"}}, "DG124", "likelihood.noise"),
-    "rate too high": (DIGITS, {"train": {"learning_rate": 0.3}, "model": {"activation": "relu"}}, "DG105", "train.learning_rate"),
+    "noise of constant entries": (DIGITS, {"likelihood": PIXEL}, "DG124", "likelihood.noise"),
+    "rate too high": (DIGITS, {"train": {"learning_rate": 0.3}, "model": {"activation": "relu"}}, "DG105", RATE),
     "columns not scaled": (UNSCALED, {"data": {"scale": "none"}, "likelihood": "gaussian"}, "DG127", "data.scale"),
-}  # fmt: skip
+}
 SOUND: dict[str, tuple[Any, dict[str, Any]]] = {
     "digits": (DIGITS, {}),
     "wine": (WINE, {}),
@@ -292,8 +293,12 @@ def test_a_part_that_gives_every_row_the_same_is_dead(part: str, code: str) -> N
 
 def test_codes_at_two_ends() -> None:
     run = exact_run(rows=400)
-    exact_mean = run.model.encoder.forward
-    run.model.encoder.forward = lambda x: DiagonalNormal(exact_mean(x).mean.mul(50).tanh(), torch.full((len(x), 3), -3.0))
+
+    class Bounded(nn.Module):
+        def forward(self, x: Tensor) -> DiagonalNormal:
+            return DiagonalNormal((50 * x[:, :3]).tanh(), torch.full((len(x), 3), -3.0))
+
+    run.model.encoder = Bounded()
     assert "DG116" in worrying(diagnose_run(run))
 
 

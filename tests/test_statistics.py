@@ -102,7 +102,7 @@ def test_information_and_total_correlation_lie_in_their_intervals(name: str) -> 
 
 def test_the_intervals_are_narrow_where_rows_suffice() -> None:
     gains, variance = MODELS["a little"]
-    found, covariance = linear_gaussian(0, 1000, gains, variance)
+    found, _ = linear_gaussian(0, 1000, gains, variance)
     assert found.mutual.interval < 0.1 and found.marginal.interval < 0.1 and found.correlation.interval < 0.15
     assert found.ceiling == pytest.approx(math.log(1000))
 
@@ -153,7 +153,7 @@ def test_the_area_of_two_normals_is_known_and_lies_in_the_interval() -> None:
 def test_a_classifier_reaches_the_best_area_of_two_normals() -> None:
     """The best score of N(m, I) against N(0, I) is m'z, with the area cdf(|m| / sqrt 2)."""
     random = np.random.default_rng(4)
-    found = separability(random.normal(size=(600, 3)) + [1.0, 0.5, 0.0], random.normal(size=(600, 3)))
+    found = separability(random.normal((1.0, 0.5, 0.0), size=(600, 3)), random.normal(size=(600, 3)))
     assert found is not None
     assert found.value == pytest.approx(stats.norm.cdf(math.hypot(1.0, 0.5) / math.sqrt(2)), abs=0.04)
 

@@ -132,7 +132,7 @@ class Bounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, log_variance = self.net(x).chunk(2, -1)
-        return torch.cat([1.5 * torch.tanh(20 * mean), log_variance - 4], -1)
+        return torch.cat([1.5 * torch.tanh(200 * mean), log_variance - 4], -1)
 
 
 class Shifted(nn.Module):

@@ -40,7 +40,8 @@ def train(
 
     Args:
         x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy
-            or .csv file or to a folder of images, or a name (`digits`, `mnist`); None: what the recipe or `data.source` names.
+            or .csv file or to a folder of images, or a name (`digits`, `mnist`); None: what
+            `data.source` or the recipe names.
         out: A new folder for the run; None: one under `runs/`.
         config: Settings: a nested dict, a YAML file, or a `Config`; None: the defaults.
         model: A model of your own, such as `vaelab.VAE(...)`; None: the one the settings describe.

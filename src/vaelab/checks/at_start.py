@@ -117,7 +117,7 @@ def _start(step: Step, output: VAEOutput, baseline: float | None) -> Iterator[Fi
         "warning" if large else "info",
         "the reconstruction starts far too high" if large else "the reconstruction at the start",
         found,
-        "nats per sample",
+        "nats per sample on the model's scale",
         evidence=f"an untrained decoder that puts out zeros has {untrained:.6g}{beat}",
         why="the decoder's first outputs are far from 0, as with weights or codes that are too large" if large else "",
         advice="model.init=fan, or smaller weights in the decoder's last layer" if large else "",

@@ -20,7 +20,7 @@ from .refine import Refined, refine
 from .units import Census, census
 
 CHUNK_VALUES = 2**22  # values of a likelihood's parameters at once: 16 MiB in float32
-MOST_VALUES = 2**22  # of all rows looked at: 2000 rows of 28 x 28 gray levels, fewer of larger ones
+MOST_VALUES = 2**21  # of all rows looked at: 2000 rows of 28 x 28 gray levels, fewer of larger ones
 LEAST_ROWS = 200
 MOST_REFINED = 2**18  # of the rows whose posteriors are optimised, at each of a hundred decodings
 DRAWS = 1000  # posterior samples at least, over all rows: few rows get more each

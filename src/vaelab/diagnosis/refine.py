@@ -56,7 +56,7 @@ def refine(model: Any, x: Tensor, rows: int) -> Refined | None:
 
     with torch.enable_grad():
         moved, widened = _ascend(
-            lambda change: bound(*change, torch.randn(SAMPLES, *start.mean.shape)).sum(),
+            lambda change: bound(change[0], change[1], torch.randn(SAMPLES, *start.mean.shape)).sum(),
             torch.zeros(2, *start.mean.shape),
         )
     zero = torch.zeros_like(moved)

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from ..core.finding import Finding
 from ..measure.estimate import Estimate
+from .case import Case
 from .drawn import Drawn, draw
-from .judge import Case, judge
+from .judge import judge
 from .measured import measure
 
 

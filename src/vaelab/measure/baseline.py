@@ -60,7 +60,8 @@ def baseline(likelihood: Any, train: Tensor, held_out: Tensor) -> tuple[float, f
     most = min(MOST_ROWS, max(1, MOST_VALUES // (fitted.channels * train[0].numel())))
     parameters = fit(fitted, train[spaced(len(train), most)].double())
     size = max(1, CHUNK_VALUES // parameters.numel())
-    nats = torch.cat([_nats(fitted, parameters, part) for part in held_out[spaced(len(held_out), most)].double().split(size)])
+    rows = held_out[spaced(len(held_out), most)].double()
+    nats = torch.cat([_nats(fitted, parameters, part) for part in rows.split(size)])
     return nats.mean().item(), nats.std(correction=min(1, len(nats) - 1)).item() / math.sqrt(len(nats))
 
 

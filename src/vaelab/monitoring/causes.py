@@ -13,17 +13,19 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("CH101", "CH102", "CH103", "CH104", "CH105", "TR130"),  # a step cannot be taken
     # data that the model or its likelihood cannot take
     ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
-    ("CH106", "CH107", "CH108", "CH109", "CH117"),  # parts that cannot learn
+    ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120"),  # parts that cannot learn
     ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
-    ("TR120", "TR123", "TR126", "CH116"),  # the learning rate
-    ("DG104",),  # a decoder that does not listen though there is something to hear
+    ("TR120", "TR123", "TR126", "CH116", "CH117"),  # the learning rate
+    ("TR116",),  # too few steps
     ("DG113", "DG114", "DG124"),  # the decoder's noise
     ("TR121", "TR119"),  # beta
+    ("TR128", "DG122"),  # posteriors wider than the prior
+    ("DG104",),  # a decoder that does not listen though there is something to hear
     ("TR122", "TR101"),  # other collapses
     ("DG101", "DG102", "DG103", "DG110"),  # the same, seen after training
     ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
     ("DG116",),  # saturated codes
-    ("TR128", "TR129", "DG122", "DG123"),  # variances
+    ("TR129", "DG123"),  # posteriors that are points
     ("TR127", "DG121"),  # one dimension
     ("TR110", "DG128", "DG111"),  # samples
     ("TR112", "TR113", "TR115", "DG125"),  # how bad it is

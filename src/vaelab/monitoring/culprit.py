@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def _in_backward(loss: Tensor, record: Record, model: nn.Module, batch: Tensor |
         return _gone()
     layer = _layer_of(model, max(norms, key=lambda name: norms[name]))
     text = f"the gradient of {layer} is too large for its norm to be a number"
-    cause, reason = _behind(model, batch, []) or ("layer", "")
+    cause, reason = behind(model, batch) or ("layer", "")
     return _answer(cause, f"{reason}; {text}" if reason else text, layer=layer)
 
 
@@ -127,8 +127,8 @@ def _named(
         "inputs": call.inputs,
         "weights": list((inside or model).parameters()) or list(model.parameters()),
     }
-    if behind := _behind(model, batch, rows):
-        cause, reason = behind
+    if reasons := behind(model, batch, rows):
+        cause, reason = reasons
         return _answer(cause, f"{reason}; {where} is the first call that is not finite", **facts)
     strained = record.strained(call)
     if strained is not None:
@@ -139,7 +139,7 @@ def _named(
     return _answer("layer", text, **facts)
 
 
-def _behind(model: nn.Module, batch: Tensor | None, rows: list[int]) -> tuple[str, str] | None:
+def behind(model: nn.Module, batch: Tensor | None, rows: Sequence[int] = ()) -> tuple[str, str] | None:
     """A cause, and a sentence, in the weights or the data that a call was given."""
     gains = {name: float(gain(p)) for name, p in model.named_parameters() if p.ndim > 1}
     name = max(gains, key=lambda key: gains[key], default="")
@@ -149,7 +149,7 @@ def _behind(model: nn.Module, batch: Tensor | None, rows: list[int]) -> tuple[st
     if batch is None:
         return None
     sizes = batch.detach().abs().reshape(len(batch), -1).amax(1).double()
-    row = rows[int(sizes[rows].argmax())] if rows else int(sizes.argmax())
+    row = rows[int(sizes[list(rows)].argmax())] if rows else int(sizes.argmax())
     size, typical = float(sizes[row]), float(sizes.median())
     if size > OUTLYING * typical:
         return "data", f"row {row} of the batch holds {size:.3g}, where the typical row's largest is {typical:.3g}"

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ..core.errors import BadInput, did_you_mean
 from ..core.finding import Finding
-from .culprit import bad_data, find_culprit
+from .culprit import bad_data, behind, find_culprit
 from .looks import Looks
 from .rules import judge
 from .trace import ROLES, Trace, from_columns
 from .windows import HIGHEST, MOMENTS, Windows
 
-LOOK_EVERY = 50  # steps; a look takes about half a step
+LOOK_EVERY = 100  # steps; a look takes about a step
 MOST_EVENTS = 1000
 MOST_REPLAYS = 3  # the first non-finite steps tell; after them the weights are usually gone
 MOST_PENDING = 2**20  # entries of mu kept until they are added up: 4 MiB
@@ -204,7 +204,7 @@ class Monitor:
         self._windows.current.add("codes", used.cpu().numpy().astype(np.float64))
 
     def _look(self, model: nn.Module) -> None:
-        """At the first steps, further and further apart, and then every 50 steps a look at the model."""
+        """At the first steps, further and further apart, and then every 100 steps a look at the model."""
         if self._looks is None or self._looks.model is not model:
             self._looks = Looks(model)
         looks, updates = self._looks, self._updates
@@ -239,7 +239,7 @@ class Monitor:
         """Notes steps that are not finite, with the culprit of the first of them; later ones are laid to the last."""
         known = self.events[-1] if self.events else {}
         if events and suspects is not None and len(self.events) < MOST_REPLAYS:
-            known = suspects.culprit()
+            known = suspects.culprit() or known
         for event in events:
             del self.events[MOST_EVENTS - 1 :]
             self.events.append({**known, **event})
@@ -256,10 +256,12 @@ class Suspects:
     replay: Callable[..., Tensor] | None
 
     def culprit(self) -> dict[str, Any]:
-        """By replaying the step where that is possible; else from the batch and the log-variances alone."""
+        """By replaying the step where that is possible; else from batch, weights and log-variances alone."""
         found = bad_data(self.batch) or {}
         if not found and self.replay is not None and self.model is not None:
             found = find_culprit(self.replay, self.model, self.batch)
+        elif not found and self.model is not None and (reasons := behind(self.model, self.batch)):
+            return {"cause": reasons[0], "text": reasons[1]}
         # Weights that are not finite after the optimiser's step do not tell what was wrong with the step.
         if found.get("cause", "rate") == "rate" and (size := self._strain()) > STRAINED:
             found = {"cause": "variance", "text": f"log-variances reach {size:.3g} in absolute value"}

@@ -5,6 +5,7 @@ A run's metrics, a stranger's loop and a stranger's log all become one; a rule a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,9 @@ class Series:
 
     def settled(self, share: float = 0.1) -> Any:
         """The median of the last share of the values, at least one, [] or [L]."""
-        return np.nanmedian(self.values[-max(1, round(share * len(self))) :], axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a stretch without any finite value, which stays NaN
+            return np.nanmedian(self.values[-max(1, round(share * len(self))) :], axis=0)
 
 
 EMPTY = Series(np.empty(0), np.empty(0))

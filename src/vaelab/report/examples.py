@@ -9,9 +9,11 @@ import numpy as np
 
 from ..measure.paths import quantile_grid
 from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
+from .nearest import distances, nearest
 from .style import Panel, Strip, data_uri
 
 SAMPLE_LINES, PATHS_SHOWN, GRID_STEPS = 4, 4, 16
+SAMPLES = 200  # whose distance to training rows is taken
 
 
 def pick(run: Any, count: int) -> np.ndarray:
@@ -31,33 +33,52 @@ def pairs(run: Any) -> list[tuple[int, int]]:
     return [(int(first), int(second)) for first, second in pairwise(picked)]
 
 
+def quantiles(errors: np.ndarray, count: int) -> np.ndarray:
+    """Rows evenly spaced from the best reconstructed to the worst; an error that is no number is the worst.
+
+    Example:
+        >>> quantiles(np.array([3.0, 1.0, np.nan, 2.0, 0.0]), 3).tolist()
+        [4, 3, 2]
+    """
+    order = np.argsort(np.nan_to_num(errors, nan=np.inf), kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
+
+
 def reconstructions(run: Any) -> list[Panel]:
-    """Originals above their reconstructions, for picked rows and for those that are reconstructed worst."""
+    """Originals above their reconstructions, from the best to the worst, and the worst of all."""
     decoded = channels_first(run.reconstruct(run.preview), run.spec.axes)
     originals = run.preview.reshape(decoded.shape)
-    distance = ((decoded - originals.astype(np.float64)) ** 2).reshape(len(decoded), -1).mean(1)
-    hardest = np.argsort(-np.nan_to_num(distance), kind="stable")
-    count = run.config.report.images
-    shown = (
-        ("Held-out rows and their reconstructions", _RECONSTRUCTED, pick(run, count)),
-        ("Worst reconstructed", _WORST, hardest[:count]),
-    )
+    squares = ((decoded - originals.astype(np.float64)) ** 2).reshape(len(decoded), -1)
+    errors, count = np.sqrt(squares.mean(1)), run.config.report.images
+    hardest = np.argsort(-np.nan_to_num(errors, nan=np.inf), kind="stable")[:count]
+    shown = (("From best to worst", _RECONSTRUCTED, quantiles(errors, count)), ("Worst reconstructed", _WORST, hardest))
     return [
         _pixels(
             title,
             caption,
-            _strip(run, originals[rows], len(rows), "original"),
-            _strip(run, decoded[rows], len(rows), "reconstructed"),
+            strip(run, originals[rows], len(rows), "original"),
+            strip(run, decoded[rows], len(rows), "reconstructed, root mean squared error", _marks(errors[rows])),
         )
         for title, caption, rows in shown
     ]
 
 
 def samples(run: Any) -> list[Panel]:
-    """Means of p(x|z) for z drawn from the prior."""
+    """Means of p(x|z) for z drawn from the prior, and the training rows nearest to some of them."""
     columns = run.config.report.images
-    strip = _user_strip(run, run.sample(SAMPLE_LINES * columns, seed=0), columns)
-    return [_pixels("Samples from the prior", _SAMPLED, strip)]
+    made = channels_first(run.sample(max(SAMPLES, SAMPLE_LINES * columns), seed=0), run.spec.axes)
+    panels = [_pixels("Samples from the prior", _SAMPLED, strip(run, made[: SAMPLE_LINES * columns], columns))]
+    found = nearest(run, made)
+    if found is None:
+        return panels
+    near = np.asarray(run.training_preview)[found.index[:columns]].reshape(-1, *made.shape[1:])
+    beside = _pixels(
+        "Samples above their nearest training rows",
+        f"Nearest of {len(run.training_preview):,} kept training rows. {_NEAREST}",
+        strip(run, made[:columns], columns, "sample"),
+        strip(run, near, columns, "nearest training row, and its distance", _marks(found.ratio[:columns])),
+    )
+    return [*panels, beside, distances(found)]
 
 
 def interpolations(run: Any) -> list[Panel]:
@@ -77,25 +98,34 @@ def _pixels(title: str, caption: str, *strips: Strip) -> Panel:
 
 
 def _user_strip(run: Any, rows: np.ndarray, columns: int) -> Strip:
-    return _strip(run, channels_first(rows, run.spec.axes), columns)
+    return strip(run, channels_first(rows, run.spec.axes), columns)
 
 
-def _strip(run: Any, rows: np.ndarray, columns: int, label: str = "") -> Strip:
+def strip(run: Any, rows: np.ndarray, columns: int, label: str = "", marks: tuple[str, ...] = ()) -> Strip:
+    """Rows [n, C, H, W] on the data's scale as images side by side, in the gray levels of the run's data."""
     low, top = value_range(run.preview, run.spec.top)
-    return Strip(data_uri(png_bytes(image_grid(np.asarray(rows), columns, top, low))), label)
+    return Strip(data_uri(png_bytes(image_grid(np.asarray(rows), columns, top, low))), label, marks=marks)
+
+
+def _marks(values: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{value:.2g}" for value in values)
 
 
 _RECONSTRUCTED = (
-    "Healthy: the same thing in every pair, at most a little softer; a reconstruction that is the same blur everywhere "
-    "means that the code carries nothing."
+    "Held-out rows, evenly spaced over all of them sorted by their error. Healthy: the same thing in every pair, at most "
+    "a little softer, but for the last ones; the same blur everywhere means that the code carries nothing."
 )
 _WORST = (
-    "The held-out rows of the largest squared error: here stand mislabelled, damaged and rare examples, and whatever "
+    "The held-out rows of the largest error: here stand mislabelled, damaged and rare examples, and whatever "
     "the model has not learned."
 )
 _SAMPLED = (
     "Means of p(x|z) for z from the prior. Healthy: as varied and as sharp as the reconstructions; worse than those "
     "means that the codes of data do not fill the prior."
+)
+_NEAREST = (
+    "A distance of 1 is that of the middle held-out row to the training rows. Healthy: alike, and never the same; the "
+    "same picture in every pair, at a distance far below 1, is a memory of training rows."
 )
 _BETWEEN = (
     "Straight lines in latent space between held-out rows at both ends. Healthy: each step is plausible by itself; "

@@ -9,13 +9,14 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects, rcParams
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
+from ..measure.aggregate import jarque_bera
+from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, outline, plot
 
 DRAWS, PASSES = 10_000, 60  # samples of the aggregate posterior, and at most so many of one row
 MARGINALS = 8
@@ -58,7 +59,8 @@ def latent(run: Any) -> list[Panel]:
     passes = min(PASSES, math.ceil(DRAWS / len(means)))
     noise = np.random.default_rng(0).standard_normal((passes, *means.shape))
     draws = (means + deviations * noise).reshape(-1, means.shape[1])
-    return [*_planar(run, means, draws), _marginals(run, means, draws)]
+    normality = jarque_bera(draws[: len(means)])  # one draw of each row: repeated ones would count as independent
+    return [*_planar(run, means, draws), _marginals(run, means, draws, normality)]
 
 
 def _planar(run: Any, means: np.ndarray, draws: np.ndarray) -> list[Panel]:
@@ -95,7 +97,7 @@ def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane, reach: fl
         size = 9 if len(codes) > 500 else 20
         axes.scatter(codes[members, 0], codes[members, 1], s=size, color=color, alpha=0.85, linewidth=0, label=words)
         center = axes.annotate(words, np.median(codes[members], 0), ha="center", va="center", fontweight="bold")
-        center.set_path_effects([patheffects.withStroke(linewidth=3, foreground=rcParams["figure.facecolor"])])
+        center.set_path_effects(outline())
     if labels is not None:
         figure.legend(loc="outside lower center", ncols=5, markerscale=1.8, handletextpad=0.1, columnspacing=1.0)
     _prior_circle(axes, view, reach)
@@ -137,7 +139,7 @@ def _reach(codes: np.ndarray) -> float:
     return 1.05 * max(1.25 * CIRCLE, float(np.abs(codes).max(initial=0.0)))
 
 
-def _marginals(run: Any, means: np.ndarray, draws: np.ndarray) -> Panel:
+def _marginals(run: Any, means: np.ndarray, draws: np.ndarray, normality: np.ndarray) -> Panel:
     carried = run.metrics.get("kl_per_dimension") or []
     rank = np.array(carried if len(carried) == run.latent else means.var(0), np.float64)
     order = np.argsort(-rank, kind="stable")[:MARGINALS]
@@ -145,23 +147,24 @@ def _marginals(run: Any, means: np.ndarray, draws: np.ndarray) -> Panel:
     return plot(
         "Marginals of the aggregate posterior",
         "Healthy: the histogram follows the line, the standard normal prior; a narrow, shifted or split one means "
-        f"that samples from the prior do not look like codes of data.{which}",
-        partial(_marginal_rows, draws=draws, order=order),
+        "that samples from the prior do not look like codes of data. The number is the Jarque-Bera statistic of "
+        f"normality: about 2 for a normal, above 6 in one of twenty by chance.{which}",
+        partial(_marginal_rows, draws=draws, order=order, normality=normality),
         height=1.9 * math.ceil(len(order) / 4) + 0.3,
         wide=True,
     )
 
 
-def _marginal_rows(figure: Figure, draws: np.ndarray, order: np.ndarray) -> None:
+def _marginal_rows(figure: Figure, draws: np.ndarray, order: np.ndarray, normality: np.ndarray) -> None:
     lines, across = math.ceil(len(order) / 4), min(4, len(order))
     grid = list(figure.subplots(lines, across, sharex=True, sharey=True, squeeze=False).flat)
     reach = min(_reach(draws[:, order]), 8.0)
     points = np.linspace(-reach, reach, 161)
     density = [NormalDist().pdf(point) for point in points]
     for axes, dimension in zip(grid, order, strict=False):
-        axes.hist(draws[:, dimension], bins=points[::4], density=True, color=BLUE, alpha=0.55)
+        axes.hist(draws[:, dimension], bins=points[::4], density=True, histtype="stepfilled", color=BLUE, alpha=0.55)
         axes.plot(points, density, color=ORANGE)
-        axes.set(title=f"z{dimension + 1}", yticks=[])
+        axes.set(title=f"z{dimension + 1}   {normality[dimension]:.1f}", yticks=[])
     for axes in grid[len(order) :]:
         axes.set_visible(False)
 

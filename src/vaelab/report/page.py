@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ..core.config import build_config, differences
 from ..core.durable import write_text
 from ..core.errors import one_line
-from . import examples, latents, plots, tables
+from ..diagnosis.table import HEAD, cells
+from . import dimensions, examples, facts, latents, plots, tables
 from .style import Panel
 from .verdict import numbers, urgent, verdict
 
@@ -52,12 +53,12 @@ def write_report(run: Any, path: str | Path | None = None) -> Path:
 def render(run: Any) -> str:
     """The page as text."""
     pressing = urgent(run.findings)
-    return _template().render(
-        css=Markup(_packaged("page.css")),
+    return template("template.html").render(
         run=run,
         verdict=verdict(run),
         numbers=numbers(run),
-        urgent=pressing,
+        head=HEAD,
+        urgent=[(finding, cells(finding)) for finding in pressing],
         remarks=[finding for finding in run.findings if finding not in pressing],
         sections=[section for section in sections(run) if section.panels],
         changed=differences(build_config(), run.config),
@@ -69,17 +70,19 @@ def sections(run: Any) -> list[Section]:
     """Every section of figures in the order of the page; before the first evaluation only the curves."""
     view = VIEWS[run.spec.layout]
     built: list[tuple[str, Callable[[Any], list[Panel]]]] = [
+        ("Where it stopped", facts.broken),
         ("Training", plots.training),
-        ("KL per latent dimension", plots.divergence),
+        ("What the code carries", dimensions.dimensions),
     ]
     if run.metrics:
         built += [
             ("Reconstructions", view.reconstructions),
-            ("Samples from the prior", view.samples),
+            ("Samples", view.samples),
             ("Latent space", latents.latent),
             ("Interpolation", view.interpolations),
         ]
         built += [("Decoded plane", view.grid)] if run.latent == 2 else []
+    built += [("Diagnosis", facts.diagnosed)]
     return [Section(title, build(run)) for title, build in built]
 
 
@@ -88,11 +91,18 @@ def _packaged(file: str) -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page of this folder, whose values are escaped."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+        loader=FunctionLoader(_packaged),
     )
-    return environment.from_string(_packaged("template.html"))
+    environment.globals["css"] = Markup(_packaged("page.css"))
+    return environment.get_template(name)
 
 
 def _visible(value: Any) -> Any:

@@ -1,39 +1,40 @@
-"""The curves of training, and the divergence per latent dimension over time."""
+"""The curves of training, with what happened once as marks at its step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..measure.bound import ACTIVE_NATS
+from ..monitoring.readings import FAST
 from . import style
-from .style import BLUE, GRAY, GREEN, ORANGE, PURPLE, Panel, plot
+from .style import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, Panel, plot
 
-DIMENSIONS_SHOWN = 64
 Line = Mapping[str, Any]
 KINDS = {"train": ("training", BLUE), "held_out": ("held-out", ORANGE)}
 TERMS = (("reconstruction", "reconstruction"), ("kl", "KL"))
 SCHEDULES = (("beta", "beta"), ("learning_rate", "learning rate"))
+EVENTS = {"refused": RED, "rollback": PURPLE, "annealed": GREEN}
+EVENTS_DRAWN = 40  # marks of a kind; more would hide the curve
+FLOOR = 1e-4  # of the largest value: where a logarithmic axis ends, since a rate that falls to 0 has no lowest value
 SETTLED = 0.05  # share of the steps that an axis may leave out, since the first losses dwarf all later ones
 
 
 def training(run: Any) -> list[Panel]:
-    """Loss, terms, schedules and gradient norm over the steps; nothing where no step was recorded."""
+    """Loss, terms, schedules and the size of the steps; nothing where no step was recorded."""
     if not any(line["kind"] == "train" for line in run.history):
         return []
     return [
         plot(
             "Loss",
             "Healthy: both lines fall and stay together; a held-out line that turns up while training falls is "
-            "overfitting. Training is shown at beta = 1 too, so that the two can be compared.",
+            "overfitting. Training is shown at beta = 1 too, so that the two can be compared; its pale band reaches to "
+            "the worst step of each line." + _told(run.history),
             partial(_loss, run=run),
         ),
         plot(
@@ -47,32 +48,7 @@ def training(run: Any) -> list[Panel]:
             "What the schedules did: a bend in the other curves at the same step is explained here.",
             partial(_stacked, lines=run.history, keys=SCHEDULES),
         ),
-        plot("Gradient norm", _clip_caption(run.history), partial(_gradient, run=run)),
-    ]
-
-
-def divergence(run: Any) -> list[Panel]:
-    """KL per latent dimension over the evaluations, and what each carries at the end."""
-    lines = [line for line in run.history if line["kind"] == "held_out" and line.get("kl_per_dimension")]
-    if not lines:
-        return []
-    steps = np.array([line["step"] for line in lines])
-    values = np.array([line["kl_per_dimension"] for line in lines], np.float64)
-    final = np.array(run.metrics.get("kl_per_dimension") or values[-1], np.float64)
-    order = np.argsort(-final, kind="stable")[:DIMENSIONS_SHOWN]
-    names = [
-        f"z{index + 1}" if run.config.model.latent in (None, len(final)) else f"group {index + 1}" for index in order
-    ]
-    shown = "" if len(final) <= DIMENSIONS_SHOWN else f" The {DIMENSIONS_SHOWN} largest of {len(final)} are shown."
-    return [
-        plot(
-            "KL per latent dimension, held-out",
-            f"Healthy: bars well above the dashed line at {ACTIVE_NATS} nats; a dimension below it carries nothing "
-            f"about the data and could be left out.{shown}",
-            partial(_kl_map, steps=steps, values=values[:, order], final=final[order], names=names),
-            height=min(6.5, 1.6 + 0.2 * len(order)),
-            wide=True,
-        )
+        plot("Gradient norm and size of the steps", _steps_caption(run.history), partial(_steps, run=run)),
     ]
 
 
@@ -88,6 +64,10 @@ def _loss(figure: Figure, run: Any) -> None:
     _, kl = series(run.history, "train", "kl")
     axes.plot(steps, reconstruction + kl, color=BLUE, label="training", alpha=0.85)
     lines = [(steps, reconstruction + kl)]
+    _, mean = series(run.history, "train", "loss")
+    _, most = series(run.history, "train", "loss_max")
+    if most.shape == mean.shape == kl.shape:
+        axes.fill_between(steps, lines[0][1], lines[0][1] + most - mean, color=BLUE, alpha=0.2, linewidth=0)
     held_steps, held = series(run.history, "held_out", "negative_elbo")
     if held.size:
         _, error = series(run.history, "held_out", "standard_error")
@@ -96,9 +76,39 @@ def _loss(figure: Figure, run: Any) -> None:
         lines.append((held_steps, held))
     if "step" in run.metrics:
         axes.axvline(run.metrics["step"], color=GRAY, linestyle=":", label="kept checkpoint")
-    _settled_limits(axes, lines)
+    settled_limits(axes, lines)
+    _mark_events(axes, run.history)
     axes.set(xlabel="step", ylabel="negative ELBO (nats per sample)")
     axes.legend()
+
+
+def _events(lines: Sequence[Line], what: str) -> list[int]:
+    return [line["step"] for line in lines if line["kind"] == "event" and line["what"] == what]
+
+
+def _mark_events(axes: Axes, lines: Sequence[Line]) -> None:
+    """A vertical line at each event; a cross on it where the loss or the gradient was not finite."""
+    for what, color in EVENTS.items():
+        steps = _events(lines, what)
+        for step in steps[:EVENTS_DRAWN]:
+            axes.axvline(step, color=color, linewidth=0.9, alpha=0.7)
+        if steps:
+            count = f"at step {steps[0]}" if len(steps) == 1 else f"{len(steps)} times"
+            marker = "X" if what == "refused" else "v"
+            at_top = axes.get_xaxis_transform()
+            label, top = f"{what} {count}", [0.95 if what == "refused" else 0.88] * len(steps)
+            axes.plot(steps, top, marker, color=color, markersize=7, transform=at_top, label=label)
+
+
+def _told(lines: Sequence[Line]) -> str:
+    """What the marks in the figure stand for."""
+    words = {
+        "refused": "a step whose loss or gradient was not finite, and which was not taken",
+        "rollback": "where the run went back to a checkpoint",
+        "annealed": "where the weight of the divergence began anew",
+    }
+    told = [f"{what}: {words[what]}" for what in EVENTS if _events(lines, what)]
+    return f" Marks: {'; '.join(told)}." if told else ""
 
 
 def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str], ...], settled: bool = False) -> None:
@@ -110,7 +120,7 @@ def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str],
             if values.size:
                 axes.plot(steps, values, color=color, label=words)
         if settled:
-            _settled_limits(axes, drawn)
+            settled_limits(axes, drawn)
         else:
             axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
@@ -120,25 +130,42 @@ def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str],
     panels[-1].set_xlabel("step")
 
 
-def _gradient(figure: Figure, run: Any) -> None:
-    axes = figure.subplots()
+def _steps(figure: Figure, run: Any) -> None:
+    """The norm of the gradient, and beneath it what a step changes, each on a logarithmic scale."""
+    changed_at, changed = series(run.history, "train", "update_ratio")
+    panels = figure.subplots(2 if changed.size else 1, 1, sharex=True, squeeze=False)[:, 0]
     steps, norm = series(run.history, "train", "gradient_norm")
-    axes.plot(steps, norm, color=GREEN)
-    if np.any(norm > 0):
-        style.plain_log(axes)
+    _, most = series(run.history, "train", "gradient_norm_max")
+    if most.shape == norm.shape:
+        panels[0].fill_between(steps, norm, most, color=GREEN, alpha=0.2, linewidth=0)
+    _logarithmic(panels[0], steps, norm, GREEN, "gradient norm")
     if run.config.train.clip_norm is not None:
-        axes.axhline(run.config.train.clip_norm, color=PURPLE, linestyle="--", label="clipped above")
-        axes.legend()
-    axes.set(xlabel="step", ylabel="norm before clipping")
+        panels[0].axhline(run.config.train.clip_norm, color=PURPLE, linestyle="--", label="clipped above")
+        panels[0].legend()
+    if changed.size:
+        _logarithmic(panels[1], changed_at, changed, BLUE, "change / weights")
+        panels[1].axhline(FAST, color=RED, linestyle="--", label=f"too fast above {FAST:g}")
+        panels[1].legend(loc="lower left")
+    panels[-1].set_xlabel("step")
 
 
-def _clip_caption(lines: Sequence[Line]) -> str:
+def _logarithmic(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
+    axes.plot(steps, values, color=color)
+    if np.any(values > 0):
+        wide = np.ptp(np.log10(values[values > 0])) > 2
+        style.plain_log(axes, marks=(1,) if wide else (1, 2, 5))
+        axes.set_ylim(bottom=max(float(np.nanmin(values)), FLOOR * float(np.nanmax(values))) / 1.5)
+    axes.set_ylabel(label)
+
+
+def _steps_caption(lines: Sequence[Line]) -> str:
     _, clipped = series(lines, "train", "clipped")
     share = f" {100 * np.nanmean(clipped):.1f} % of the steps were clipped." if np.isfinite(clipped).any() else ""
-    return f"Healthy: falls or stays level, with few steps at the clip level; a rise warns of divergence.{share}"
+    below = " Below: how far a step moves the weights, as part of their size." * any("update_ratio" in n for n in lines)
+    return f"Healthy: falls or stays level, with few steps at the clip level; a rise warns of divergence.{share}{below}"
 
 
-def _settled_limits(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+def settled_limits(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Limits that show all values but those of the first steps."""
     last = max((steps[-1] for steps, _ in lines if steps.size), default=0)
     late = [values[(steps >= SETTLED * last) & np.isfinite(values)] for steps, values in lines if steps.size]
@@ -146,26 +173,3 @@ def _settled_limits(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) 
     if kept.size and kept.max() > kept.min():
         margin = 0.06 * (kept.max() - kept.min())
         axes.set_ylim(kept.min() - margin, kept.max() + margin)
-
-
-def _kl_map(figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.ndarray, names: list[str]) -> None:
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    places = np.arange(len(names))
-    scale = LogNorm(1e-3, max(1.0, float(np.nanmax(values, initial=1.0))))
-    left.grid(visible=False)
-    if len(steps) > 1:
-        middles = (steps[1:] + steps[:-1]) / 2
-        edges = np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
-        cells = np.clip(values, 1e-3, None).T
-        mesh = left.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, cells, norm=scale, cmap="viridis")
-        figure.colorbar(mesh, ax=left, location="left", format="%g", label="nats", pad=0.02)
-    left.set(xlabel="step", ylabel="latent dimension", title="over the evaluations")
-    right.barh(places, np.maximum(final, 1e-3), color=[BLUE if value > ACTIVE_NATS else GRAY for value in final])
-    style.plain_log(right, "x", marks=(1,))
-    right.set_xlim(left=1e-3)
-    right.axvline(ACTIVE_NATS, color=ORANGE, linestyle="--")
-    right.set(xlabel="nats", title="of the kept checkpoint")
-    right.grid(visible=False, axis="y")
-    every = math.ceil(len(names) / 32)
-    left.set_yticks(places[::every], names[::every])
-    left.invert_yaxis()

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..measure.paths import quantile_grid
-from .examples import pairs
+from .examples import pairs, quantiles
+from .nearest import distances, nearest
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
 
 COLUMNS_SHOWN, ACROSS = 6, 3
-STEPS = 25
+STEPS, ROWS_SHOWN = 25, 9
 
 
 def explained(data: np.ndarray, decoded: np.ndarray) -> np.ndarray:
@@ -36,7 +37,7 @@ def explained(data: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 def reconstructions(run: Any) -> list[Panel]:
     """Original against reconstructed values, and R² of every column."""
-    data, decoded = _rows(run.preview), _rows(run.reconstruct(run.preview))
+    data, decoded = flat_rows(run.preview), flat_rows(run.reconstruct(run.preview))
     share = explained(data, decoded)
     order = np.argsort(-np.nan_to_num(share, nan=-np.inf), kind="stable")
     drawn = _columns_panel(
@@ -52,12 +53,32 @@ def reconstructions(run: Any) -> list[Panel]:
         wide=True,
         rows=tuple((run.spec.columns[column], f"{share[column]:.3f}") for column in order),
     )
-    return [drawn, table]
+    return [drawn, _sorted(run, data, decoded), table]
+
+
+def _sorted(run: Any, data: np.ndarray, decoded: np.ndarray) -> Panel:
+    """Rows from the best reconstructed to the worst, each with the column that is furthest off."""
+    spread = np.nanstd(data, 0)
+    off = np.abs(decoded - data) / np.where(spread > 0, spread, 1.0)
+    errors = np.sqrt((off**2).mean(1))
+    worst = np.nan_to_num(off, nan=np.inf).argmax(1)
+    rows = quantiles(errors, ROWS_SHOWN)
+    return Panel(
+        "Rows from best to worst",
+        "Held-out rows, evenly spaced over all of them sorted by their error, in standard deviations of the columns: 1 is "
+        "no better than the means. Healthy: well below 1 but for the last ones, which are rare or damaged rows.",
+        wide=True,
+        rows=tuple(
+            (f"{row}", f"{errors[row]:.3f}", run.spec.columns[at], f"{data[row, at]:.4g}", f"{decoded[row, at]:.4g}")
+            for row, at in zip(rows.tolist(), worst[rows].tolist(), strict=True)
+        ),
+        head=("row", "error", "furthest off", "original", "reconstructed"),
+    )
 
 
 def samples(run: Any) -> list[Panel]:
     """Histograms of rows drawn from the model over those of held-out rows."""
-    data, drawn = _rows(run.preview), _rows(run.sample(max(500, len(run.preview)), seed=0, noisy=True))
+    data, drawn = flat_rows(run.preview), flat_rows(run.sample(max(500, len(run.preview)), seed=0, noisy=True))
     panel = _columns_panel(
         run,
         "Samples from the model and held-out rows",
@@ -65,12 +86,13 @@ def samples(run: Any) -> list[Panel]:
         "peaks.",
         lambda axes, column: _two_histograms(axes, data[:, column], drawn[:, column]),
     )
-    return [panel]
+    found = nearest(run, drawn)
+    return [panel] if found is None else [panel, distances(found)]
 
 
 def interpolations(run: Any) -> list[Panel]:
     """Values of the columns along straight lines between the codes of held-out rows."""
-    lines = [_rows(run.interpolate(run.preview[a], run.preview[b], STEPS)) for a, b in pairs(run)]
+    lines = [flat_rows(run.interpolate(run.preview[a], run.preview[b], STEPS)) for a, b in pairs(run)]
     panel = _columns_panel(
         run,
         "Interpolation",
@@ -83,7 +105,7 @@ def interpolations(run: Any) -> list[Panel]:
 
 def grid(run: Any) -> list[Panel]:
     """The value of each column over the plane of a model with two latents."""
-    values = _rows(run.decode(quantile_grid(STEPS))).reshape(STEPS, STEPS, -1)
+    values = flat_rows(run.decode(quantile_grid(STEPS))).reshape(STEPS, STEPS, -1)
     panel = _columns_panel(
         run,
         "Decoded plane",
@@ -119,7 +141,7 @@ def _spread(count: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, COLUMNS_SHOWN).tolist()})
 
 
-def _rows(rows: Any) -> np.ndarray:
+def flat_rows(rows: Any) -> np.ndarray:
     """Rows in float64 with NaN for whatever is not finite, which figures leave out."""
     values = np.array(rows, np.float64).reshape(len(rows), -1)
     values[~np.isfinite(values)] = np.nan
@@ -142,7 +164,7 @@ def _two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
     for values, color, words in ((data, GRAY, "held-out"), (drawn, ORANGE, "samples")):
         kept = values[np.isfinite(values)]
         weights = np.full(len(kept), 1 / max(1, len(kept)))
-        axes.hist(kept, bins=edges, weights=weights, color=color, alpha=0.55, label=words)
+        axes.hist(kept, bins=edges, weights=weights, histtype="stepfilled", color=color, alpha=0.55, label=words)
     axes.set_yticks([])
 
 

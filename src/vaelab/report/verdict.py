@@ -1,15 +1,18 @@
-"""The verdict in one sentence and four numbers: words only, no judgement that no finding made before."""
+"""The verdict at a glance, the first remedy and four numbers: words only, no judgement that no finding made before."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..core.finding import SEVERITIES, Finding, Severity, worst
+from ..core.finding import SEVERITIES, Finding, Severity, settings_text, worst
 from ..core.units import bits_per_dimension
 from ..measure.bound import ACTIVE_NATS
+from ..monitoring.causes import PRESSING
 
 WORDS: dict[Severity, str] = {
     "ok": "Healthy",
@@ -17,17 +20,38 @@ WORDS: dict[Severity, str] = {
     "warning": "Worth a look",
     "error": "Something is wrong",
 }
+MARKS: dict[Severity, str] = {"ok": "✓", "info": "✓", "warning": "!", "error": "✕"}
 FINISHED = "TR100"  # the finding that every finished run has
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst severity, two or three words for it, one sentence, and what to do where no finding is pressing."""
+    """What a person sees first.
+
+    Args:
+        severity: The worst of all findings; a warning at least while the run has not ended.
+        words: Two or three words for it.
+        sentence: What was found, in one sentence.
+        headline: The leading finding in its own words, or what `words` say where there is none.
+        because: Its cause in one sentence.
+        command: What to type to train again with its remedy; empty where that is not one of settings.
+        expected: What that should do.
+        action: What to do where no finding is pressing.
+    """
 
     severity: Severity
     words: str
     sentence: str
+    headline: str
+    because: str
+    command: str = ""
+    expected: str = ""
     action: str = ""
+
+    @property
+    def mark(self) -> str:
+        """One character that can be told apart without its colour."""
+        return MARKS[self.severity]
 
 
 @dataclass(frozen=True)
@@ -41,31 +65,57 @@ class Number:
 
 
 def verdict(run: Any) -> Verdict:
-    """The worst that any finding says, and what it is."""
-    pressing, unfinished = urgent(run.findings), _unfinished(run)
+    """The worst that any finding says, what it is, and what to do first."""
+    findings = run.findings
+    pressing, unfinished = urgent(findings), _unfinished(run)
     floor: Severity = "warning" if unfinished else "ok"
-    severity: Severity = max(worst(run.findings), floor, key=SEVERITIES.index)
-    parts = [_lead(pressing)] if pressing else []
-    parts += [unfinished] if unfinished else []
-    notes = sum(finding.severity == "info" and bool(finding.advice) for finding in run.findings)
-    fine = "no check found anything wrong" + (
-        f"; {notes} note{'s' * (notes > 1)} on what could be better" * bool(notes)
+    severity: Severity = max(worst(findings), floor, key=SEVERITIES.index)
+    parts = ([_lead(pressing)] if pressing else []) + ([unfinished] if unfinished else [])
+    sentence = _sentence("; ".join(parts) or _fine(findings))
+    lead = pressing[0] if pressing else Finding("", severity, WORDS[severity])
+    causes = [part for part in (lead.why, unfinished) if part] if pressing else []
+    return Verdict(
+        severity,
+        WORDS[severity],
+        sentence,
+        headline=_sentence(lead.title)[:-1],
+        because=_sentence("; ".join(causes)) if causes else sentence,
+        command=again(run, lead.edit),
+        expected=lead.expected if lead.edit else "",
+        action="Continue the run: vaelab train --resume, and its folder." if unfinished else "Nothing has to be done.",
     )
-    action = "Continue the run: vaelab train --resume, and its folder." if unfinished else "Nothing has to be done."
-    return Verdict(severity, WORDS[severity], _sentence("; ".join(parts) or fine), action)
 
 
 def urgent(findings: list[Finding]) -> list[Finding]:
     """Errors, then warnings, each in the order they were found."""
-    serious = [finding for finding in findings if finding.severity in ("error", "warning")]
+    serious = [finding for finding in findings if finding.severity in PRESSING]
     return sorted(serious, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
+def again(run: Any, edit: Mapping[str, Any]) -> str:
+    """What to type to train a new run with some settings changed; in Python where a command cannot name the data."""
+    if not edit:
+        return ""
+    own = [f"{part}={part}, " for part in ("model", "objective") if run.environment.get(f"own_{part}")]
+    if own or run.config.data.source is None:
+        return f"vaelab.train(x, {''.join(own)}config=run.config.edited({dict(edit)!r}))"
+    settings = [settings_text({key: value}) for key, value in edit.items()]
+    return shlex.join(["vaelab", "train", "--config", str(Path(run.folder) / "config.yaml"), *settings])
+
+
+def stopped(run: Any) -> Mapping[str, Any] | None:
+    """The refused step at which a run gave up, as its line of metrics; None for a run that went on."""
+    reached = max((line["step"] for line in run.history if line["kind"] in ("train", "held_out")), default=0)
+    refused = [line for line in run.history if line["kind"] == "event" and line["what"] == "refused"]
+    over = any(finding.code == FINISHED for finding in run.findings)
+    return None if over or not refused or refused[-1]["step"] < reached else refused[-1]
+
+
 def numbers(run: Any) -> list[Number]:
-    """Held-out negative ELBO, its two terms, and the active units; nothing before the first evaluation."""
+    """Held-out negative ELBO, its two terms, and the active units; before the first evaluation, where it stopped."""
     summary: Mapping[str, Any] = run.metrics
     if not summary:
-        return []
+        return _last_words(run)
     bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
     error, groups = f"± {summary['standard_error']:.2f} nats", len(summary["kl_per_dimension"])
     remark = f"± its standard error; {bits:.3f} bits per dimension"
@@ -79,15 +129,41 @@ def numbers(run: Any) -> list[Number]:
     ]
 
 
+def _last_words(run: Any) -> list[Number]:
+    end = stopped(run)
+    if end is None:
+        return []
+    refused = sum(line["kind"] == "event" and line["what"] == "refused" for line in run.history)
+    loss = [line["loss"] for line in run.history if line["kind"] == "train" and line.get("loss") is not None]
+    return [
+        Number("stopped at step", f"{end['step']}", f"of {run.config.train.total}", "the weights before it are saved"),
+        Number("last loss", f"{loss[-1]:.2f}" if loss else "none", "nats" * bool(loss), "mean of the last line"),
+        Number("loss of that step", _not_finite(end["loss"]), "", "not let into the weights"),
+        Number("refused steps", f"{refused}", "", "loss or gradient not finite"),
+    ]
+
+
+def _not_finite(value: float | None) -> str:
+    return "NaN" if value is None else f"{value:.3g}"
+
+
 def _unfinished(run: Any) -> str:
     """Why the model cannot be judged, or an empty string."""
-    last = max((line["step"] for line in run.history), default=0)
+    last, end = max((line["step"] for line in run.history), default=0), stopped(run)
+    if end is not None:
+        kept = ": the numbers are those of the last evaluation" if run.metrics else ", before any evaluation"
+        return f"training stopped at step {end['step']} of {run.config.train.total}{kept}"
     if not run.metrics:
         return f"there is no evaluation yet after {last} steps, so that nothing can be said; continue with --resume"
     if any(finding.code == FINISHED for finding in run.findings):
         return ""
     of = f"at step {last} of {run.config.train.steps}"
     return f"training has not ended: these are the numbers so far, {of}; continue with --resume"
+
+
+def _fine(findings: list[Finding]) -> str:
+    notes = sum(finding.severity == "info" and bool(finding.advice) for finding in findings)
+    return "no check found anything wrong" + f"; {notes} note{'s' * (notes > 1)} on what could be better" * bool(notes)
 
 
 def _lead(pressing: list[Finding]) -> str:

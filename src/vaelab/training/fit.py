@@ -21,7 +21,7 @@ from ..core.seeds import generator
 from ..core.units import readable_bytes
 from ..data.batches import Order
 from ..data.spec import Spec, preview_count
-from ..measure.baseline import MOST_ROWS, baseline
+from ..measure.baseline import baseline, spaced
 from ..monitoring.causes import PRESSING, explained
 from ..monitoring.rules import judge as judge_trace
 from ..objectives.elbo import ELBO
@@ -184,7 +184,14 @@ def checked(job: Job, checks: Checks, baseline: float | None) -> list[Finding]:
     on_model_scale = None if baseline is None else baseline + job.spec.log_abs_det
     with torch.random.fork_rng(devices=[]):
         return checks(
-            job.model, job.objective, job.rows, job.held_out, spec=job.spec, config=job.config, baseline=on_model_scale
+            job.model,
+            job.objective,
+            job.rows,
+            job.held_out,
+            spec=job.spec,
+            config=job.config,
+            baseline=on_model_scale,
+            own_model=job.own_model,
         )
 
 
@@ -192,10 +199,7 @@ def constant_baseline(job: Job) -> dict[str, Any]:
     """A line of metrics: what the best decoder that ignores z would cost on the held-out rows, on the data's scale."""
     likelihood = getattr(getattr(job.model, "decoder", None), "likelihood", None)
     rows, held_out = (
-        part.take(
-            torch.linspace(0, len(part) - 1, min(len(part), MOST_ROWS)).long(),
-            generator(job.config.seed, "baseline", device=part.device),
-        )
+        part.take(spaced(len(part)), generator(job.config.seed, "baseline", device=part.device))
         for part in (job.rows, job.held_out)
     )
     found = baseline(likelihood, rows, held_out)

@@ -97,20 +97,31 @@ def _no_better(m: Measured) -> Iterator[Finding]:
     """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
     if m.baseline is None or not m.training_is_over:
         return
-    gained, error = m.baseline - m.selected["negative_elbo"], m.selected["standard_error"]
-    if gained < -3 * error:
+    short, error = m.selected["negative_elbo"] - m.baseline, m.selected["standard_error"]
+    if short > 3 * error:
+        early = _gain(m) > 2 * error
         yield Finding(
-            "TR115",
+            "TR116" if early else "TR115",
             "warning",
-            "the model is worse than a constant: the best decoder that ignores z",
-            -gained,
+            f"{'training stopped too early: ' * early}the model is worse than the best decoder that ignores z",
+            short,
             f"{NATS} worse",
             1.96 * error,
             f"held-out negative ELBO of one distribution for all rows, fitted to the training rows: {m.baseline:.4g}",
-            "training has not arrived, or parts of the model do not learn",
-            edit={"train.steps": 2 * m.config.train.total},
+            "the held-out bound was still getting better" if early else "parts of the model do not learn",
+            edit={"train.steps": max(2000, 4 * m.config.train.total)} if early else {},
+            advice="" if early else "see which part does not learn: vaelab check, with the same settings",
             expected="a held-out negative ELBO below that of the constant",
         )
+
+
+def _gain(m: Measured) -> float:
+    """Nats that the held-out bound gained over the last fifth of the evaluations, the best being the last."""
+    held_out = [line["negative_elbo"] for line in m.metrics if line["kind"] == "held_out"]
+    finite = [value for value in held_out if value is not None]
+    if len(finite) < 2 or m.progress.step != m.selected["step"]:
+        return 0.0
+    return finite[-1 - max(1, len(finite) // 5)] - finite[-1]
 
 
 def _beta(m: Measured) -> float:
