@@ -114,6 +114,16 @@ def test_nothing_is_said_where_nothing_is_wrong(story: str) -> None:
     assert pressing(found) == []
 
 
+@pytest.mark.parametrize(("beta", "code"), [(0.0, "TR119"), (0.01, "TR119"), (1.0, "TR110")])
+def test_codes_that_leave_the_prior_are_seen_in_a_strangers_training(beta: float, code: str) -> None:
+    """q(z) of variance 40 costs 0.5 (40 - 1 - ln 40) nats, 17.7 in a dimension."""
+    spread = {"mean_variance": [[40.0] * 3] * 100, "posterior_variance": [[1e-3] * 3] * 100}
+    found = judge(trace(**spread, beta=np.full(100, beta), held_out_posterior_variance=None, held_out_kl=None,
+                        held_out_kl_per_dimension=None, kl=np.full(100, 60.0)))  # fmt: skip
+    assert pressing(found) == [code]
+    assert found[0].measured == pytest.approx(3 * 0.5 * (40.001 - 1 - np.log(40.001)))
+
+
 @pytest.mark.parametrize("story", FAILING)
 @pytest.mark.parametrize("ours", [True, False])
 def test_the_cause_is_named(story: str, ours: bool) -> None:

@@ -42,8 +42,8 @@ def cells(finding: Finding) -> tuple[str, str, str, str]:
 
 
 def _table(findings: Sequence[Finding]) -> str:
-    rows = [HEAD, *(cells(finding) for finding in findings)]
-    return "\n".join(_row(row) + ("\n" + "  ".join("-" * width for width in WIDTHS) if row is HEAD else "") for row in rows)
+    rule = tuple("-" * width for width in WIDTHS)
+    return "\n".join(_row(row) for row in (HEAD, rule, *(cells(finding) for finding in findings)))
 
 
 def _row(row: Sequence[str]) -> str:

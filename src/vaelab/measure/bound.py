@@ -52,9 +52,9 @@ class BoundSums:
             `kl_per_dimension`, `active_units` (dimensions with more than 0.01 nats) and `aggregate_kl`: the divergence
             from N(0, 1) of a normal with the moments of the aggregate posterior q(z), summed over dimensions. It is a
             part of `kl` that says nothing about a row: what a prior in the wrong place costs; None for another prior.
-            `mean_variance` and `posterior_variance`, [L]: variance over rows of the posterior mean, and mean over rows of
-            the posterior variance; `active_by_mean` counts dimensions whose mean varies by more than 0.01 (Burda, Grosse,
-            Salakhutdinov, Importance Weighted Autoencoders, 2016).
+            `mean_variance` and `posterior_variance`, [L]: variance over rows of the posterior mean, and mean over rows
+            of the posterior variance; `active_by_mean` counts dimensions whose mean varies by more than 0.01 (Burda,
+            Grosse, Salakhutdinov, Importance Weighted Autoencoders, 2016).
             `kl_is_exact` is False where the divergence is a Monte Carlo estimate.
         """
         count, negative, square, reconstruction, *rest = self.vector.tolist()

@@ -10,7 +10,7 @@ from ..core.finding import SEVERITIES, Finding
 # Causes in the order in which they act. Where a line has a finding of severity warning or error, whatever stands in a
 # later line may follow from it: mend that first and look again. Codes in no line stand for themselves.
 TIERS: tuple[tuple[str, ...], ...] = (
-    ("CH101", "CH102", "CH103", "CH104", "CH105", "TR130"),  # a step cannot be taken
+    ("CH101", "CH102", "CH103", "CH104", "CH105", "TR112", "TR130"),  # a step cannot be taken
     # data that the model or its likelihood cannot take
     ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
     ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120"),  # parts that cannot learn
@@ -28,7 +28,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("TR129", "DG123"),  # posteriors that are points
     ("TR127", "DG121"),  # one dimension
     ("TR110", "DG128", "DG111"),  # samples
-    ("TR112", "TR113", "TR115", "DG125"),  # how bad it is
+    ("TR113", "TR115", "DG125"),  # how bad it is
     ("CH110", "CH111", "CH112", "CH113"),  # the start
 )
 TIER = {code: tier for tier, codes in enumerate(TIERS) for code in codes}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import BadInput, did_you_mean
 from ..core.finding import Finding
+from .causes import explained
 from .culprit import bad_data, behind, find_culprit
 from .looks import Looks
 from .rules import judge
@@ -153,7 +154,8 @@ class Monitor:
     def findings(self) -> list[Finding]:
         """What is wrong, and what to try first; empty where nothing is."""
         trace = self.trace
-        return [*judge(trace), *(_unreached(self._looks) if self._updates > trace.warmup_ends else ())]
+        unreached = _unreached(self._looks) if self._updates > trace.warmup_ends else ()
+        return explained([*judge(trace), *unreached])
 
     def report(self) -> str:
         """The findings as text."""

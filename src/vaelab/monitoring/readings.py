@@ -40,7 +40,7 @@ def last(series: Series) -> float:
 
 def beta(trace: Trace) -> float:
     """The weight of the divergence in the last steps, whoever set it."""
-    return last(trace.get("beta")) or float(trace.settings.get("objective.beta", 1.0))
+    return last(trace.get("beta")) if trace.has("beta") else float(trace.settings.get("objective.beta", 1.0))
 
 
 def full_beta(trace: Trace) -> float:

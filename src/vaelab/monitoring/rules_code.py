@@ -173,6 +173,35 @@ def variances(trace: Trace) -> Iterator[Finding]:
         )
 
 
+ELSEWHERE = 0.25  # share of the KL, and more than half a nat: what q(z) costs by being elsewhere than the prior
+
+
+def holes(trace: Trace) -> Iterator[Finding]:
+    """KL(N(0, s) || N(0, 1)) at the variances s of q(z): a part of the KL that says nothing about a row."""
+    names = ("held_out_mean_variance", "mean_variance"), ("held_out_posterior_variance", "posterior_variance")
+    means, spread = (trace.get(*pair) for pair in names)
+    kl = _kl(trace)[1]
+    if trace.ours or not len(means) or not len(spread) or kl is None:
+        return
+    whole = means.settled() + spread.settled()
+    spent = float(np.sum(0.5 * (whole - 1 - np.log(np.maximum(whole, 1e-30)))))
+    if spent > 0.5 and spent > ELSEWHERE * kl:
+        small = beta(trace) < LOW_BETA
+        yield Finding(
+            "TR119" if small else "TR110",
+            "warning",
+            "beta is too small: the codes of the data leave the prior, and samples fall into holes"
+            if small
+            else "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+            spent,
+            NATS,
+            evidence=f"KL from N(0, 1) of normals with the codes' variances; the whole KL is {kl:.3g}",
+            why="little holds q(z) at the prior, from which samples are drawn",
+            advice="a weight of 1 on the KL (per sample: sum over dimensions, mean over rows), or longer training",
+            expected="below a tenth of the KL",
+        )
+
+
 DEAD = 0.5  # half of a layer's units can be dead in a healthy rectified network; more of all units waste it
 SATURATED = 0.9
 

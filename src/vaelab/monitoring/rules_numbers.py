@@ -32,8 +32,10 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
     """Every refused step counts; the first one of each cause is described."""
     refused = [event for event in trace.events if event["what"] in ("refused", "not_finite")]
     by_cause: dict[str, list[Any]] = {}
+    known = {"cause": "layer"}
     for event in refused:
-        by_cause.setdefault(_cause(trace, event), []).append(event)
+        known = event if "cause" in event else known  # of many refused steps only the first are looked into
+        by_cause.setdefault(_cause(trace, {**event, "cause": known["cause"]}), []).append(event)
     for cause, events in by_cause.items():
         code, title, why = CAUSES[cause]
         first = events[0]
@@ -54,7 +56,7 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
 
 def _cause(trace: Trace, event: Any) -> str:
     """A loss that left all bounds before it became NaN did so by the length of the steps, whatever layer broke."""
-    cause = event.get("cause", "layer")
+    cause = event["cause"]
     before = trace.get("loss").values[trace.get("loss").steps < event["step"]]
     norms = trace.get("gradient_norm_max", "gradient_norm")
     norms = norms.values[norms.steps < event["step"]]

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "train.patience",
     "train.device",
     "train.threads",
+    "train.on_nan",
     "data.source",
     "data.data_dir",
     "report.",
@@ -31,8 +32,12 @@ MAY_CHANGE = (
 
 
 def settings_digest(config: Config) -> str:
-    """A digest of the settings that a resumed run has to keep."""
-    kept = {key: value for key, value in flat(config.model_dump(mode="json")).items() if not key.startswith(MAY_CHANGE)}
+    """A digest of the settings that a resumed run has to keep.
+
+    Those at their defaults are left out, so that a setting which a later version adds changes no digest.
+    """
+    given = flat(config.model_dump(mode="json", exclude_defaults=True))
+    kept = {key: value for key, value in given.items() if not key.startswith(MAY_CHANGE)}
     return hashlib.sha256(to_json(kept).encode()).hexdigest()
 
 

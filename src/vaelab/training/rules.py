@@ -58,9 +58,10 @@ def run_trace(config: Config, metrics: list[dict[str, Any]]) -> Trace:
     """The trace of a run from its settings and lines of metrics."""
     settings, objective = flat(config.model_dump()), config.objective
     ends = {"constant": 0, "cyclical": objective.warmup_steps * objective.cycles}
+    again = [line["step"] + line["steps"] for line in metrics if line.get("what") == "annealed"]
     return from_metrics(
         metrics,
-        warmup_ends=max(ends.get(objective.anneal, objective.warmup_steps), objective.capacity_steps),
+        warmup_ends=max(ends.get(objective.anneal, objective.warmup_steps), objective.capacity_steps, *again),
         total=config.train.steps,
         latent=config.model.latent,
         settings=settings,
@@ -95,7 +96,7 @@ def _bound(m: Measured) -> Iterator[Finding]:
 
 def _no_better(m: Measured) -> Iterator[Finding]:
     """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
-    if m.baseline is None or not m.training_is_over:
+    if m.baseline is None or not m.training_is_over or m.config.objective.controlled:
         return
     short, error = m.selected["negative_elbo"] - m.baseline, m.selected["standard_error"]
     if short > 3 * error:
@@ -186,6 +187,33 @@ def _gap(m: Measured) -> Iterator[Finding]:
         )
 
 
+TARGETS = {"target_rate": "kl", "target_reconstruction": "reconstruction"}
+MISSED = 0.05  # of the rate: a controller that has settled holds it within two or three percent
+
+
+def _target(m: Measured) -> Iterator[Finding]:
+    """What a controller was asked to hold, against what it held over the last fifth of the training."""
+    for setting, role in TARGETS.items():
+        target = getattr(m.config.objective, setting)
+        lines = [line for line in m.metrics if line["kind"] == "train" and line.get(role) is not None]
+        late = lines[-max(1, len(lines) // 5) :]
+        if target is None or not late:
+            continue
+        reached, rate = (sum(line[name] for line in late) / len(late) for name in (role, "kl"))
+        missed = abs(reached - target) > MISSED * max(rate, 1.0)
+        yield Finding(
+            "TR117",
+            "warning" if missed else "ok",
+            f"the target of objective.{setting}={target:g} was {'missed' if missed else 'held'}",
+            reached,
+            NATS,
+            evidence=f"mean of the last fifth of the training; beta ended at {_beta(m):.3g}",
+            why="the target is out of this model's reach, or training was too short to arrive" if missed else "",
+            edit={"train.steps": 2 * m.config.train.total} if missed else {},
+            expected=f"a mean near {target:g}" if missed else "",
+        )
+
+
 def _unfinished(m: Measured) -> Iterator[Finding]:
     """Still falling at the end: the last tenth of the evaluations gained more than two standard errors."""
     held_out = [line for line in m.metrics if line["kind"] == "held_out" and line["negative_elbo"] is not None]
@@ -224,6 +252,7 @@ RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _off_centre,
     _unused,
     _gap,
+    _target,
     _unfinished,
     _stopped_early,
 )
