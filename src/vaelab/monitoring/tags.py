@@ -127,4 +127,4 @@ def _cut(name: str) -> tuple[str, bool]:
     if re.fullmatch(SPELLINGS["loss_max"][0], text):
         return text, False
     core = text.removesuffix("loss").removeprefix("loss")
-    return core, core != text or words[-1:] == ["losses"]  # a folder of that name says nothing
+    return core, core != text or ("losses" in words and (not core or words[-1] == "losses"))  # not: losses/beta

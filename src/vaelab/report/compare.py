@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,7 @@ class Difference:
     words: str = ""
 
     def __str__(self) -> str:
-        told = "" if self.value is None else f"{self.value:+.2f} ± {self.interval:.2g}: "
-        return told + self.words
+        return self.words if self.value is None else f"{self.value:+.2f} ± {self.interval:.2g} ({self.words})"
 
 
 def write_compare(runs: Sequence[Any], path: str | os.PathLike[str]) -> Path:
@@ -92,7 +93,7 @@ def compare_text(runs: Sequence[Any]) -> str:
     runs = _several(runs)
     table = [("", names(runs)), *rows(runs), *settings(runs)]
     first = max(len(name) for name, _ in table)
-    lines = ["  ".join([name.ljust(first), *(_cell(cell) for cell in cells)]).rstrip() for name, cells in table]
+    lines = [line for name, cells in table for line in _line(name.ljust(first), cells)]
     return "\n".join([*lines, f"outcome   {outcome(runs)}"])
 
 
@@ -109,10 +110,12 @@ def names(runs: Sequence[Any]) -> list[str]:
 
 def rows(runs: Sequence[Any]) -> list[tuple[str, list[str]]]:
     """The names of the numbers, and what each is for every run."""
-    told = ["what the others are compared with", *(str(difference(runs[0], run)) for run in runs[1:])]
-    return [("finding", [verdict(run).headline for run in runs]), _cells("held-out negative ELBO", _bound, runs)] + [
-        ("difference, 95 %", told),
-        *(_cells(name, read, runs) for name, read in FACTS.items()),
+    apart = ["", *(str(difference(runs[0], run)) for run in runs[1:])]
+    return [
+        ("finding", [verdict(run).headline for run in runs]),
+        ("held-out negative ELBO", [_bound(run) for run in runs]),
+        ("minus the first", apart),
+        *((name, [read(run) for run in runs]) for name, read in FACTS.items()),
     ]
 
 
@@ -125,31 +128,35 @@ def settings(runs: Sequence[Any]) -> list[tuple[str, list[str]]]:
 
 
 def outcome(runs: Sequence[Any]) -> str:
-    """Which run has the lowest bound, in one sentence, or why that cannot be said."""
-    found = [difference(runs[0], run) for run in runs[1:]]
-    if any(each.value is None for each in found):
-        return next(each.words for each in found if each.value is None)
+    """Which run has the lowest bound, in one sentence, and which ones cannot be compared with the first."""
     told = names(runs)
-    best = min(range(len(found)), key=lambda at: found[at].value or 0.0)
-    if all(abs(each.value or 0.0) <= each.interval for each in found):
+    found = dict(zip(told[1:], (difference(runs[0], run) for run in runs[1:]), strict=True))
+    apart = {name: each.value for name, each in found.items() if each.value is not None}
+    left = [f"{name} is {found[name].words}" for name in found if name not in apart]
+    return "; ".join(([_best(told[0], apart, found)] if apart else []) + left)
+
+
+def _best(first: str, apart: dict[str, float], found: dict[str, Difference]) -> str:
+    certain = {name: value for name, value in apart.items() if abs(value) > found[name].interval}
+    if not certain:
         return "the bounds do not differ by more than chance"
-    if (found[best].value or 0.0) < -found[best].interval:
-        better = -(found[best].value or 0.0)
-        return f"{told[best + 1]} has the lowest bound, {better:.2f} ± {found[best].interval:.2g} nats below {told[0]}"
-    return f"no run has a bound below that of {told[0]} by more than chance"
+    best = min(certain, key=lambda name: certain[name])
+    if certain[best] > 0:
+        return f"{first} has the lowest bound" + ("" if len(certain) == len(apart) else ", within chance of others")
+    return f"{best} has the lowest bound, {-certain[best]:.2f} ± {found[best].interval:.2g} nats below {first}"
 
 
 def difference(first: Any, other: Any) -> Difference:
     """The difference of two bounds, row by row where both runs hold the same rows out; see `Difference`."""
     reason = incomparable(first, other)
     if reason:
-        return Difference(None, words=f"the bounds cannot be compared: {reason}")
+        return Difference(None, words=f"not comparable: {reason}")
     if same_rows(first, other):
         found = mean_of(bounds(other) - bounds(first))
-        return Difference(found.value, found.interval, f"nats on the same {len(first.preview)} held-out rows, paired")
+        return Difference(found.value, found.interval, f"paired, {len(first.preview)} rows")
     apart = other.metrics["negative_elbo"] - first.metrics["negative_elbo"]
     errors = math.hypot(*(run.metrics["standard_error"] for run in (first, other)))
-    return Difference(apart, Z95 * errors, "nats on different held-out rows, unpaired")
+    return Difference(apart, Z95 * errors, "other held-out rows")
 
 
 def incomparable(first: Any, other: Any) -> str:
@@ -195,10 +202,6 @@ def _several(runs: Sequence[Any]) -> list[Any]:
     return list(runs)
 
 
-def _cells(name: str, read: Callable[[Any], str], runs: Sequence[Any]) -> tuple[str, list[str]]:
-    return name, [read(run) for run in runs]
-
-
 def _bound(run: Any) -> str:
     if not run.metrics:
         return "–"
@@ -235,6 +238,12 @@ FACTS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _cell(text: str) -> str:
-    told = one_line(text)
-    return (told if len(told) <= WIDTH else f"{told[: WIDTH - 1]}…").ljust(WIDTH)
+def _line(name: str, cells: Sequence[str]) -> list[str]:
+    """A row of the text, of as many lines as its longest cell takes."""
+    wrapped = [textwrap.wrap(one_line(cell), WIDTH) or [""] for cell in cells]
+    columns = [[name], *wrapped]
+    widths = [len(name), *(WIDTH for _ in cells)]
+    return [
+        "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*columns, fillvalue="")
+    ]

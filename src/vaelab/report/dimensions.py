@@ -57,7 +57,7 @@ def _kl_map(figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.nda
         edges = np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
         cells = np.clip(values, 1e-3, None).T
         mesh = left.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, cells, norm=scale, cmap="viridis")
-        figure.colorbar(mesh, ax=left, location="left", format="%g", label="nats", pad=0.02)
+        figure.colorbar(mesh, ax=left, location="left", format="%g", label="nats", pad=0.02).minorticks_off()
     left.set(xlabel="step", ylabel="latent dimension", title="over the evaluations")
     right.barh(places, np.maximum(final, 1e-3), color=[BLUE if value > ACTIVE_NATS else GRAY for value in final])
     style.plain_log(right, "x", marks=(1,))
@@ -142,8 +142,8 @@ def _variances(run: Any, lines: Sequence[Line]) -> list[Panel]:
         plot(
             "Posterior variances, held-out",
             "The mean variance of q(z|x), and on top of it the variance of its mean over rows; the prior has 1 in all. "
-            "Healthy: the sum is near 1 everywhere, and dimensions in use have little of the first. A first part near 1 "
-            "is a dimension that says nothing; one near 0 stores rows as points.",
+            "Healthy: the sum is near 1 everywhere, and dimensions in use have little of the first part. A first part "
+            "near 1 is a dimension that says nothing; one near 0 stores rows as points.",
             partial(_variance_bars, inner=inner[order], outer=outer[order], names=[f"z{i + 1}" for i in order]),
             height=2.8,
             wide=True,

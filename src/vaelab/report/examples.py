@@ -112,8 +112,8 @@ def _marks(values: np.ndarray) -> tuple[str, ...]:
 
 
 _RECONSTRUCTED = (
-    "Held-out rows, evenly spaced over all of them sorted by their error. Healthy: the same thing in every pair, at most "
-    "a little softer, but for the last ones; the same blur everywhere means that the code carries nothing."
+    "Held-out rows, evenly spaced over all of them sorted by their error. Healthy: the same thing in every pair, at "
+    "most a little softer, but for the last ones; the same blur everywhere means that the code carries nothing."
 )
 _WORST = (
     "The held-out rows of the largest error: here stand mislabelled, damaged and rare examples, and whatever "

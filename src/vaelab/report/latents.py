@@ -123,9 +123,10 @@ def _histogram(figure: Figure, draws: np.ndarray, view: Plane, reach: float) -> 
     shown = np.ma.masked_equal(counts.T, 0)
     mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(2.0, counts.max())), cmap="viridis")
     marks = LogLocator(subs=(1, 2, 5))
-    figure.colorbar(
+    bar = figure.colorbar(
         mesh, ax=axes, ticks=marks, format="%g", label="samples in a cell", location="bottom", shrink=0.7, aspect=40
     )
+    bar.minorticks_off()
     _prior_circle(axes, view, reach)
 
 
@@ -162,7 +163,8 @@ def _marginal_rows(figure: Figure, draws: np.ndarray, order: np.ndarray, normali
     points = np.linspace(-reach, reach, 161)
     density = [NormalDist().pdf(point) for point in points]
     for axes, dimension in zip(grid, order, strict=False):
-        axes.hist(draws[:, dimension], bins=points[::4], density=True, histtype="stepfilled", color=BLUE, alpha=0.55)
+        weights = np.full(len(draws), 1 / (len(draws) * (points[4] - points[0])))  # a density, also of an empty range
+        axes.hist(draws[:, dimension], bins=points[::4], weights=weights, histtype="stepfilled", color=BLUE, alpha=0.55)
         axes.plot(points, density, color=ORANGE)
         axes.set(title=f"z{dimension + 1}   {normality[dimension]:.1f}", yticks=[])
     for axes in grid[len(order) :]:

@@ -51,8 +51,8 @@ def distances(found: Nearest) -> Panel:
     """Histograms of the distance to the nearest training row, of samples and of held-out rows."""
     return plot(
         "Distance to the nearest training row",
-        "Of samples, and of held-out rows, whose middle is 1. Healthy: samples lie where held-out rows do, or somewhat to "
-        "the right; those far to the left repeat training rows, those far to the right look like none of them.",
+        "Of samples, and of held-out rows, whose middle is 1. Healthy: samples lie where held-out rows do, or somewhat "
+        "to the right; those far to the left repeat training rows, those far to the right look like none of them.",
         partial(_histograms, found=found),
         height=2.4,
         wide=True,

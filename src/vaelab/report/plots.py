@@ -21,7 +21,8 @@ TERMS = (("reconstruction", "reconstruction"), ("kl", "KL"))
 SCHEDULES = (("beta", "beta"), ("learning_rate", "learning rate"))
 EVENTS = {"refused": RED, "rollback": PURPLE, "annealed": GREEN}
 EVENTS_DRAWN = 40  # marks of a kind; more would hide the curve
-FLOOR = 1e-4  # of the largest value: where a logarithmic axis ends, since a rate that falls to 0 has no lowest value
+FLOOR = 1e-5  # change of the weights where the axis ends, since a rate that falls to 0 has no lowest value
+WILD = 1e3  # times the median: values beyond it make a linear axis show nothing else
 SETTLED = 0.05  # share of the steps that an axis may leave out, since the first losses dwarf all later ones
 
 
@@ -124,7 +125,8 @@ def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str],
         else:
             axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if axes.get_yscale() == "linear":
+            axes.yaxis.set_major_locator(MaxNLocator(4))
     if len(panels[0].lines) > 1:
         panels[0].legend()
     panels[-1].set_xlabel("step")
@@ -144,6 +146,7 @@ def _steps(figure: Figure, run: Any) -> None:
         panels[0].legend()
     if changed.size:
         _logarithmic(panels[1], changed_at, changed, BLUE, "change / weights")
+        panels[1].set_ylim(bottom=max(float(np.nanmin(changed)) / 1.5, FLOOR))
         panels[1].axhline(FAST, color=RED, linestyle="--", label=f"too fast above {FAST:g}")
         panels[1].legend(loc="lower left")
     panels[-1].set_xlabel("step")
@@ -154,7 +157,6 @@ def _logarithmic(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, 
     if np.any(values > 0):
         wide = np.ptp(np.log10(values[values > 0])) > 2
         style.plain_log(axes, marks=(1,) if wide else (1, 2, 5))
-        axes.set_ylim(bottom=max(float(np.nanmin(values)), FLOOR * float(np.nanmax(values))) / 1.5)
     axes.set_ylabel(label)
 
 
@@ -166,10 +168,12 @@ def _steps_caption(lines: Sequence[Line]) -> str:
 
 
 def settled_limits(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Limits that show all values but those of the first steps."""
+    """Limits that show all values but those of the first steps; a logarithmic axis where a few dwarf all others."""
     last = max((steps[-1] for steps, _ in lines if steps.size), default=0)
     late = [values[(steps >= SETTLED * last) & np.isfinite(values)] for steps, values in lines if steps.size]
     kept = np.concatenate(late) if late else np.empty(0)
-    if kept.size and kept.max() > kept.min():
+    if kept.size and kept.min() > 0 and kept.max() > WILD * np.median(kept):
+        style.plain_log(axes, marks=(1,))
+    elif kept.size and kept.max() > kept.min():
         margin = 0.06 * (kept.max() - kept.min())
         axes.set_ylim(kept.min() - margin, kept.max() + margin)

@@ -65,8 +65,8 @@ def _sorted(run: Any, data: np.ndarray, decoded: np.ndarray) -> Panel:
     rows = quantiles(errors, ROWS_SHOWN)
     return Panel(
         "Rows from best to worst",
-        "Held-out rows, evenly spaced over all of them sorted by their error, in standard deviations of the columns: 1 is "
-        "no better than the means. Healthy: well below 1 but for the last ones, which are rare or damaged rows.",
+        "Held-out rows, evenly spaced over all of them sorted by their error, in standard deviations of the columns: 1 "
+        "is no better than the means. Healthy: well below 1 but for the last ones, which are rare or damaged rows.",
         wide=True,
         rows=tuple(
             (f"{row}", f"{errors[row]:.3f}", run.spec.columns[at], f"{data[row, at]:.4g}", f"{decoded[row, at]:.4g}")

@@ -21,6 +21,7 @@ WORDS: dict[Severity, str] = {
     "error": "Something is wrong",
 }
 MARKS: dict[Severity, str] = {"ok": "✓", "info": "✓", "warning": "!", "error": "✕"}
+LARGE = 1e6  # from here on digits after the point say nothing
 FINISHED = "TR100"  # the finding that every finished run has
 
 
@@ -117,16 +118,20 @@ def numbers(run: Any) -> list[Number]:
     if not summary:
         return _last_words(run)
     bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
-    error, groups = f"± {summary['standard_error']:.2f} nats", len(summary["kl_per_dimension"])
-    remark = f"± its standard error; {bits:.3f} bits per dimension"
+    error, groups = f"± {_shown(summary['standard_error'])} nats", len(summary["kl_per_dimension"])
+    remark = f"± its standard error; {_shown(bits, 3)} bits per dimension"
     units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
     active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [
-        Number("held-out negative ELBO", f"{summary['negative_elbo']:.2f}", error, remark),
-        Number("reconstruction", f"{summary['reconstruction']:.2f}", "nats", "-log p(x|z), held-out mean"),
-        Number("KL", f"{summary['kl']:.2f}", "nats", "what the code carries about a row, at most"),
+        Number("held-out negative ELBO", _shown(summary["negative_elbo"]), error, remark),
+        Number("reconstruction", _shown(summary["reconstruction"]), "nats", "-log p(x|z), held-out mean"),
+        Number("KL", _shown(summary["kl"]), "nats", "what the code carries about a row, at most"),
         Number("active units", f"{summary['active_units']}", units, active),
     ]
+
+
+def _shown(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if abs(value) < LARGE else f"{value:.3g}"
 
 
 def _last_words(run: Any) -> list[Number]:
