@@ -30,6 +30,7 @@ class LinearRun:
     findings: list[Finding] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=lambda: {"seed": 0, "data": {"name": "digits"}})
     name: str = "digits"
+    diagnosis: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shape = self.rows.shape[1:]
@@ -53,6 +54,7 @@ class LinearRun:
         self.weights = vectors[:, kept] * np.sqrt(np.maximum(values[kept] - self.noise, 0))
         self.inverse = np.linalg.inv(self.weights.T @ self.weights + self.noise * np.eye(self.latent))
         self.history, self.metrics = self._told()
+        self.training_preview = self.rows
 
     def posterior(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         centred = (x.reshape(len(x), -1) - self.mean) / self.unit

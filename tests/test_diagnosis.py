@@ -174,7 +174,7 @@ SOUND: dict[str, tuple[Any, dict[str, Any]]] = {
     "digits": (DIGITS, {}),
     "wine": (WINE, {}),
     "bits": (DIGITS, {"data": {"binarize": "threshold"}}),
-    "gray levels as bits": (DIGITS, {"likelihood": "bernoulli"}),
+    "gray levels as bits": (DIGITS, {"likelihood": "bernoulli", "train": {"steps": 1200}}),
     "counts": ((16 * DIGITS).astype(np.uint8), {"likelihood": "poisson"}),
     "one dimension": (WINE, {"model": {"latent": 1}}),
     "many dimensions": (WINE, {"model": {"latent": 40}}),

@@ -16,7 +16,7 @@ from .checks.run import foreign, full
 from .core.config import build_config
 from .core.errors import BadInput
 from .core.finding import Finding
-from .diagnosis.logs import diagnose_log
+from .diagnosis.logs import diagnose_log, read_log
 from .diagnosis.run import Diagnosis, diagnose_run
 from .monitoring.causes import explained
 from .objectives.elbo import ELBO
@@ -84,7 +84,8 @@ def diagnose(
         Corrupt: if a file of the run does not match its digest.
     """
     if not isinstance(subject, Run) and not (Path(subject) / "config.yaml").is_file():
-        return diagnose_log(subject, mapping)
+        log = read_log(subject, mapping)
+        return Diagnosis(findings=explained(diagnose_log(log)), heading=str(log))
     run = subject if isinstance(subject, Run) else Run(subject, model)
     found = diagnose_run(run)
     run.keep_diagnosis(found.to_dict())

@@ -10,6 +10,7 @@ from torch import nn
 from ..core.errors import one_line
 from ..core.finding import Finding
 from ..data.tables import listed
+from ..monitoring.culprit import find_culprit
 from .at_start import check_start
 from .step import (
     SAFE_RATE,
@@ -71,13 +72,17 @@ def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
             advice="fill or drop the rows: they are a missing value, a division by 0 or an overflow in preparing them",
         )
     elif seen.loss is not None and seen.loss - seen.loss != 0:
+        culprit = find_culprit(lambda x: step.loss(step.model, x), step.model, step.batch)
+        layer = culprit["layer"] or "the loss"
         yield Finding(
             "CH103",
             "error",
-            f"the loss is not finite{where}",
-            evidence=f"loss {seen.loss}; the first module whose output is not finite: {seen.module or 'none'}",
+            f"the loss is NaN or infinite at the start: {BROKEN.get(culprit['cause'], f'{layer} has no finite value')}",
+            culprit["largest_input"],
+            f"is the largest number that goes into {layer}",
+            evidence=culprit["text"],
             why="finite data met a weight, an exponential, a logarithm or a division that leaves the numbers' range",
-            advice=f"look at the weights and the input of {seen.module}" if seen.module else "look into the loss",
+            advice=f"clamp what goes into it, or scale it down: {layer}",
         )
     elif names := seen.not_finite:
         yield Finding(
@@ -100,6 +105,9 @@ def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
             why="the graph is cut between the model and the loss: detach(), item(), numpy() or no_grad()",
             advice="keep everything between model and loss a tensor, outside torch.no_grad()",
         )
+
+
+BROKEN = {"variance": "a variance overflows or shrinks to 0", "rate": "weights are far too large"}
 
 
 def _unreached(step: Step, seen: Watched) -> Iterator[Finding]:

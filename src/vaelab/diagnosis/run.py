@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -21,10 +21,15 @@ class Diagnosis:
     Args:
         numbers: By name; one number, or one for each dimension.
         findings: Causes first, then symptoms without a known cause, then notes.
+        heading: What was read, for a log: which tag was taken for which role.
     """
 
     numbers: dict[str, Estimate] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    heading: str = ""
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

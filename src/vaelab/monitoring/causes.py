@@ -15,7 +15,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
     ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120"),  # parts that cannot learn
     ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
-    ("TR120", "TR123", "TR126", "CH116", "CH117"),  # the learning rate
+    ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105"),  # the learning rate
     ("TR116",),  # too few steps
     ("DG113", "DG114", "DG124"),  # the decoder's noise
     ("TR121", "TR119"),  # beta

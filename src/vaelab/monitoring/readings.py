@@ -88,8 +88,10 @@ def minimised(trace: Trace) -> Series:
 
 
 def worse_than_constant(trace: Trace) -> float:
-    """Nats by which the held-out bound ends above the best decoder that ignores z, beyond its error; at least 0."""
-    held = trace.get("held_out_loss")
+    """Nats by which the best held-out bound lies above the best decoder without z, beyond its error; at least 0."""
+    held, errors = trace.get("held_out_loss"), trace.get("held_out_error")
     if trace.baseline is None or not np.isfinite(held.values).any():
         return 0.0
-    return max(0.0, float(np.nanmin(held.values)) - trace.baseline - 3 * last(trace.get("held_out_error")))
+    best = int(np.nanargmin(held.values))
+    error = errors.values[best] if len(errors) == len(held) else 0.0
+    return max(0.0, float(held.values[best] - trace.baseline - 3 * np.nan_to_num(error)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
     """Every refused step counts; the first one of each cause is described."""
     refused = [event for event in trace.events if event["what"] in ("refused", "not_finite")]
     by_cause: dict[str, list[Any]] = {}
-    known = {"cause": "layer"}
+    known: Mapping[str, Any] = {"cause": "layer"}
     for event in refused:
         known = event if "cause" in event else known  # of many refused steps only the first are looked into
         by_cause.setdefault(_cause(trace, {**event, "cause": known["cause"]}), []).append(event)

@@ -116,7 +116,7 @@ def _rate_distortion(run: Any, lines: Sequence[Line]) -> Panel:
 def _path(figure: Figure, run: Any, lines: Sequence[Line], constant: float | None) -> None:
     axes = figure.subplots()
     (_, rate), (_, distortion) = (series(lines, "held_out", key) for key in ("kl", "reconstruction"))
-    axes.plot(rate, distortion, color=GRAY, linewidth=1)
+    axes.plot(rate, distortion, color=GRAY, linewidth=1, label="evaluations")
     axes.scatter(rate, distortion, c=np.arange(len(rate)), cmap="Blues", vmin=-0.5 * len(rate), s=16, zorder=3)
     if "kl" in run.metrics:
         axes.plot(run.metrics["kl"], run.metrics["reconstruction"], "*", color=ORANGE, markersize=13, label="kept")

@@ -146,7 +146,8 @@ def _steps(figure: Figure, run: Any) -> None:
         panels[0].legend()
     if changed.size:
         _logarithmic(panels[1], changed_at, changed, BLUE, "change / weights")
-        panels[1].set_ylim(bottom=max(float(np.nanmin(changed)) / 1.5, FLOOR))
+        ends = max(float(np.nanmin(changed)) / 1.5, FLOOR), 2 * max(float(np.nanmax(changed)), FAST)
+        panels[1].set_ylim(*ends)
         panels[1].axhline(FAST, color=RED, linestyle="--", label=f"too fast above {FAST:g}")
         panels[1].legend(loc="lower left")
     panels[-1].set_xlabel("step")
