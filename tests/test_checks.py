@@ -430,7 +430,7 @@ def test_the_first_module_that_is_not_finite_is_named() -> None:
     [
         ("CH101", "Linear", lambda m, x: m(x[:, :2]).sum(), torch.randn(8, 4)),
         ("CH102", "batch", lambda m, x: m(x).square().mean(), torch.full((8, 4), math.nan)),
-        ("CH103", "not finite", lambda m, x: m(x).square().mean() / 0, torch.randn(8, 4)),
+        ("CH103", "NaN or infinite", lambda m, x: m(x).square().mean() / 0, torch.randn(8, 4)),
         ("CH104", "0.weight", lambda m, x: (m(x) * 0).square().sum().sqrt(), torch.randn(8, 4)),
         ("CH105", "no parameter", lambda m, x: m(x).detach().square().mean(), torch.randn(8, 4)),
         ("CH118", "by heart", lambda m, x: m(x).sign().sum() + 1e-6 * m(x).sum() * 0 + 5, torch.randn(8, 4)),

@@ -28,7 +28,7 @@ from vaelab.core.errors import NoSpace, one_line
 from vaelab.core.finding import Finding
 from vaelab.report import dimensions, facts, latents, nearest, plots, style, tables
 from vaelab.report.examples import pick
-from vaelab.report.page import render, write_report
+from vaelab.report.page import VIEWS, render, write_report
 from vaelab.report.verdict import again, numbers, stopped, urgent, verdict
 
 DONE = Finding("TR100", "ok", "held-out negative ELBO", 62.0, "nats per sample")
@@ -202,6 +202,14 @@ def test_a_run_without_an_evaluation_gets_a_page_that_says_so(tmp_path: Path, la
     page = Page(render(run))
     assert "no evaluation yet after 0 steps" in page.text
     assert not page.values("srcset")
+
+
+def test_a_finished_run_without_a_finite_evaluation_is_not_to_be_continued(tmp_path: Path) -> None:
+    run = digits_run(tmp_path, findings=[Finding("TR112", "error", "no held-out evaluation was finite")])
+    run.metrics = {}
+    run.history.append({"kind": "train", "step": 10_000, "loss": None})
+    assert "--resume" not in verdict(run).because
+    assert "no model to look at" in verdict(run).because
 
 
 def test_a_run_that_failed_half_way_is_not_called_healthy(tmp_path: Path) -> None:
@@ -463,7 +471,7 @@ def test_copies_lie_at_no_distance_from_the_rows_they_copy(tmp_path: Path, layou
     assert np.median(found.held_out) == pytest.approx(1)
     run.training_preview = None
     assert nearest.nearest(run, run.preview) is None
-    assert "nearest training row" not in Page(render(run)).text
+    assert not [panel.title for panel in VIEWS[run.spec.layout].samples(run) if "nearest" in panel.title]
 
 
 def test_the_normality_of_the_marginals_is_that_of_one_draw_of_each_row(

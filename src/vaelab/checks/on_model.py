@@ -77,7 +77,7 @@ def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
         yield Finding(
             "CH103",
             "error",
-            f"the loss is NaN or infinite at the start: {BROKEN.get(culprit['cause'], f'{layer} has no finite value')}",
+            f"the loss is NaN or infinite at the start, in {layer}{BROKEN.get(culprit['cause'], '')}",
             culprit["largest_input"],
             f"is the largest number that goes into {layer}",
             evidence=culprit["text"],
@@ -107,7 +107,7 @@ def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
         )
 
 
-BROKEN = {"variance": "a variance overflows or shrinks to 0", "rate": "weights are far too large"}
+BROKEN = {"variance": ": a variance overflows or shrinks to 0", "rate": ": weights are infinite or far too large"}
 
 
 def _unreached(step: Step, seen: Watched) -> Iterator[Finding]:

@@ -130,7 +130,8 @@ def overfitting(trace: Trace) -> Iterator[Finding]:
         return
     best = int(np.nanargmin(held.values))
     at, value, end = held.steps[best], held.values[best], held.settled()
-    error = last(trace.get("held_out_error")) or noise(held.values[np.isfinite(held.values)])
+    errors = trace.get("held_out_error").since(trace.warmup_ends)
+    error = errors.values[best] if len(errors) == len(held) else noise(held.values[np.isfinite(held.values)])
     rise, fell = end - value, _at(train, at) - train.settled()
     learned = max((trace.baseline if trace.baseline is not None else held.values[0]) - value, 1e-12)
     if rise > 3 * error and fell > 0 and held.steps[-1] > at:

@@ -158,6 +158,8 @@ def _unfinished(run: Any) -> str:
     if end is not None:
         kept = ": the numbers are those of the last evaluation" if run.metrics else ", before any evaluation"
         return f"training stopped at step {end['step']} of {run.config.train.total}{kept}"
+    if not run.metrics and last >= run.config.train.total:
+        return "no held-out evaluation was finite, so that there is no model to look at"
     if not run.metrics:
         return f"there is no evaluation yet after {last} steps, so that nothing can be said; continue with --resume"
     if any(finding.code == FINISHED for finding in run.findings):

@@ -132,7 +132,10 @@ def _beta(m: Measured) -> float:
 
 def _off_centre(m: Measured) -> Iterator[Finding]:
     """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
-    spent, rate, beta = m.selected["aggregate_kl"] or 0.0, m.selected["kl"], _beta(m)
+    rate, beta = m.selected["kl"], _beta(m)
+    # The moments of so many codes differ from the prior's by chance: half a nat a row for each mean and each variance.
+    chance = len(m.selected["mean_variance"]) / m.selected["rows"]
+    spent = (m.selected["aggregate_kl"] or 0.0) - chance
     if spent > 0.5 and spent > 0.1 * rate:
         small = beta < LOW_BETA
         grave = small or spent > 0.25 * rate  # up to a quarter is what runs have that have not quite arrived
@@ -144,7 +147,8 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
             else "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
             spent,
             NATS,
-            evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance; the whole KL is {rate:.3g}, "
+            evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance, less the {chance:.2g} of chance; "
+            f"the whole KL is {rate:.3g}, "
             f"beta is {beta:.3g}",
             why="little holds q(z) at the prior, from which samples are drawn"
             if small
