@@ -87,11 +87,11 @@ def minimised(trace: Trace) -> Series:
     return total(trace).since(trace.warmup_ends) if moved or not len(loss) else loss
 
 
-def worse_than_constant(trace: Trace) -> float:
-    """Nats by which the best held-out bound lies above the best decoder without z, beyond its error; at least 0."""
-    held, errors = trace.get("held_out_loss"), trace.get("held_out_error")
+def worse_than_constant(trace: Trace, errors: float = 3) -> float:
+    """Nats by which the best held-out bound lies above the best decoder without z, less its errors; at least 0."""
+    held, error = trace.get("held_out_loss"), trace.get("held_out_error")
     if trace.baseline is None or not np.isfinite(held.values).any():
         return 0.0
     best = int(np.nanargmin(held.values))
-    error = errors.values[best] if len(errors) == len(held) else 0.0
-    return max(0.0, float(held.values[best] - trace.baseline - 3 * np.nan_to_num(error)))
+    spread = np.nan_to_num(error.values[best]) if len(error) == len(held) else 0.0
+    return max(0.0, float(held.values[best] - trace.baseline - errors * spread))

@@ -35,11 +35,12 @@ def diverged(trace: Trace) -> Iterator[Finding]:
     values = loss.values[np.isfinite(loss.values)]
     if len(values) < 2 * FEW_POINTS:
         return
-    curve, short = smooth(values), worse_than_constant(trace)
+    wild = fastest(trace) > FAST
+    curve, short = smooth(values), worse_than_constant(trace, errors=1 if wild else 3)
     best, end, start = curve.min(), curve[-1], curve[0]
     lost = end - best
     rose = lost > max(DIVERGED * max(start - best, 0.0), 10 * noise(values))
-    if rose or (short and fastest(trace) > FAST):
+    if rose or (short and wild):
         yield Finding(
             "TR120",
             "error",
