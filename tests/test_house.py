@@ -62,12 +62,18 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "check", "diagnose", "Monitor", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput",
-        "Loss", "VAE", "ELBO",
+        "__version__", "train", "load", "check", "diagnose", "Monitor", "audit", "AuditReport", "write_report", "Run",
+        "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
         "schedules", "GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
     assert all(getattr(vaelab, name) is not None for name in vaelab.__all__)
+
+
+COMMANDS = (
+    "train", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "interpolate",
+    "traverse",
+)  # fmt: skip
 
 
 def test_flags_are_frozen() -> None:
@@ -77,7 +83,7 @@ def test_flags_are_frozen() -> None:
         command: sorted(
             {name for item in app[command].assemble_argument_collection() for name in item.names if name[0] == "-"}
         )
-        for command in ("train", "check", "diagnose", "audit", "report", "sample", "reconstruct", "embed", "interpolate", "traverse")
+        for command in COMMANDS
     }
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
@@ -88,6 +94,7 @@ def test_flags_are_frozen() -> None:
             "--likelihood", "--loss", "--sarif", "--seconds", "--total",
         ],
         "report": ["--to"],
+        "compare": ["--to"],
         "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
         "reconstruct": ["--count", "--to"],
         "embed": ["--count", "--no-sample", "--sample", "--to"],

@@ -137,7 +137,7 @@ def test_the_cause_is_named(story: str, ours: bool) -> None:
 
 @pytest.mark.parametrize("story", FAILING)
 def test_remedies_are_settings_that_a_run_takes(story: str) -> None:
-    code, changes = FAILING[story]
+    _, changes = FAILING[story]
     config = build_config({"train": {"learning_rate": 1e-3, "steps": 1000}})
     for finding in judge(trace(**changes, settings=flat(config.model_dump()))):
         if finding.edit:

@@ -156,6 +156,20 @@ def report(
 
 
 @app.command
+def compare(
+    *runs: Annotated[Path, Parameter(help="two run folders or more; the others are compared with the first")],
+    to: Annotated[Path | None, Parameter(help="also write a page, such as compare.html")] = None,
+) -> int:
+    """Put runs side by side: bounds where they can be compared, settings that differ, the same rows."""
+    from .api import load
+    from .report.compare import compare_text, write_compare
+
+    loaded = [load(run) for run in runs]
+    print(compare_text(loaded))
+    return _wrote(write_compare(loaded, to), "the runs side by side") if to is not None else 0
+
+
+@app.command
 def sample(
     run: RunPath,
     /,

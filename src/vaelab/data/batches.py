@@ -70,8 +70,11 @@ class Rows:
 
     def raw(self, index: np.ndarray) -> np.ndarray:
         """The rows at `index` on the data's own scale."""
-        rows = self._raw[index if self._indices is None else self._indices[index]]
-        return as_numpy(rows)
+        return as_numpy(self._raw[self.places(index)])
+
+    def places(self, index: np.ndarray) -> np.ndarray:
+        """Where the rows at `index` stand in the data as it was given, counted from 0."""
+        return index if self._indices is None else self._indices[index]
 
     def _read(self, index: np.ndarray) -> Tensor:
         raw = torch.from_numpy(np.ascontiguousarray(self.raw(index))).to(self.device)

@@ -28,6 +28,9 @@ CAUSES: dict[str, tuple[str, str, str]] = {
 }
 
 
+EVIDENCE = {"text": "{}", "rows": "rows {} of the batch", "data_rows": "rows {} of the data, counted from 0"}
+
+
 def not_finite(trace: Trace) -> Iterator[Finding]:
     """Every refused step counts; the first one of each cause is described."""
     refused = [event for event in trace.events if event["what"] in ("refused", "not_finite")]
@@ -45,8 +48,8 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
             "warning" if finished else "error",
             f"{title}: the loss was not finite, first at step {first['step']:.0f}",
             float(len(events)),
-            "steps",
-            evidence="; ".join(str(first[key]) for key in ("text", "layer", "rows") if first.get(key)),
+            "step" if len(events) == 1 else "steps",
+            evidence="; ".join(word.format(first[key]) for key, word in EVIDENCE.items() if first.get(key)),
             why=why,
             **_finite_again(trace, cause),
         )

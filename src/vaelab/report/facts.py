@@ -59,6 +59,7 @@ def broken(run: Any) -> list[Panel]:
         "layer": told.get("layer"),
         "operation": told.get("operation"),
         "rows of the batch": ", ".join(map(str, rows)) if rows else "all",
+        "rows of the data, from 0": ", ".join(map(str, told.get("data_rows") or [])),
         "largest input of that call": _number(told.get("largest_input")),
         "largest weight of that layer": _number(told.get("largest_weight")),
         "loss of the step": _number(end.get("loss"), "NaN or infinite"),

@@ -217,7 +217,7 @@ class Loop:
         )
 
     def _culprit(self, number: int) -> dict[str, Any]:
-        """What made the step not finite, found by doing it again; {} where that is not asked."""
+        """What made the step not finite, found by doing it again, and its rows in the data; {} where not asked."""
         if self.engine.world > 1 or self.progress.refused > MOST_REPLAYED:
             return {}
         weights, (x, noise) = self.weighting(number, self.progress), self._draw(number)
@@ -226,7 +226,8 @@ class Loop:
             self.draws.seed_others(number)
             return self.step(part, weights, None if noise is None else noise[:, : len(part)])[0]
 
-        return find_culprit(again, self.model, x)
+        found = find_culprit(again, self.model, x)
+        return {**found, "data_rows": self.rows.places(self.draws.order.batch(number)[found["rows"]].numpy()).tolist()}
 
     def _roll_back(self, number: int, what: str, passing: bool) -> None:
         """Goes back to the last checkpoint reached without a fault, and saves there what is known now."""
