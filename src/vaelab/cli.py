@@ -40,17 +40,24 @@ def train(
 
     `vaelab train digits` needs nothing else; `vaelab settings` lists what can be set.
     """
+    from .api import load
     from .api import train as train_run
+    from .core.errors import Diverged
 
     source, overrides = _source_and_settings(source, settings, data_dir)
-    run = train_run(
-        source,
-        out=out,
-        config=overrides if config is None else _layers(config, overrides),
-        recipe=recipe,
-        resume=resume,
-        progress=not quiet,
-    )
+    try:
+        run = train_run(
+            source,
+            out=out,
+            config=overrides if config is None else _layers(config, overrides),
+            recipe=recipe,
+            resume=resume,
+            progress=not quiet,
+        )
+    except Diverged as error:
+        if error.folder is not None:
+            _show(load(error.folder))
+        raise
     return _show(run)
 
 
@@ -146,11 +153,14 @@ def diagnose(
 def report(
     run: RunPath, /, *, to: Annotated[Path | None, Parameter(help="default: report.html in the run")] = None
 ) -> int:
-    """Write the page of a run and print its findings."""
+    """Diagnose a run where that was not done yet, write its page and print its findings."""
     from .api import load
+    from .health import diagnose
     from .report.page import write_report
 
     loaded = load(run)
+    if loaded.metrics and not loaded.diagnosis:
+        diagnose(loaded)
     print(f"page      {write_report(loaded, to)}")
     return _print_findings(loaded)
 

@@ -212,7 +212,7 @@ class Loop:
         if self.engine.is_main:
             self.folder.flush_metrics()
         raise Diverged(
-            f"{what}; the weights before it are saved; try train.learning_rate={self._rate(number) / 3:.1g}, or "
+            f"{what}; the weights before it are saved; try train.learning_rate={min(self._rate(number) / 10, 1e-3):.1g}, or "
             "train.on_nan=skip or rollback, and look at the data for that step"
         )
 
