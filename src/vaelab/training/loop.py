@@ -211,8 +211,9 @@ class Loop:
         self._checkpoint()
         if self.engine.is_main:
             self.folder.flush_metrics()
+        lower = min(self._rate(number) / 10, 1e-3)
         raise Diverged(
-            f"{what}; the weights before it are saved; try train.learning_rate={min(self._rate(number) / 10, 1e-3):.1g}, or "
+            f"{what}; the weights before it are saved; try train.learning_rate={lower:.1g}, or "
             "train.on_nan=skip or rollback, and look at the data for that step"
         )
 
