@@ -70,7 +70,8 @@ def _unscaled(facts: Facts) -> Iterator[Finding]:
         return
     size, std = np.sqrt((facts.x**2).mean(0)), facts.std
     varying = std > 1e-6 * std.max()  # rounding errors of a large constant are no scale
-    by_column = facts.is_table and facts.likelihood == "gaussian"  # on [0, 1], small columns are small probabilities
+    # On [0, 1] small columns are small probabilities, or the pixels of an image's border.
+    by_column = facts.is_table and facts.likelihood == "gaussian" and not (facts.x.min() >= 0 and facts.x.max() <= 1)
     ratio = float(std[varying].max() / std[varying].min()) if by_column else 1.0
     overall = float(size.max() if facts.is_table else np.sqrt((size**2).mean()))
     if SMALL_SCALE <= overall <= LARGE_SCALE and ratio <= UNEQUAL_SCALES:

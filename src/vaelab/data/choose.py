@@ -21,6 +21,7 @@ __all__ = ["Choice", "Summary", "choose", "summarise"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LEVELS = 256
+ONE_KIND = 100.0  # ratio of two columns' deviations
 PILED_UP = 0.1  # share of entries at the ends from which they drive a density on [0, 1]
 
 
@@ -87,8 +88,13 @@ class _Facts:
 
     @property
     def is_counts(self) -> bool:
-        """Whether every value is a whole number of at least 0, and is to stay one."""
-        return self.summary.all_integer and self.extent[0] >= 0 and self.scale in ("auto", "none")
+        """Whether every value is a whole number of at least 0, and is to stay one.
+
+        Columns on scales apart by more than a factor of 100 are amounts in different units, and no counts of one kind.
+        """
+        spread = self.summary.std[self.summary.std > 0]
+        alike = self.source.layout == "image" or not len(spread) or spread.max() < ONE_KIND * spread.min()
+        return self.summary.all_integer and self.extent[0] >= 0 and self.scale in ("auto", "none") and bool(alike)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..nets.mlp import MLP
 from .vae import VAE
 
 Shape = tuple[int, ...]
+LEAST_RATE = 1e-2  # counts a row, where a column of the training rows holds none or next to none
 LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many times as fast
 
 
@@ -66,6 +67,17 @@ def resolve(config: Config, shape: Shape, layout: str) -> Config:
 def mirrored(model: ModelConfig) -> tuple[int, ...]:
     """Widths of the decoder's hidden layers."""
     return model.decoder_hidden if model.decoder_hidden is not None else tuple(reversed(model.hidden))
+
+
+def start_at(model: Any, mean: Tensor) -> None:
+    """Starts the decoder of counts at their mean rates, [D]: a log-rate of 4 is else thousands of steps from 0.
+
+    On the way the encoder would push the codes away from the prior to raise the rates of all rows at once.
+    """
+    bias = [module.bias for module in model.decoder.modules() if getattr(module, "bias", None) is not None][-1]
+    rate = mean.clamp(min=LEAST_RATE)
+    with torch.no_grad():
+        bias.copy_((rate if len(rate) == len(bias) else rate.mean()).log())
 
 
 def build_likelihood(config: LikelihoodConfig) -> Likelihood:

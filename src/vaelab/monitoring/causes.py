@@ -12,19 +12,20 @@ from ..core.finding import SEVERITIES, Finding
 TIERS: tuple[tuple[str, ...], ...] = (
     ("CH101", "CH102", "CH103", "CH104", "CH105", "TR112", "TR130"),  # a step cannot be taken
     # data that the model or its likelihood cannot take
-    ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
-    ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120"),  # parts that cannot learn
+    ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA139", "DA141", "DA142", "DG127"),
+    # parts that cannot learn
+    ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120", "CH121", "TR140", "TR141", "TR142", "TR143"),
     ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
-    ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105"),  # the learning rate
+    ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105", "TR118"),  # the learning rate, and other bars to learning
     ("TR116",),  # too few steps
     ("DG113", "DG114", "DG124"),  # the decoder's noise
-    ("TR121", "TR119"),  # beta
+    ("TR121", "TR119", "TR114"),  # beta and free bits
     ("TR128", "DG122"),  # posteriors wider than the prior
     ("DG104",),  # a decoder that does not listen though there is something to hear
     ("TR122", "TR101"),  # other collapses
     ("DG101", "DG102", "DG103", "DG110"),  # the same, seen after training
     ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
-    ("DG116",),  # saturated codes
+    ("DG116", "TR136"),  # saturated codes
     ("TR129", "DG123"),  # posteriors that are points
     ("TR127", "DG121"),  # one dimension
     ("TR110", "DG128", "DG111"),  # samples
@@ -48,7 +49,7 @@ def explained(findings: Sequence[Finding]) -> list[Finding]:
     first = min((TIER[finding.code] for finding in pressing if finding.code in TIER), default=len(TIERS))
     root = next((finding for finding in pressing if TIER.get(finding.code) == first), None)
     told = [_told(finding, root, first) for finding in findings]
-    return sorted(told, key=lambda found: (-_urgency(found), TIER.get(found.code, len(TIERS))))
+    return sorted(told, key=_order)
 
 
 def _told(finding: Finding, root: Finding | None, first: int) -> Finding:
@@ -58,5 +59,8 @@ def _told(finding: Finding, root: Finding | None, first: int) -> Finding:
     return replace(finding, severity="info", why=why, advice="", edit={}, expected="")
 
 
-def _urgency(finding: Finding) -> int:
-    return SEVERITIES.index(finding.severity) if finding.severity in PRESSING else 0
+def _order(finding: Finding) -> tuple[bool, int, int]:
+    """Pressing ones first: causes in the order of the lines, then the rest, errors before warnings."""
+    if finding.severity not in PRESSING:
+        return True, 0, 0
+    return False, TIER.get(finding.code, len(TIERS)), -SEVERITIES.index(finding.severity)

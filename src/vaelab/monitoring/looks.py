@@ -25,6 +25,7 @@ class Looks:
         self.frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._without = dict.fromkeys(self._trained, 0)  # looks without a gradient; those once reached are dropped
+        self._unmoved = dict.fromkeys(self._trained, 0)  # looks with a gradient and no change, though others moved
         coins = torch.Generator().manual_seed(0)
         self._places = {
             name: torch.randint(p.numel(), (ENTRIES,), generator=coins).to(p.device)
@@ -45,6 +46,17 @@ class Looks:
         return [name for name, looks in self._without.items() if looks >= MANY_LOOKS]
 
     @property
+    def unmoved(self) -> list[str]:
+        """Parameters that had a gradient and did not move in all of at least five looks, while others did."""
+        return [name for name, looks in self._unmoved.items() if looks >= MANY_LOOKS]
+
+    @property
+    def frozen_share(self) -> float:
+        """Share of all parameters' entries that are not to be trained."""
+        frozen = sum(p.numel() for p in self.model.parameters() if not p.requires_grad)
+        return frozen / max(1, sum(p.numel() for p in self.model.parameters()))
+
+    @property
     def parameters(self) -> int:
         """How many parameters, as tensors, are to be trained."""
         return len(self._trained)
@@ -61,8 +73,17 @@ class Looks:
         changes, sizes = (self._norm({name: f(name) for name in self._before}) for f in (self._change, self._entries))
         if self._before and changes > 0 and sizes > 0:  # 0 between two steps that the optimiser did not take
             seen["update_ratio"] = changes / sizes
+            self._note_moves()
         self._before = {}
         return seen | self._gradients()
+
+    def _note_moves(self) -> None:
+        """A parameter that moved once is in the optimiser's care; one with a gradient that stands still may not be."""
+        for name in list(self._unmoved):
+            if self._change(name).any():
+                del self._unmoved[name]
+            elif (gradient := self._trained[name].grad) is not None and gradient.any():
+                self._unmoved[name] += 1
 
     def _gradients(self) -> dict[str, float]:
         """The norm of all gradients; nothing where they have been cleared already."""

@@ -18,6 +18,7 @@ from .culprit import bad_data, behind, find_culprit
 from .looks import Looks
 from .rules import judge
 from .trace import ROLES, Trace, from_columns
+from .units import at_ends
 from .windows import HIGHEST, MOMENTS, Windows
 
 LOOK_EVERY = 100  # steps; a look takes about a step
@@ -28,6 +29,8 @@ STRAINED = 60.0  # a log-variance beyond ±60 is none of data: e^30 is a deviati
 MOVED = 0.01  # a beta this share away from its last value is still on its way
 TERMS = ("loss", "reconstruction", "kl")
 Number = float | Tensor | np.ndarray
+
+MUCH_FROZEN = 0.2  # of all entries: a part that was trained elsewhere rarely stands in the model itself
 
 
 class Monitor:
@@ -226,6 +229,7 @@ class Monitor:
             parts = (mu, mu.square(), log_variance.exp(), log_variance)
             for role, part in zip(MOMENTS, parts, strict=True):
                 window.add(role, part.sum(0, dtype=torch.float64).cpu().numpy(), len(part))
+            window.add("means_at_ends", at_ends(mu).cpu().numpy())
         lost = 0
         for role, values in pending.items():
             points = _on_host(values)
@@ -313,28 +317,57 @@ def _still_moving(betas: list[tuple[float, Any]]) -> int:
 
 
 def _unreached(looks: Looks | None) -> list[Finding]:
-    """Parameters that are to be trained and never get a gradient, and those that are not to be trained."""
+    """Parameters that never get a gradient, get one and do not move, or are not to be trained."""
     if looks is None:
         return []
-    found = []
-    if names := looks.unreached:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    found = [
+        Finding(
+            code,
+            "warning",
+            f"{title} {_first(names)}",
+            float(len(names)),
+            f"of {looks.parameters} parameters",
+            evidence=evidence,
+            why=why,
+            advice=advice,
+            expected=expected,
+        )
+        for names, code, title, evidence, why, advice, expected in (
+            (
+                looks.unreached,
+                "TR141",
+                "the loss never reaches",
+                "no gradient, or one of exactly 0, at every look",
+                "they are not used in the loss, or a detach, a no_grad or dead units stand in between",
+                "use them in the loss, or take them out of the model and the optimiser",
+                "a gradient for every parameter",
+            ),
+            (
+                looks.unmoved,
+                "TR143",
+                "parameters do not move, as if frozen:",
+                "a gradient and no change at every look, while others changed",
+                "they were not given to the optimiser, or their learning rate is 0",
+                "give the optimiser all of model.parameters()",
+                "every parameter moves",
+            ),
+        )
+        if names
+    ]
+    if looks.frozen:
         found.append(
             Finding(
-                "TR141",
-                "warning",
-                f"the loss never reaches {shown}",
-                float(len(names)),
-                f"of {looks.parameters} parameters",
-                evidence="no gradient, or one of exactly 0, at every look",
-                why="they are not used in the loss, or a detach, a no_grad or dead units stand in between",
-                advice="use them in the loss, or take them out of the model and the optimiser",
-                expected="a gradient for every parameter",
+                "TR142",
+                "warning" if looks.frozen_share > MUCH_FROZEN else "info",
+                f"parameters are frozen: {_first(looks.frozen)}",
+                100 * looks.frozen_share,
+                "% of the parameters' entries",
+                why="requires_grad is False, so that the optimiser leaves them as they are",
+                advice="set requires_grad to True, unless they come trained from elsewhere",
             )
         )
-    if looks.frozen:
-        count, shown = len(looks.frozen), ", ".join(looks.frozen[:3]) + (", ..." if len(looks.frozen) > 3 else "")
-        found.append(
-            Finding("TR142", "info", f"parameters are frozen: {shown}", float(count), "parameters not to be trained")
-        )
     return found
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -185,8 +185,8 @@ def holes(trace: Trace) -> Iterator[Finding]:
         return
     whole = means.settled() + spread.settled()
     spent = float(np.sum(0.5 * (whole - 1 - np.log(np.maximum(whole, 1e-30)))))
-    if spent > 0.5 and spent > ELSEWHERE * kl:
-        small = beta(trace) < LOW_BETA
+    small = beta(trace) < LOW_BETA
+    if spent > 0.5 and (small or spent > ELSEWHERE * kl):  # at a small weight the KL itself is no measure
         yield Finding(
             "TR119" if small else "TR110",
             "warning",
@@ -207,28 +207,47 @@ SATURATED = 0.9
 
 
 def units(trace: Trace) -> Iterator[Finding]:
-    for role, most, code, title, advice in (
+    """Units that answer every row alike; where single steps tore the weights apart, that is what killed them."""
+    wild = fastest(trace) > FAST
+    for role, most, code, title, words in (
         ("dead_units", DEAD, "TR125", "most rectified units are dead", "SiLU or leaky ReLU, and a lower learning rate"),
-        (
-            "saturated_units",
-            SATURATED,
-            "TR135",
-            "most bounded units are saturated",
-            "SiLU, or smaller starting weights",
-        ),
+        ("saturated_units", SATURATED, "TR135", "most bounded units are saturated", "SiLU, or smaller first weights"),
     ):
         series = trace.get(role)
         if len(series) and (share := float(series.settled())) > most:
             yield Finding(
-                code,
+                "TR120" if wild else code,
                 "warning",
-                title,
+                f"the learning rate is too high: {title}" if wild else title,
                 100 * share,
                 "% of them, at the last look",
+                evidence=ratio_words(trace).removeprefix("; "),
                 why="they answer every row alike and get no gradient",
-                **remedy(trace, {"model.activation": "silu"}, advice),
+                **(lower_rate(trace) if wild else remedy(trace, {"model.activation": "silu"}, words)),
                 expected="units that differ between rows",
             )
+
+
+AT_ENDS = 0.6  # of the rows; a uniform code has 10 % there, a normal one 2 %
+
+
+def saturated_codes(trace: Trace) -> Iterator[Finding]:
+    """Posterior means at the two ends of their range in most dimensions that vary."""
+    ends, variance = trace.get("means_at_ends"), trace.get("mean_variance")
+    if not len(ends) or not len(variance):
+        return
+    used = ends.settled()[variance.settled() > NOTHING]
+    if len(used) and (share := float(np.median(used))) > AT_ENDS:
+        yield Finding(
+            "TR136",
+            "warning",
+            "codes are saturated: they sit at the two ends of their range, like entries of a codebook",
+            share,
+            "share of rows, in the middle dimension in use",
+            why="the encoder's output is bounded or has grown until it saturates, and its gradient is gone there",
+            advice="leave the posterior mean unbounded (no tanh or sigmoid on it), and lower the learning rate",
+            expected="posterior means spread like the prior",
+        )
 
 
 FEW_CODES = 0.1  # share of the codebook in use, below which it is far too large or its codes have died

@@ -25,7 +25,8 @@ from .readings import (
 )
 from .trace import Series, Trace
 
-SLOW = 1e-6  # at this rate a million steps are needed to move the parameters by their own norm
+SLOW = 1e-4  # ten thousand steps in one direction move the weights by their norm; Adam's usual rate has ten times that
+LOW_RATE = 1e-5  # where nothing but the rate is known: a hundredth of Adam's usual one
 DIVERGED = 0.5  # share of all that was gained, lost again by the end: no noise of batches does that
 
 
@@ -101,26 +102,27 @@ STILL = 0.02  # less than 2 % between the first and the last tenth
 
 def not_moving(trace: Trace) -> Iterator[Finding]:
     """Neither the loss nor the weights move: too low a rate, or nothing to be trained."""
-    loss, ratios = total(trace).since(trace.warmup_ends), trace.get("update_ratio")
+    loss, ratios = minimised(trace), trace.get("update_ratio").values
     values = loss.values[np.isfinite(loss.values)]
     if len(values) < 2 * FEW_POINTS:
         return
     curve = smooth(values)
     moved = abs(curve[-1] - curve[0]) / max(abs(curve[0]), 1e-12)
-    ratio = float(np.nanmedian(ratios.values)) if len(ratios) else None
+    ratio = float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else None
     rate = trace.settings.get("train.learning_rate") or last(trace.get("learning_rate"))
-    slow = ratio is not None and ratio < SLOW * 100
-    if (moved < STILL or (ratio is not None and ratio < SLOW)) and (slow or (rate and rate < 1e-5)):
+    slow = ratio < SLOW if ratio is not None else bool(rate) and rate < LOW_RATE
+    falling = len(curve) > FEW_POINTS and curve[-FEW_POINTS] - curve[-1] > 0.05 * abs(curve[0] - curve[-1])
+    if slow and (moved < STILL or falling or worse_than_constant(trace)):
         yield Finding(
             "TR126",
             "warning",
-            "the learning rate is too low: the loss does not move",
+            f"the learning rate is too low: the loss {'does not move' if moved < STILL else 'has a long way to go'}",
             100 * float(moved),
             "% between the start and the end",
             evidence=f"a step moves the weights by {ratio:.1e} of their norm" if ratio is not None else "",
-            why="at this pace the training would need many thousand times as many steps",
+            why="at this pace the training would need many times as many steps",
             **remedy(trace, {"train.learning_rate": 1e-3}, "a learning rate of 1e-3 with Adam"),
-            expected="a loss that falls from the first hundred steps on",
+            expected="a loss that falls from the first hundred steps on, and settles",
         )
 
 
@@ -135,7 +137,8 @@ def overfitting(trace: Trace) -> Iterator[Finding]:
     error = errors.values[best] if len(errors) == len(held) else noise(held.values[np.isfinite(held.values)])
     rise, fell = end - value, _at(train, at) - train.settled()
     learned = max((trace.baseline if trace.baseline is not None else held.values[0]) - value, 1e-12)
-    if rise > 3 * error and fell > 0 and held.steps[-1] > at:
+    sure = rise > 3 * error or rise > max(LOST * learned, 3 * noise(held.values[np.isfinite(held.values)]))
+    if sure and fell > 0 and held.steps[-1] > at:
         grave = rise > OVERFIT * learned
         yield Finding(
             "TR103",
@@ -153,6 +156,7 @@ def overfitting(trace: Trace) -> Iterator[Finding]:
         )
 
 
+LOST = 1.0  # all that was learned is lost again: few held-out rows may not prove it, but the curve does
 OVERFIT = 0.25  # a quarter of all that was learned about new rows lost again: more data or less model is needed
 
 

@@ -29,6 +29,7 @@ ROLES: dict[str, str] = {
     "posterior_variance": "mean over rows of the posterior variance, [L]",
     "dead_units": "share of rectified units that are 0 on every row of a batch",
     "saturated_units": "share of bounded units' outputs that lie within 1 % of a bound",
+    "means_at_ends": "share of rows whose posterior mean lies in the outer 5 % of its range at either end, [L]",
     "codes_used": "share of the codebook that a batch window used",
     "code_perplexity": "exp of the entropy of the codes' frequencies",
     # held-out rows

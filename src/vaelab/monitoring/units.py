@@ -80,3 +80,18 @@ class Census:
             low, high = BOUNDED[type(module)]
             margin = NEAR * (high - low)
             self._add("saturated_units", (out.detach() < low + margin) | (out.detach() > high - margin))
+
+
+def at_ends(means: Tensor) -> Tensor:
+    """Share of rows in the outer 5 % of each dimension's range, at either end; 0 where nothing varies.
+
+    Args:
+        means: Posterior means, [B, L].
+
+    Example:
+        >>> at_ends(torch.tensor([[0.0], [0.01], [0.5], [1.0]]))
+        tensor([0.7500])
+    """
+    low, high = means.min(0).values, means.max(0).values
+    margin = 0.05 * (high - low)
+    return (((means <= low + margin) | (means >= high - margin)) & (high > low)).double().mean(0).float()

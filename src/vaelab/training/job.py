@@ -19,7 +19,7 @@ from ..data.choose import choose, summarise
 from ..data.source import Source, fingerprint, load, split
 from ..data.spec import Spec
 from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
-from ..models.build import build_model, resolve
+from ..models.build import build_model, resolve, start_at
 from ..objectives.elbo import ELBO, build_objective
 from .engine import Engine
 from .trial import check_kinds, try_out
@@ -67,6 +67,8 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     config, capped = _batch_within(config, count)
     config = _with_rate(_in_steps(config, count))
     built = model if model is not None else build_model(config, shape)
+    if model is None and choice.likelihood == "poisson":
+        start_at(built, torch.from_numpy(trained_on.mean).float())
     if engine.device.type == "cpu":
         torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     rows, held_out = (

@@ -137,25 +137,78 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
     chance = len(m.selected["mean_variance"]) / m.selected["rows"]
     spent = (m.selected["aggregate_kl"] or 0.0) - chance
     if spent > 0.5 and spent > 0.1 * rate:
-        small = beta < LOW_BETA
-        grave = small or spent > 0.25 * rate  # up to a quarter is what runs have that have not quite arrived
+        code, title, why, edit = next(entry for applies, *entry in AWAY if applies(m, beta))
+        # Up to a quarter is what runs have that have not quite arrived.
         yield Finding(
-            "TR119" if small else "TR110",
-            "warning" if grave else "info",
-            "beta is too small: the codes of the data leave the prior, and samples fall into holes"
-            if small
-            else "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+            code,
+            "warning" if beta < LOW_BETA or spent > 0.25 * rate else "info",
+            title,
             spent,
             NATS,
             evidence=f"KL from N(0, 1) of a normal with the codes' mean and variance, less the {chance:.2g} of chance; "
-            f"the whole KL is {rate:.3g}, "
-            f"beta is {beta:.3g}",
-            why="little holds q(z) at the prior, from which samples are drawn"
-            if small
-            else "training stopped early, or the likelihood rewards ever larger outputs",
-            edit={"objective.beta": 1.0} if small else {"train.steps": 2 * m.config.train.total},
+            f"the whole KL is {rate:.3g}, beta is {beta:.3g}",
+            why=why,
+            edit=edit(m),
             expected="below a tenth of the KL",
         )
+
+
+def _longer(m: Measured) -> dict[str, Any]:
+    return {"train.steps": max(2000, 2 * m.config.train.total)}
+
+
+AWAY: tuple[tuple[Any, ...], ...] = (
+    (
+        lambda m, beta: beta < LOW_BETA,
+        "TR119",
+        "beta is too small: the codes of the data leave the prior, and samples fall into holes",
+        "little holds q(z) at the prior, from which samples are drawn",
+        lambda m: {"objective.beta": 1.0},
+    ),
+    (
+        lambda m, beta: m.config.objective.free_bits > 0,
+        "TR114",
+        "free bits are too many: the codes of the data leave the prior at no cost",
+        "below the free bits the divergence has no gradient, and codes stand where they like",
+        lambda m: {"objective.free_bits": 0.0},
+    ),
+    (
+        lambda m, beta: _gain(m) > 2 * m.selected["standard_error"],
+        "TR116",
+        "training stopped too early: the codes of the data have not found the prior yet",
+        "the held-out bound was still getting better",
+        _longer,
+    ),
+    (
+        lambda m, beta: True,
+        "TR110",
+        "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+        "the likelihood rewards ever larger outputs, or steps are too long or too short to arrive",
+        _longer,
+    ),
+)
+STRONG_DECAY = 2e-3  # share of its size that a weight loses in each step: half of it in 350 steps
+STRONG_DROPOUT = 0.7  # at one half a unit still sees every second input
+
+
+def _held_down(m: Measured) -> Iterator[Finding]:
+    """Regularisation that keeps the networks from learning anything."""
+    shrink, dropout = m.config.train.weight_decay * m.config.train.rate, m.config.model.dropout
+    for name, value, most, unit, edit in (
+        ("weight decay", shrink, STRONG_DECAY, "% that each weight shrinks in a step", {"train.weight_decay": 0.01}),
+        ("dropout", dropout, STRONG_DROPOUT, "% of the units are off in a step", {"model.dropout": 0.1}),
+    ):
+        if value > most:
+            yield Finding(
+                "TR118",
+                "warning",
+                f"the {name} is too strong",
+                100 * value,
+                unit,
+                why="what is left of the networks does not tell rows apart",
+                edit=edit,
+                expected="a lower held-out bound",
+            )
 
 
 def _unused(m: Measured) -> Iterator[Finding]:
@@ -254,6 +307,7 @@ RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _bound,
     _no_better,
     _off_centre,
+    _held_down,
     _unused,
     _gap,
     _target,
