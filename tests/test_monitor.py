@@ -226,7 +226,7 @@ def test_a_parameter_that_is_never_reached_is_named() -> None:
     (reached, frozen) = (f for f in monitor.findings if f.code in ("TR141", "TR142"))
     assert (reached.code, reached.measured, reached.severity) == ("TR141", 2.0, "warning")
     assert "unused.weight, unused.bias" in reached.title
-    assert (frozen.severity, frozen.measured) == ("info", 1.0) and "mu.bias" in frozen.title
+    assert frozen.severity == "info" and 0 < frozen.measured < 1 and "mu.bias" in frozen.title
 
 
 def test_gradients_that_were_cleared_say_nothing() -> None:
