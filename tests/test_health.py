@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from torch import nn
 
 import vaelab
@@ -200,3 +201,12 @@ def test_checks_do_not_change_the_weights(tmp_path: Path, monkeypatch: pytest.Mo
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert first.history == second.history
+
+
+@pytest.mark.parametrize(
+    ("last", "reaches"), [(nn.Identity(), True), (nn.ReLU(), False), (nn.Sigmoid(), False), (nn.Softplus(), False)]
+)
+def test_a_last_activation_that_cannot_reach_the_data_is_named(last: nn.Module, reaches: bool) -> None:
+    torch.manual_seed(0)
+    model = vaelab.VAE(nn.Linear(13, 4), nn.Sequential(nn.Linear(2, 13), last), likelihood="gaussian", latent=2)
+    assert codes(vaelab.check(model, load_wine().data)) == ([] if reaches else ["CH121"])

@@ -41,23 +41,31 @@ def test_batches_of_any_size_give_the_means_over_rows(sizes: tuple[int, ...]) ->
     m, v = mean.mean(0), mean.var(0, correction=0) + variance.mean(0)
     expected = 0.5 * (m**2 + v - 1 - v.log()).sum().item()
     assert measured["aggregate_kl"] == pytest.approx(expected)
+    assert measured["mean_variance"] == pytest.approx(mean.var(0, correction=0).tolist())
+    assert measured["posterior_variance"] == pytest.approx(variance.mean(0).tolist())
+    assert measured["active_by_mean"] == int((mean.var(0, correction=0) > 0.01).sum())
 
 
 HEALTHY: dict[str, Any] = {
     "step": 100, "rows": 100, "samples": 1, "negative_elbo": 10.0, "standard_error": 0.1, "reconstruction": 7.0,
     "kl": 3.0, "kl_per_dimension": [2.0, 1.0], "active_units": 2, "aggregate_kl": 0.1, "kl_is_exact": True,
+    "active_by_mean": 2, "mean_variance": [1.0, 0.8], "posterior_variance": [0.02, 0.2],
 }  # fmt: skip
+
+
+def settings(**sections: Any) -> Any:
+    return build_config({"train": {"steps": 100, "learning_rate": 1e-3}}, sections)
 
 
 def judged(selected: dict[str, Any] | None = None, **changes: Any) -> dict[str, vaelab.Finding]:
     numbers = HEALTHY | (selected or {})
     facts: dict[str, Any] = {
-        "config": build_config({"train": {"steps": 100, "learning_rate": 1e-3}}),
+        "config": settings(),
         "selected": numbers,
         "training": numbers,
         "last": numbers,
         "progress": Progress(step=100),
-        "metrics": [{"kind": "held_out", "negative_elbo": 10.0}] * 20,
+        "metrics": [{"kind": "held_out", "step": 5 * place, "negative_elbo": 10.0} for place in range(20)],
     }
     return {finding.code: finding for finding in judge(Measured(**(facts | changes)))}
 
@@ -69,27 +77,46 @@ def test_a_healthy_run_gets_its_bound_and_nothing_else() -> None:
     assert found["TR100"].unit == "nats per sample"
 
 
-FALLING = [{"kind": "held_out", "negative_elbo": 20.0 - number} for number in range(20)]
-WORSE = HEALTHY | {"negative_elbo": 12.0}
-CLIPPED = [{"kind": "train", "clipped": 1.0}] * 10
+FALLING = [
+    {"kind": "held_out", "step": 5 * number, "negative_elbo": 20.0 - number, "standard_error": 0.1}
+    for number in range(20)
+]
+BASE = {"kind": "baseline", "step": 0, "negative_elbo": 8.0}
+RATES = [{"kind": "train", "step": step, "learning_rate": 1e-3} for step in range(0, 100, 10)]
+EVEN = [{"kind": "held_out", "step": 10 * step, "negative_elbo": 10.0} for step in range(10)]
+# Two of a hundred rows' worth of chance is taken off what is spent on the place of q(z).
 CASES: dict[str, tuple[dict[str, Any], str, str, float]] = {
-    "collapse": ({"selected": {"kl": 0.001, "active_units": 0, "aggregate_kl": 0}}, "TR101", "warning", 0.001),
     "unused dimensions": ({"selected": {"active_units": 1}}, "TR102", "info", 1.0),
-    "worse after the best": ({"last": WORSE, "progress": Progress(step=200)}, "TR103", "info", 2.0),
     "training rows cost less": ({"training": HEALTHY | {"negative_elbo": 8.0}}, "TR104", "info", 2.0),
     "still falling": ({"metrics": FALLING}, "TR105", "info", 2.0),
-    "refused steps": ({"progress": Progress(step=100, refused=3)}, "TR106", "warning", 3.0),
-    "clipped": ({"metrics": CLIPPED}, "TR107", "info", 100.0),
     "stopped early": ({"progress": Progress(step=60)}, "TR108", "info", 60.0),
-    "off the prior": ({"selected": {"aggregate_kl": 2.0}}, "TR110", "warning", 2.0),
-}
+    "off the prior": ({"selected": {"aggregate_kl": 2.02}}, "TR110", "warning", 2.0),
+    "a little off the prior": ({"selected": {"aggregate_kl": 1.02}}, "TR110", "info", 1.0),
+    "small beta": (
+        {"selected": {"aggregate_kl": 1.02}, "config": settings(objective={"beta": 0.1})}, "TR119", "warning", 1.0
+    ),
+    "free bits": (
+        {"selected": {"aggregate_kl": 2.52}, "config": settings(objective={"free_bits": 8.0})}, "TR114", "warning", 2.5
+    ),
+    "weight decay": ({"config": settings(train={"weight_decay": 20.0})}, "TR118", "warning", 2.0),
+    "dropout": ({"config": settings(model={"dropout": 0.9})}, "TR118", "warning", 90.0),
+    "worse than a constant": ({"metrics": [BASE, *EVEN]}, "TR115", "warning", 2.0),
+    "too early": ({"metrics": [BASE, *EVEN, *RATES], "progress": Progress(step=40)}, "TR116", "warning", 2.0),
+    "target missed": (
+        {
+            "metrics": [*EVEN, *({**line, "kl": 3.0} for line in RATES)],
+            "config": settings(objective={"target_rate": 6.0}),
+        },
+        "TR117", "warning", 3.0,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_rule_fires_on_its_number_alone(name: str) -> None:
     changes, code, severity, measured = CASES[name]
     found = judged(**changes)
-    assert set(found) == {"TR100", code}
+    assert set(found) - {"TR108"} == {"TR100", code} - {"TR108"} and code in found
     assert (found[code].severity, found[code].measured) == (severity, pytest.approx(measured))
     assert found[code].unit
     assert found[code].title in str(found[code])

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.finding import Finding
 from ..core.output import VAEOutput
 from ..distributions.likelihoods import Decoder
+from ..distributions.observations import NormalObservation
 from .step import Step, undisturbed
 
 LARGE_MEAN, LARGE_LOG_VARIANCE = 10.0, 10.0  # KL of 50 nats a dimension; a deviation of e^5 or e^-5 of the prior's
@@ -23,6 +24,7 @@ def check_start(step: Step, baseline: float | None = None) -> Iterator[Finding]:
     output = _drawn(step)
     yield from _ranges(step, output)
     yield from _start(step, output, baseline)
+    yield from _out_of_reach(step, output)
 
 
 @torch.no_grad()
@@ -123,3 +125,36 @@ def _start(step: Step, output: VAEOutput, baseline: float | None) -> Iterator[Fi
         advice="model.init=fan, or smaller weights in the decoder's last layer" if large else "",
         expected="a start near that of zeros" if large else "",
     )
+
+
+WIDE, MANY_CODES = 10.0, 256  # prior deviations that codes are drawn with: a linear last layer then has both signs
+NEAR = 0.05  # of 0: as near as codes that far out bring a softplus or a sigmoid
+BEYOND = 0.1  # share of the data's entries outside of what the decoder can give
+
+
+@torch.no_grad()
+def _out_of_reach(step: Step, output: VAEOutput) -> Iterator[Finding]:
+    """A last layer whose outputs end at 0, or at 0 and 1, for data that go beyond."""
+    decode = getattr(step.model, "decode", None)
+    if not isinstance(output.likelihood, NormalObservation) or not callable(decode):
+        return
+    with undisturbed(step.model, step.seed):
+        step.model.eval()
+        reached = decode(WIDE * torch.randn(1, MANY_CODES, output.z.shape[-1], device=output.z.device)).mean
+    low, high = reached.min().item(), reached.max().item()
+    ends_at_0 = 0 <= low < NEAR and high > low + 0.5
+    below = (output.x < 0).double().mean().item() if ends_at_0 else 0.0
+    above = (output.x > 1).double().mean().item() if ends_at_0 and high <= 1 else 0.0
+    if below + above > BEYOND:
+        yield Finding(
+            "CH121",
+            "warning",
+            "the decoder cannot reach the data: its last activation bounds the output",
+            100 * (below + above),
+            "% of the entries lie outside of what it can give",
+            evidence=f"{MANY_CODES} codes of {WIDE:g} prior deviations give outputs from {low:.3g} to {high:.3g}; the "
+            f"data go from {output.x.min().item():.3g} to {output.x.max().item():.3g}",
+            why="a ReLU gives nothing below 0 and a sigmoid nothing outside [0, 1]",
+            advice="end the decoder with a linear layer, or scale the data to the range that it gives",
+            expected="outputs on both sides of the data",
+        )

@@ -19,6 +19,7 @@ DEAD_CODES = {"encoder": "DG117", "decoder": "DG118"}
 DEAD_LAYER = 0.9  # of a layer's units; rectified networks train well with half of them dead
 SATURATED = 0.6  # of the rows in the outer tenth of the range; a uniform code has 10 % there, a normal one 0.3 %
 ONE_ENTRY = 0.9  # of the variance that the model sees; standardised columns have equal shares
+LEARNED = 0.1  # of the constant decoder's nats, before it can be said that learning did not carry over
 OVERFIT = 0.25  # of what training rows gained over a constant decoder; 0.18 in default runs, whatever chance adds
 COPIED = 0.2  # of the samples, more than among held-out rows
 FLOOR, AT_FLOOR = -5.0, 0.02  # noise 150 times below the data's own unit, for one entry in fifty
@@ -61,8 +62,9 @@ def beta_small(c: Case) -> Found:
             "DG110",
             "warning",
             "the codes leave the prior full of holes: beta is too small",
-            **of(c.numbers["widening"]),
-            evidence=f"log of the factor by which posteriors widen when fitted with a weight of 1; beta is {c.beta:.3g}"
+            float(np.exp(c.numbers["widening"].value)),
+            "times as wide would posteriors be at a weight of 1",
+            evidence=f"posteriors fitted again, row by row, with a weight of 1; beta is {c.beta:.3g}"
             f", and a classifier tells codes from the prior with {c.value('separability'):.2f} (0.5: not at all)",
             why="with so small a weight posteriors shrink to points and stand where they like, so that draws from the "
             "prior fall between them",
@@ -184,13 +186,14 @@ def saturated(c: Case) -> Found:
 def one_column(c: Case) -> Found:
     """One column's variance dwarfs the rest, so that the model is one of that column."""
     share = c.value("largest_entry")
-    if not c.image and share > ONE_ENTRY and c.config.data.scale != "standardize":
+    if not c.image and not c.counts and share > ONE_ENTRY and c.config.data.scale != "standardize":
         yield Finding(
             "DG127",
             "warning",
             "one column outweighs all others: the data is not scaled",
-            **of(c.numbers["largest_entry"]),
-            evidence="share of one column in the variance that the model sees",
+            100 * share,
+            "% of the variance that the model sees are one column's",
+            evidence="variances of the columns on the model's scale",
             why="one noise is shared by all columns, and the largest sets it: the others drown",
             edit={"data.scale": "standardize"},
             expected="equal shares, and a code that tells of all columns",
@@ -202,7 +205,8 @@ def overfit(c: Case) -> Found:
     if "overfit_gap" not in c.numbers or "baseline" not in c.numbers:
         return
     gap, gained = c.numbers["overfit_gap"], c.value("baseline") - c.value("training_bound")
-    if not c.collapsed and 0 < OVERFIT * gained < gap.low:
+    learned = gained > LEARNED * abs(c.value("baseline"))  # else the gap is measured against next to nothing
+    if learned and not c.collapsed and 0 < OVERFIT * gained < gap.low:
         yield Finding(
             "DG119",
             "warning",

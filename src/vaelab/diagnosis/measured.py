@@ -140,8 +140,9 @@ def _samples(d: Drawn) -> Numbers:
         found["copied"] = mean_of(copies(of_made), "share of samples")
         found["copied_held_out"] = mean_of(copies(of_real), "share of held-out rows")
         found["nearest_training"] = area_under_curve(of_made[:, 0], of_real[:, 0])
-        ratio = np.median(of_made[:, 0]) / max(np.median(of_real[:, 0]), np.finfo(np.float64).tiny)
-        found["distance_ratio"] = Estimate(float(ratio), None, "of the held-out rows' distance to training rows")
+        apart = float(np.median(of_real[:, 0]))
+        ratio = float(np.median(of_made[:, 0])) / apart if apart > 0 else np.nan  # held-out rows that are copies
+        found["distance_ratio"] = Estimate(ratio, None, "of the held-out rows' distance to training rows")
     return found
 
 

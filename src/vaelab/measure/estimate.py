@@ -67,7 +67,8 @@ def ratio_of(top: np.ndarray, bottom: np.ndarray, unit: str = "") -> Estimate:
 
     Reference: Cochran, Sampling Techniques, 1977, section 6.4.
     """
-    below = np.maximum(bottom.mean(0), np.finfo(np.float64).tiny)
+    mean = bottom.mean(0)
+    below = np.where(mean > 0, mean, np.nan)  # a ratio to nothing is no number
     value = top.mean(0) / below
     return Estimate(_plain_or_array(value), mean_of((top - value * bottom) / below).interval, unit)
 

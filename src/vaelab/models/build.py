@@ -27,12 +27,23 @@ LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many 
 class Prepare(nn.Module):
     """A fixed function in front of an encoder, for data whose numbers are not of the order of one."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module) -> None:
         super().__init__()
         self.function, self.net = function, net
+        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(self.function(x))
+        return self.net((self.function(x) - self.shift) / self.scale)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Weights that were saved before there were shift and scale have none."""
+        for name in ("shift", "scale"):
+            state.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state, prefix, *arguments)
 
 
 # Counts and levels reach the likelihood as they are; a network wants them near one.
@@ -69,15 +80,19 @@ def mirrored(model: ModelConfig) -> tuple[int, ...]:
     return model.decoder_hidden if model.decoder_hidden is not None else tuple(reversed(model.hidden))
 
 
-def start_at(model: Any, mean: Tensor) -> None:
-    """Starts the decoder of counts at their mean rates, [D]: a log-rate of 4 is else thousands of steps from 0.
+def start_at(model: Any, mean: Tensor, std: Tensor) -> None:
+    """Starts a model of counts at their mean rates, and centres what its encoder sees; both [D], per entry.
 
-    On the way the encoder would push the codes away from the prior to raise the rates of all rows at once.
+    A log-rate of 4 is else thousands of steps away from 0, and on the way the encoder pushes all codes away from the
+    prior to raise all rates at once. The logarithm's mean and deviation are those of its linearisation.
     """
     bias = [module.bias for module in model.decoder.modules() if getattr(module, "bias", None) is not None][-1]
     rate = mean.clamp(min=LEAST_RATE)
+    prepare = next(module for module in model.modules() if isinstance(module, Prepare))
     with torch.no_grad():
         bias.copy_((rate if len(rate) == len(bias) else rate.mean()).log())
+        prepare.shift.copy_(torch.log1p(mean.mean()))
+        prepare.scale.copy_((std.square().mean() + mean.var()).sqrt() / (1 + mean.mean()))
 
 
 def build_likelihood(config: LikelihoodConfig) -> Likelihood:

@@ -10,26 +10,27 @@ from ..core.finding import SEVERITIES, Finding
 # Causes in the order in which they act. Where a line has a finding of severity warning or error, whatever stands in a
 # later line may follow from it: mend that first and look again. Codes in no line stand for themselves.
 TIERS: tuple[tuple[str, ...], ...] = (
-    ("CH101", "CH102", "CH103", "CH104", "CH105", "TR112", "TR130"),  # a step cannot be taken
+    ("CH101", "CH102", "CH103", "CH104", "CH105", "TR112", "TR130", "LG111"),  # a step cannot be taken
     # data that the model or its likelihood cannot take
     ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA139", "DA141", "DA142", "DG127"),
+    ("TR137",),  # data that are not scaled, seen when they broke a step
     # parts that cannot learn
-    ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120", "CH121", "TR140", "TR141", "TR142", "TR143"),
+    ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120", "CH121", "TR140", "TR141", "TR139", "TR142", "TR143"),
     ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
     ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105", "TR118"),  # the learning rate, and other bars to learning
-    ("TR116",),  # too few steps
     ("DG113", "DG114", "DG124"),  # the decoder's noise
     ("TR121", "TR119", "TR114"),  # beta and free bits
+    ("TR116", "TR115", "DG125"),  # worse than a constant
     ("TR128", "DG122"),  # posteriors wider than the prior
     ("DG104",),  # a decoder that does not listen though there is something to hear
     ("TR122", "TR101"),  # other collapses
-    ("DG101", "DG102", "DG103", "DG110"),  # the same, seen after training
-    ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
     ("DG116", "TR136"),  # saturated codes
+    ("DG101", "DG102", "DG103", "DG110"),  # collapse and small beta, seen after training
+    ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
     ("TR129", "DG123"),  # posteriors that are points
     ("TR127", "DG121"),  # one dimension
     ("TR110", "DG128", "DG111"),  # samples
-    ("TR113", "TR115", "DG125"),  # how bad it is
+    ("TR113",),  # single evaluations
     ("CH110", "CH111", "CH112", "CH113"),  # the start
 )
 TIER = {code: tier for tier, codes in enumerate(TIERS) for code in codes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..core.finding import Finding
-from .rules_code import codes, collapse, dominating, holes, saturated_codes, units, variances
+from .rules_code import codes, collapse, dominating, holes, same_code, saturated_codes, units, variances
 from .rules_loss import clipped, diverged, not_moving, overfitting, spikes
 from .rules_numbers import not_finite
 from .trace import Trace
@@ -27,6 +27,7 @@ RULES: tuple[Callable[[Trace], Iterator[Finding]], ...] = (
     not_moving,
     overfitting,
     units,
+    same_code,
     saturated_codes,
     codes,
     clipped,

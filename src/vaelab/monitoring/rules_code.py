@@ -228,6 +228,26 @@ def units(trace: Trace) -> Iterator[Finding]:
             )
 
 
+SAME = 1e-8  # variance over rows, of codes whose prior has 1: rounding errors
+
+
+def same_code(trace: Trace) -> Iterator[Finding]:
+    """A rate of some nats, though the posterior mean is the same for every row."""
+    variance, (_, whole) = trace.get("held_out_mean_variance", "mean_variance"), _kl(trace)
+    if len(variance) and whole is not None and whole > 1 and (largest := float(np.max(variance.settled()))) < SAME:
+        yield Finding(
+            "TR139",
+            "error",
+            "the encoder gives every row the same code",
+            largest,
+            "variance of the posterior mean over rows, in the widest dimension",
+            evidence=f"the KL is {whole:.3g} nats, and none of them tells rows apart",
+            why="units of the encoder are dead or saturated on every row",
+            **remedy(trace, lower_rate(trace)["edit"] if trace.ours else {}, "scale the data, SiLU, and a lower rate"),
+            expected="posterior means that differ between rows",
+        )
+
+
 AT_ENDS = 0.6  # of the rows; a uniform code has 10 % there, a normal one 2 %
 
 

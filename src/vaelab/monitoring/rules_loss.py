@@ -64,18 +64,18 @@ def spikes(trace: Trace) -> Iterator[Finding]:
     """Steps whose loss stands far above its running median and comes back; the first fifth of a run is not settled."""
     highest, level = trace.get("loss_max", "loss"), trace.get("loss")
     found = [
-        (step, value / max(abs(median), 1e-12))
+        (step, value - median)
         for step, value, median, spread in _running(highest, level)
         if value - median > max(SPIKE * spread, RISE * abs(level.values[0] - median))
     ]
     if found:
-        worst = max(found, key=lambda pair: pair[1])
+        step, height = max(found, key=lambda pair: pair[1])
         yield Finding(
             "TR124",
             "warning",
-            f"the loss spikes: {len(found)} time{'s' * (len(found) > 1)}, worst at step {worst[0]:.0f}",
-            float(worst[1]),
-            "times its running median",
+            f"the loss spikes, worst in the steps up to {step:.0f}",
+            float(height),
+            "above its running median",
             evidence="highest loss of a single step against the median of the lines before",
             why="single batches with extreme rows, or a learning rate at the edge of stability",
             **remedy(

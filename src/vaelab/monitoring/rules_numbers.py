@@ -13,6 +13,12 @@ from .trace import Trace
 
 CAUSES: dict[str, tuple[str, str, str]] = {
     "data": ("TR130", "NaN or infinity from the data", "rows of the batch hold values that no network can take"),
+    "scale": (
+        "TR137",
+        "NaN or infinity, because the data are not scaled",
+        "numbers this large overflow in the first layers, or in the steps they cause",
+    ),
+    "unknown": ("TR133", "the loss became NaN or infinite", "rows, a variance or the rate: it was not replayed"),
     "variance": (
         "TR132",
         "NaN or infinity from a variance",
@@ -35,7 +41,7 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
     """Every refused step counts; the first one of each cause is described."""
     refused = [event for event in trace.events if event["what"] in ("refused", "not_finite")]
     by_cause: dict[str, list[Any]] = {}
-    known: Mapping[str, Any] = {"cause": "layer"}
+    known: Mapping[str, Any] = {"cause": "unknown"}
     for event in refused:
         known = event if "cause" in event else known  # of many refused steps only the first are looked into
         by_cause.setdefault(_cause(trace, {**event, "cause": known["cause"]}), []).append(event)
@@ -60,11 +66,15 @@ def not_finite(trace: Trace) -> Iterator[Finding]:
 def _cause(trace: Trace, event: Any) -> str:
     """A loss that left all bounds before it became NaN did so by the length of the steps, whatever layer broke."""
     cause = event["cause"]
+    if cause == "data" and "not scaled" in str(event.get("text")):
+        return "scale"
+    if cause == "layer" and not event.get("layer"):
+        cause = "unknown"
     before = trace.get("loss").values[trace.get("loss").steps < event["step"]]
     norms = trace.get("gradient_norm_max", "gradient_norm")
     norms = norms.values[norms.steps < event["step"]]
     wild = _blew_up(before) or _blew_up(norms) or fastest(trace) > FAST
-    return "rate" if cause in ("layer", "variance") and wild else cause
+    return "rate" if cause in ("layer", "variance", "unknown") and wild else cause
 
 
 def _blew_up(values: np.ndarray) -> bool:
@@ -76,6 +86,11 @@ def _blew_up(values: np.ndarray) -> bool:
 def _finite_again(trace: Trace, cause: str) -> dict[str, Any]:
     if cause == "data":
         return {"advice": "look at the rows named, and mend or drop them", "expected": "no refused step"}
+    if cause == "scale":
+        words = "standardise the columns, or divide gray levels by 255"
+        return {**remedy(trace, {"data.scale": "standardize"}, words), "expected": "no refused step"}
+    if cause == "unknown" and not trace.ours:
+        return {"advice": "pass batch= and replay= to the monitor, and it names layer and rows", "expected": "a cause"}
     if cause == "gone":
         return {**remedy(trace, {"train.on_nan": "rollback"}, "skip such a step"), "expected": "the run goes on"}
     if cause == "variance":

@@ -68,7 +68,7 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     config = _with_rate(_in_steps(config, count))
     built = model if model is not None else build_model(config, shape)
     if model is None and choice.likelihood == "poisson":
-        start_at(built, torch.from_numpy(trained_on.mean).float())
+        start_at(built, *(torch.from_numpy(part).float() for part in (trained_on.mean, trained_on.std)))
     if engine.device.type == "cpu":
         torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     rows, held_out = (
