@@ -23,6 +23,7 @@ from vaelab.core.log_files import read_log_file
 from vaelab.diagnosis.log_mending import in_order, thinned
 from vaelab.diagnosis.log_terms import fit_weights, rising_weight, warmup_end
 from vaelab.diagnosis.logs import diagnose_log, read_log
+from vaelab.monitoring.causes import explained
 from vaelab.monitoring.trace import Series
 
 Rows = tuple[Mapping[str, float], ...]
@@ -211,7 +212,7 @@ FAILURES: Mapping[str, tuple[dict[str, Any], set[str], tuple[str, ...]]] = {
 def test_a_failure_is_named_and_a_healthy_run_is_left_alone(name: str, hidden_beta: bool, tmp_path: Path) -> None:
     settings, named, beside = FAILURES[name]
     rows = without(trained(**settings), "beta") if hidden_beta else trained(**settings)
-    codes = serious(diagnose_log(json_lines(tmp_path, rows)))
+    codes = serious(explained(diagnose_log(json_lines(tmp_path, rows))))
     assert named <= codes and codes <= named | set(beside), codes
 
 

@@ -259,7 +259,7 @@ def test_a_memory_map_beyond_float32_is_refused_with_its_place(tmp_path: Path) -
 def test_worries(code: str, x: np.ndarray, measured: float | None, named: str) -> None:
     found = {finding.code: finding for finding in chosen(x, model={"latent": 64 if code == "DA122" else 2}).findings}
     assert code in found
-    assert found[code].severity == "warning"
+    assert found[code].severity == ("info" if code == "DA125" else "warning")  # copies in both splits are DA127
     assert found[code].why
     assert found[code].advice
     assert named in found[code].title

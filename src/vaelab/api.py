@@ -89,7 +89,7 @@ def train(
 def _write_page(run: Run) -> None:
     """The diagnosis of a run that has a model to look at, and the page."""
     if run.config.report.html and _is_main():
-        if run.metrics:
+        if run.is_finished:
             diagnose(run)
         write_report(run)
 

@@ -159,7 +159,7 @@ def report(
     from .report.page import write_report
 
     loaded = load(run)
-    if loaded.metrics and not loaded.diagnosis:
+    if loaded.is_finished and not loaded.diagnosis:
         diagnose(loaded)
     print(f"page      {write_report(loaded, to)}")
     return _print_findings(loaded)

@@ -14,8 +14,8 @@ from .source import Source
 from .summary import Summary
 from .tables import listed, plural
 
-MANY_DUPLICATES = 0.05
-WIDE_SPAN = 1e6
+MANY_DUPLICATES = 0.05  # a repeated measurement here and there is usual
+WIDE_SPAN = 1e6  # squared errors then differ by 10^12, more than a sum in float32 holds
 FLATTENED = 16  # columns: images of four by four pixels are the smallest anybody flattens
 
 

@@ -61,6 +61,11 @@ class Case:
         """Whether the decoder does as well with the code of another row."""
         return self.value("listening") < DEAF
 
+    @property
+    def surely_deaf(self) -> bool:
+        """Whether the rows are enough to be sure of that."""
+        return self.deaf and self.numbers["listening"].high < DEAF
+
 
 Found = Iterator[Finding]
 

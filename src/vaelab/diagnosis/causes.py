@@ -150,7 +150,7 @@ def _stuck(c: Case, part: str, name: str) -> dict[str, Any] | None:
 
 def cut_off(c: Case) -> Found:
     """The code tells rows apart, and the decoder makes nothing of it."""
-    if c.deaf and not c.collapsed and c.value("rate") > CARRIES and not next(dead(c), None):
+    if c.surely_deaf and not c.collapsed and c.value("rate") > CARRIES and not next(dead(c), None):
         yield Finding(
             "DG104",
             "error",

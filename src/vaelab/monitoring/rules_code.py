@@ -203,7 +203,7 @@ def holes(trace: Trace) -> Iterator[Finding]:
 
 
 DEAD = 0.5  # half of a layer's units can be dead in a healthy rectified network; more of all units waste it
-SATURATED = 0.9
+SATURATED = 0.9  # of all outputs; gates of a recurrent network sit at their ends by half
 
 
 def units(trace: Trace) -> Iterator[Finding]:

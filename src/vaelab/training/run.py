@@ -64,6 +64,11 @@ class Run:
         found = [Finding(**line) for line in self.diagnosis.get("findings", ())]
         return explained([*self._files.findings(), *found])
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether training came to its end with a model to look at."""
+        return bool(self.metrics) and any(finding.code == "TR100" for finding in self.findings)
+
     def keep_diagnosis(self, diagnosis: dict[str, Any]) -> None:
         """Keeps the numbers and findings of a diagnosis in the folder; one that cannot be written to is left alone."""
         self.diagnosis = diagnosis
