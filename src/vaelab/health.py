@@ -16,7 +16,6 @@ from .checks.run import foreign, full
 from .core.config import build_config
 from .core.errors import BadInput
 from .core.finding import Finding
-from .diagnosis.logs import diagnose_log, read_log
 from .diagnosis.run import Diagnosis, diagnose_run
 from .monitoring.causes import explained
 from .objectives.elbo import ELBO
@@ -83,6 +82,8 @@ def diagnose(
         BadInput: if there is neither a run nor a log.
         Corrupt: if a file of the run does not match its digest.
     """
+    from .diagnosis.logs import diagnose_log, read_log
+
     if not isinstance(subject, Run) and not (Path(subject) / "config.yaml").is_file():
         log = read_log(subject, mapping)
         return Diagnosis(findings=explained(diagnose_log(log)), heading=str(log))

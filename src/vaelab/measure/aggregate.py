@@ -6,11 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from sklearn.ensemble import VotingClassifier
-from sklearn.metrics import pairwise_distances
-from sklearn.model_selection import cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
 
 from .estimate import Z95, Estimate, mean_of
 
@@ -75,6 +70,11 @@ def separability(left: np.ndarray, right: np.ndarray) -> Estimate | None:
     Neighbours alone judge where there are too few rows for covariances; None for fewer than 20 rows on a side, from
     which nothing can be learned.
     """
+    from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+
     smallest = min(len(left), len(right))
     if smallest < 4 * FOLDS:
         return None
@@ -102,6 +102,8 @@ def holes(prior: np.ndarray, codes: np.ndarray, centres: np.ndarray, scales: np.
         scales: A deviation for each dimension, [L].
         own: Whether the centres are of the same rows as the codes, in their order; a code's own is then left out.
     """
+    from sklearn.metrics import pairwise_distances
+
     def nearest(rows: np.ndarray, without_own: bool) -> np.ndarray:
         table = pairwise_distances(rows / scales, centres / scales)
         if without_own:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import pairwise_distances
 
 from .estimate import Estimate, mean_of, ratio_of
 
@@ -24,6 +23,8 @@ def coverage_density(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGH
         made: [m, D].
         neighbours: k; fewer where there are not so many rows.
     """
+    from sklearn.metrics import pairwise_distances
+
     neighbours = min(neighbours, len(real) - 1)
     radii = np.partition(pairwise_distances(real), neighbours, axis=1)[:, neighbours]  # the row itself is the nearest
     inside = pairwise_distances(real, made) < radii[:, None]
@@ -48,6 +49,8 @@ def spread_ratio(made: np.ndarray, real: np.ndarray) -> Estimate:
 
 def nearest_two(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distances of each row [n, D] to its nearest and second nearest distinct other [N, D], [n, 2]."""
+    from sklearn.metrics import pairwise_distances
+
     table = pairwise_distances(rows, np.unique(others, axis=0))
     return np.sort(np.partition(table, 1, axis=1)[:, :2], axis=1)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import pairwise_distances_argmin_min
 
 from .style import GRAY, ORANGE, Panel, plot
 
@@ -71,6 +70,8 @@ def _histograms(figure: Figure, found: Nearest) -> None:
 
 
 def _closest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.metrics import pairwise_distances_argmin_min
+
     index, distance = pairwise_distances_argmin_min(rows, others)
     return index, distance
 
