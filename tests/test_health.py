@@ -186,9 +186,19 @@ def test_a_run_that_was_stopped_leaves_its_findings_and_a_page(tmp_path: Path) -
     run = vaelab.load(tmp_path / "run", model)
     lead = run.findings[0]
     assert lead.severity == "error" and "NaN" in lead.title and lead.measured == 1
+    told = vaelab.diagnose(tmp_path / "run")
+    assert "no evaluation yet" in told.heading and told.findings[0].code == lead.code
     event = next(line for line in run.history if line["kind"] == "event")
     assert event["what"] == "refused" and event["step"] > 0
     assert "NaN" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_of_ones_own_model_is_diagnosed_with_it_and_in_part_without(tmp_path: Path) -> None:
+    model = vaelab.VAE(nn.Linear(6, 4), nn.Linear(2, 6), likelihood="gaussian", latent=2)
+    run = vaelab.train(ROWS, out=tmp_path / "run", model=model, config=SHORT, progress=False)
+    without = vaelab.diagnose(tmp_path / "run")
+    assert "a model of your own" in without.heading and without.numbers == {}
+    assert vaelab.diagnose(tmp_path / "run", model=model).numbers.keys() == vaelab.diagnose(run).numbers.keys() != set()
 
 
 def test_checks_do_not_change_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

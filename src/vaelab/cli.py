@@ -138,14 +138,19 @@ def diagnose(
 
     Exit status 1: a finding of severity error.
     """
+    from .api import load
     from .core.finding import worst
     from .diagnosis.table import as_json, as_text
     from .health import diagnose as diagnose_it
+    from .monitoring.causes import PRESSING
+    from .report.verdict import again
 
     found = diagnose_it(subject, mapping=_roles(roles))
-    again = f"vaelab train --config {subject / 'config.yaml'}" if subject.is_dir() else ""
+    edit = next((finding.edit for finding in found.findings if finding.edit and finding.severity in PRESSING), None)
+    is_run = (subject / "config.yaml").is_file()
+    command = again(load(subject), edit) if is_run and edit else ""
     numbers = found.to_dict()["numbers"]
-    print(as_json(found.findings, numbers) if json else as_text(found.findings, found.heading, again))
+    print(as_json(found.findings, numbers) if json else as_text(found.findings, found.heading, command))
     return int(worst(found.findings) == "error")
 
 

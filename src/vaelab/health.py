@@ -88,9 +88,20 @@ def diagnose(
         log = read_log(subject, mapping)
         return Diagnosis(findings=explained(diagnose_log(log)), heading=str(log))
     run = subject if isinstance(subject, Run) else Run(subject, model)
+    if unmeasured := _unmeasured(run):
+        return Diagnosis(findings=run.findings, heading=unmeasured)
     found = diagnose_run(run)
     run.keep_diagnosis(found.to_dict())
     return replace(found, findings=run.findings)
+
+
+def _unmeasured(run: Run) -> str:
+    """Why there is no model to measure; what was found during training is told all the same."""
+    if not run.metrics:
+        return f"{run.folder}: no evaluation yet, so that there are no weights to look at"
+    if run.lacks_model:
+        return f"{run.folder}: trained a model of your own; pass it to measure it: vaelab.diagnose(folder, model=...)"
+    return ""
 
 
 def _module(model: Any) -> nn.Module:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from ..core.durable import to_json
-from ..core.finding import Finding, settings_text, worst
+from ..core.finding import Finding, worst
 from ..monitoring.causes import PRESSING
 
 WIDTHS = (30, 30, 34, 34)
@@ -14,18 +14,19 @@ HEAD = ("symptom", "evidence", "cause", "what to change")
 WORDS = {"ok": "healthy", "info": "healthy", "warning": "worth a look", "error": "something is wrong"}
 
 
-def as_text(findings: Sequence[Finding], heading: str = "", again: str = "") -> str:
+def as_text(findings: Sequence[Finding], heading: str = "", command: str = "") -> str:
     """What `vaelab diagnose` prints.
 
     Args:
         findings: The cause first.
         heading: What was read.
-        again: The command that trains with the same settings; the first remedy is put behind it.
+        command: What applies the first remedy.
     """
     pressing = [finding for finding in findings if finding.severity in PRESSING]
     notes = [str(finding) for finding in findings if finding not in pressing]
     table = [_table(pressing)] if pressing else []
-    parts = [heading, *notes, *table, f"verdict   {WORDS[worst(findings)]}{_first(pressing)}", _next(pressing, again)]
+    parts = [heading, *notes, *table, f"verdict   {WORDS[worst(findings)]}{_first(pressing)}"]
+    parts += [f"next      {command}"] if command else []
     return "\n".join(part for part in parts if part)
 
 
@@ -58,8 +59,3 @@ def _row(row: Sequence[str]) -> str:
 
 def _first(pressing: Sequence[Finding]) -> str:
     return f": {pressing[0].title}" if pressing else ""
-
-
-def _next(pressing: Sequence[Finding], again: str) -> str:
-    edit = next((finding.edit for finding in pressing if finding.edit), {})
-    return f"next      {again} {settings_text(edit)}" if again and edit else ""

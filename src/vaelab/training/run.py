@@ -65,6 +65,11 @@ class Run:
         return explained([*self._files.findings(), *found])
 
     @property
+    def lacks_model(self) -> bool:
+        """Whether this run trained a model of the user's own, which was not passed."""
+        return bool(self.environment.get("own_model")) and self._given is None
+
+    @property
     def is_finished(self) -> bool:
         """Whether training came to its end with a model to look at."""
         return bool(self.metrics) and any(finding.code == "TR100" for finding in self.findings)
@@ -90,7 +95,7 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The model with the selected weights, in evaluation mode on the CPU."""
-        if self.environment.get("own_model") and self._given is None:
+        if self.lacks_model:
             raise BadInput(
                 "model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)"
             )
