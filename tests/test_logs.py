@@ -2,173 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import functools
-import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from foreign_logs import (
+    WRITERS,
+    Rows,
+    events,
+    json_lines,
+    lightning_csv,
+    object_of_lists,
+    serious,
+    trained,
+    without,
+)
 from sklearn.datasets import load_digits
-from torch import nn
-from torch.nn import functional
 
 from vaelab.core.errors import BadInput
-from vaelab.core.finding import Finding, worst
+from vaelab.core.finding import worst
 from vaelab.core.log_files import read_log_file
 from vaelab.diagnosis.log_mending import in_order, thinned
 from vaelab.diagnosis.log_terms import fit_weights, rising_weight, warmup_end
 from vaelab.diagnosis.logs import diagnose_log, read_log
 from vaelab.monitoring.causes import explained
 from vaelab.monitoring.trace import Series
-
-Rows = tuple[Mapping[str, float], ...]
-
-
-@functools.cache
-def trained(
-    beta: float = 1.0,
-    rate: float = 2e-3,
-    warmup: int = 0,
-    mean: bool = False,
-    sign: float = 1.0,
-    steps: int = 300,
-    rows: int = 1500,
-    hidden: int = 64,
-    rise_by: float = 0.0,
-) -> Rows:
-    """What a plain loop on the digits logs every five steps; held-out rows every twenty-five.
-
-    `mean` takes the mean over dimensions in the reconstruction, `sign` is that of the KL in its own formula.
-    """
-    torch.manual_seed(0)
-    x = torch.tensor(load_digits().data, dtype=torch.float32)[torch.randperm(1797)] / 16
-    encoder = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 16))
-    decoder = nn.Sequential(nn.Linear(8, hidden), nn.ReLU(), nn.Linear(hidden, 64))
-    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], rate)
-
-    def terms(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mu, log_var = encoder(batch).chunk(2, 1)
-        logits = decoder(mu + torch.randn_like(mu) * (log_var / 2).exp())
-        each = functional.binary_cross_entropy_with_logits(logits, batch, reduction="none")
-        kl = sign * 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum(1).mean()
-        return each.mean() if mean else each.sum(1).mean(), kl
-
-    logged = []
-    for step in range(1, steps + 1):
-        weight = beta * (min(1.0, step / warmup) if warmup else 1.0) + rise_by * step / steps
-        reconstruction, kl = terms(x[torch.randint(rows, (128,))])
-        loss = reconstruction + weight * kl
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 5 == 0:
-            row = {"step": step, "loss": loss.item(), "recon": reconstruction.item(), "kl": kl.item(), "beta": weight}
-            if step % 25 == 0:
-                with torch.no_grad():
-                    held, cost = terms(x[1500:])
-                row |= {"val_loss": (held + weight * cost).item(), "val_recon": held.item(), "val_kl": cost.item()}
-            logged.append(row)
-    return tuple(logged)
-
-
-def without(rows: Rows, *names: str) -> Rows:
-    return tuple({key: value for key, value in row.items() if key not in names} for row in rows)
-
-
-def json_lines(path: Path, rows: Rows) -> Path:
-    path = path / "log.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def lightning_csv(path: Path, rows: Rows) -> Path:
-    """As Lightning writes training and validation: rows of their own with one step, and empty cells."""
-    from lightning.pytorch.loggers import CSVLogger
-
-    logger = CSVLogger(path, name="run")
-    for row in rows:
-        named = {key: value for key, value in row.items() if key != "step"}
-        training = {f"train/{key}": value for key, value in named.items() if not key.startswith("val_")}
-        held_out = {f"val/{key[4:]}": value for key, value in named.items() if key.startswith("val_")}
-        for part in (training, held_out):
-            if part:
-                logger.log_metrics({**part, "epoch": int(row["step"] // 20)}, step=int(row["step"]))
-    logger.save()
-    return Path(logger.log_dir) / "metrics.csv"
-
-
-def semicolons(path: Path, rows: Rows) -> Path:
-    """A spreadsheet's CSV: semicolons and decimal commas."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [";".join(names), *(";".join(str(row.get(n, "")).replace(".", ",") for n in names) for row in rows)]
-    (path / "sheet.csv").write_text("\n".join(lines) + "\n")
-    return path / "sheet.csv"
-
-
-def events(path: Path, rows: Rows) -> Path:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(path / "events")) as writer:
-        writer.add_histogram("weights", np.arange(2000.0), 0)
-        writer.add_text("notes", "hello", 0)
-        for row in rows:
-            for key, value in row.items():
-                if key != "step":
-                    writer.add_scalar(f"vae/{key}", value, row["step"])
-    return path / "events"
-
-
-def new_style_events(path: Path, rows: Rows) -> Path:
-    """Scalars kept as tensors, as other libraries write them."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(path / "tensors")) as writer:
-        for row in rows:
-            for key, value in row.items():
-                if key != "step":
-                    writer.add_scalar(key, value, row["step"], new_style=True)
-    return next((path / "tensors").iterdir())
-
-
-def trainer_state(path: Path, rows: Rows) -> Path:
-    """What the Hugging Face Trainer saves: its own state object, with held-out numbers called eval_."""
-    from transformers import TrainerState
-
-    history = [{key.replace("val_", "eval_"): value for key, value in row.items()} for row in rows]
-    history.append({"train_runtime": 1.0, "train_loss": 9.9, "step": 300})
-    file = path / "trainer_state.json"
-    TrainerState(global_step=300, log_history=history).save_to_json(str(file))
-    return file
-
-
-def nested(path: Path, rows: Rows) -> Path:
-    """Objects in objects, a step called _step, NaN as a word, as trackers export it."""
-    turned = [
-        {"_step": row["step"], "train": {k: v for k, v in row.items() if k != "step" and k[:4] != "val_"},
-         "val": {k[4:]: v for k, v in row.items() if k[:4] == "val_"}, "_runtime": 1.5, "note": None}
-        for row in rows
-    ]  # fmt: skip
-    return json_lines(path, tuple(turned))
-
-
-def object_of_lists(path: Path, rows: Rows) -> Path:
-    file = path / "history.json"
-    file.write_text(json.dumps({key: [row[key] for row in rows] for key in rows[0]}))
-    return file
-
-
-WRITERS: tuple[Callable[[Path, Rows], Path], ...] = (
-    json_lines, lightning_csv, semicolons, events, new_style_events, trainer_state, nested,
-)  # fmt: skip
-
-
-def serious(findings: list[Finding]) -> set[str]:
-    return {finding.code for finding in findings if finding.severity in ("warning", "error")}
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.__name__)
@@ -424,131 +284,3 @@ def test_folders_of_splits_are_one_run_and_other_folders_are_several(tmp_path: P
     events(tmp_path / "b", trained())
     with pytest.raises(BadInput, match="several runs: a/events, b/events"):
         read_log_file(tmp_path / "a" / "..")
-
-
-# What cannot be read
-
-
-def one_line(error: pytest.ExceptionInfo[BadInput]) -> str:
-    text = str(error.value)
-    assert "\n" not in text and error.value.status == 2
-    return text
-
-
-def masked(data: bytes) -> int:
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-    return masked_crc32c(data)
-
-
-def claim(length: int) -> bytes:
-    head = struct.pack("<Q", length)
-    return head + struct.pack("<I", masked(head)) + b"short"
-
-
-BAD: Mapping[str, tuple[str, bytes, str]] = {
-    "empty": ("log.csv", b"", "empty file"),
-    "blank": ("log.csv", b" \n \n", "blanks"),
-    "garbage": ("log.csv", bytes(range(256)) * 8, "UTF-8"),
-    "NUL": ("log.csv", b"loss\n1\0\n", "NUL"),
-    "spreadsheet": ("log.csv", b"PK\x03\x04" + b"x" * 50, "zip"),
-    "header only": ("log.csv", b"step,loss,kl\n", "without numbers"),
-    "words": ("log.csv", b"name,phase\nx,y\nz,w\n", "without numbers"),
-    "no header": ("log.csv", b"1,2,3\n4,5,6\n", "first line of numbers"),
-    "ragged": ("log.csv", b"step,loss\n1,2\n2\n3,4\n", "line 3"),
-    "twice": ("log.csv", b"step,loss,loss\n1,2,3\n", "two columns called loss"),
-    "quote": ("log.csv", b'step,loss\n1,"2\n', "quotes"),
-    "only steps": ("log.csv", b"step,epoch\n1,0\n2,0\n", "without numbers"),
-    "no role": ("log.csv", b"step,temperature\n1,2\n2,3\n", "known role"),
-    "JSON numbers": ("log.json", b"[1, 2, 3]", "objects"),
-    "broken JSON": ("log.jsonl", b'{"loss": 1}\n{"loss" 2}\n{"loss": 3}\n', "line 2"),
-    "deep JSON": ("log.json", b'{"a":' * 100_000, "not valid JSON"),
-    "huge integer": ("log.json", b'{"loss": ' + b"9" * 10_000 + b"}", "not valid JSON"),
-    "no events": ("events.out.tfevents.1", bytes(range(256)) * 8, "no log of events"),
-    "zeros as events": ("events.out.tfevents.1", bytes(4096), "no log of events"),
-    "cut events": ("events.out.tfevents.1", b"\x18\0\0\0", "no log of events"),
-    "a record of 2^60 bytes": ("events.out.tfevents.1", claim(1 << 60), "no log of events"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    file, content, says = BAD[name]
-    (tmp_path / file).write_bytes(content)
-    with pytest.raises(BadInput) as error:
-        read_log(tmp_path / file)
-    assert says in one_line(error) and file in one_line(error)
-
-
-def test_folders_and_paths_without_a_log_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("loss\n1\n")
-    with pytest.raises(BadInput) as error:
-        read_log(tmp_path)
-    assert "without events" in one_line(error) and "metrics.csv" in one_line(error)
-    with pytest.raises(BadInput, match="no such file"):
-        read_log(tmp_path / "nothing.csv")
-
-
-def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    for name, says in (("log.csv", "more than 64.0 MiB"), ("events.out.tfevents.9", "no log of events")):
-        with open(tmp_path / name, "wb") as handle:
-            handle.truncate(1 << 40)
-        with pytest.raises(BadInput, match=says):
-            read_log(tmp_path / name)
-
-
-def test_a_log_that_breaks_off_is_read_up_to_there(tmp_path: Path) -> None:
-    rows = trained()
-    whole = next(events(tmp_path, rows).iterdir())
-    lines = json_lines(tmp_path, rows)
-    sheet = semicolons(tmp_path, rows)
-    for path, bytes_cut in ((whole, 9), (lines, 9), (sheet, 90)):
-        path.write_bytes(path.read_bytes()[:-bytes_cut])
-        log = read_log(path)
-        assert len(log.trace.get("loss")) >= 59
-        assert "LG109" in {note.code for note in log.notes}
-
-
-def test_a_flipped_byte_ends_the_events_and_never_becomes_a_number(tmp_path: Path) -> None:
-    whole = next(events(tmp_path, trained()).iterdir())
-    data, want = whole.read_bytes(), [row["loss"] for row in trained()]
-    for place in np.random.default_rng(4).integers(0, len(data), 40):
-        whole.write_bytes(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
-        try:
-            values = read_log(whole).logged["loss"].values
-        except (BadInput, KeyError):
-            continue
-        np.testing.assert_allclose(values, want[: len(values)], rtol=1e-6)
-
-
-def test_a_tensor_that_claims_a_great_shape_is_no_scalar(tmp_path: Path) -> None:
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    event = Event(step=1)
-    value = event.summary.value.add(tag="loss")
-    value.tensor.dtype = 1
-    value.tensor.tensor_shape.dim.add(size=1 << 40)
-    value.tensor.float_val.append(1.0)
-    record = event.SerializeToString()
-    (tmp_path / "x.tfevents").write_bytes(
-        claim(len(record))[:12] + record + struct.pack("<I", masked(record))
-    )
-    with pytest.raises(BadInput, match="without numbers"):
-        read_log_file(tmp_path / "x.tfevents")
-
-
-def test_names_from_a_log_cannot_steer_a_terminal(tmp_path: Path) -> None:
-    rows = tuple({"step": r["step"], "loss": r["loss"], "\x1b[31mkl\x1b[0m\n": r["kl"]} for r in trained())
-    text = str(read_log(json_lines(tmp_path, rows), {"kl": "\x1b[31mkl\x1b[0m\n"}))
-    assert "\x1b" not in text and len(text.splitlines()) == 5
-
-
-def test_gaps_written_as_nan_are_no_divergence_and_real_ones_are(tmp_path: Path) -> None:
-    gaps = [{"step": i, "loss": 50 - i, "val_loss": 51 - i if i % 5 == 0 else "nan"} for i in range(30)]
-    ends = [{"step": i, "loss": 50 - i if i < 20 else "nan"} for i in range(30)]
-    for rows, clean in ((gaps, True), (ends, False)):
-        with open(tmp_path / "log.csv", "w", newline="") as handle:
-            writer = csv.DictWriter(handle, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        assert (not serious(diagnose_log(tmp_path / "log.csv"))) == clean

@@ -91,10 +91,12 @@ def _running(highest: Series, level: Series) -> Iterator[tuple[float, float, flo
         return
     for place in range(max(RUNNING // 2, len(level) // 5), len(level)):
         before, tops = (part.values[max(0, place - RUNNING) : place] for part in (level, highest))
-        median = float(np.nanmedian(before))
-        spread = 1.4826 * float(np.nanmedian(np.abs(tops - np.nanmedian(tops)))) + float(np.nanmedian(tops) - median)
-        if np.isfinite(highest.values[place]):
-            yield float(level.steps[place]), float(highest.values[place]), median, max(spread, 1e-12)
+        known = np.isfinite(before) & np.isfinite(tops)
+        if not known.any() or not np.isfinite(highest.values[place]):
+            continue
+        median, middle = float(np.median(before[known])), float(np.median(tops[known]))
+        spread = 1.4826 * float(np.median(np.abs(tops[known] - middle))) + middle - median
+        yield float(level.steps[place]), float(highest.values[place]), median, max(spread, 1e-12)
 
 
 STILL = 0.02  # less than 2 % between the first and the last tenth
