@@ -21,7 +21,7 @@ __all__ = ["Choice", "Summary", "choose", "summarise"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LEVELS = 256
-ONE_KIND = 100.0  # ratio of two columns' deviations
+AMOUNTS = 1e3  # variance over mean: a Poisson's is 1, and counts of words or of molecules reach a hundred
 PILED_UP = 0.1  # share of entries at the ends from which they drive a density on [0, 1]
 
 
@@ -90,11 +90,10 @@ class _Facts:
     def is_counts(self) -> bool:
         """Whether every value is a whole number of at least 0, and is to stay one.
 
-        Columns on scales apart by more than a factor of 100 are amounts in different units, and no counts of one kind.
+        A column whose variance is a thousand times its mean holds amounts in some unit, and no counts.
         """
-        spread = self.summary.std[self.summary.std > 0]
-        alike = self.source.layout == "image" or not len(spread) or spread.max() < ONE_KIND * spread.min()
-        return self.summary.all_integer and self.extent[0] >= 0 and self.scale in ("auto", "none") and bool(alike)
+        whole = self.summary.all_integer and self.extent[0] >= 0 and self.scale in ("auto", "none")
+        return whole and bool((self.summary.std**2 <= AMOUNTS * self.summary.mean).all())
 
 
 @dataclass(frozen=True)
