@@ -20,11 +20,11 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105", "TR118"),  # the learning rate, and other bars to learning
     ("DG113", "DG114", "DG124"),  # the decoder's noise
     ("TR121", "TR119", "TR114"),  # beta and free bits
+    ("DG116", "TR136"),  # saturated codes
     ("TR116", "TR115", "DG125"),  # worse than a constant
     ("TR128", "DG122"),  # posteriors wider than the prior
     ("DG104",),  # a decoder that does not listen though there is something to hear
     ("TR122", "TR101"),  # other collapses
-    ("DG116", "TR136"),  # saturated codes
     ("DG101", "DG102", "DG103", "DG110"),  # collapse and small beta, seen after training
     ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
     ("TR129", "DG123"),  # posteriors that are points
