@@ -100,6 +100,7 @@ def test_the_command_checks_and_writes_nothing(
         (["diagnose", "log.csv", "kl"], "role=tag"),
         (["diagnose", "log.csv", "kll=a"], "did you mean kl"),
         (["diagnose", "empty.csv"], "empty.csv"),
+        (["diagnose", "runs"], "name one of them"),
         (["diagnose", "."], "config.yaml|events|no run"),
     ],
 )
@@ -109,6 +110,8 @@ def test_wrong_turns_get_one_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.csv").write_text("step,loss,a\n1,2,3\n2,1,3\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "config.yaml").write_text("seed: 0")
     status, out, error = call(arguments, capsys)
     assert status == 2 and out == "" and "Traceback" not in error
     assert any(word in error for word in text.split("|"))
@@ -191,6 +194,19 @@ def test_a_run_that_was_stopped_leaves_its_findings_and_a_page(tmp_path: Path) -
     event = next(line for line in run.history if line["kind"] == "event")
     assert event["what"] == "refused" and event["step"] > 0
     assert "NaN" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_that_left_all_bounds_is_diagnosed_all_the_same(tmp_path: Path) -> None:
+    """Outputs beyond what distances can be taken of: the rate is named, and the page is written."""
+    config = {"train": {"steps": 200, "learning_rate": 100.0, "on_nan": "rollback"}}
+    run = vaelab.train("digits", out=tmp_path / "run", config=config, progress=False)
+    assert codes(run.findings)[0] in ("TR120", "TR131") and "rate" in run.findings[0].title
+    assert (run.folder / "report.html").stat().st_size > 10_000
+
+
+def test_five_rows_are_no_ground_for_errors(tmp_path: Path) -> None:
+    run = vaelab.train(ROWS[:5], out=tmp_path / "run", config=SHORT, progress=False)
+    assert all(finding.severity != "error" for finding in vaelab.diagnose(run))
 
 
 def test_a_run_of_ones_own_model_is_diagnosed_with_it_and_in_part_without(tmp_path: Path) -> None:

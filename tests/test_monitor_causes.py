@@ -67,6 +67,7 @@ def frozen(model: nn.ModuleDict) -> None:
 MISTAKES: dict[str, tuple[str, dict[str, Any]]] = {
     "the decoder is not in the optimiser": ("TR143", {"trained": lambda model: model["encoder"].parameters()}),
     "the encoder is not in the optimiser": ("TR143", {"trained": lambda model: model["decoder"].parameters()}),
+    "the optimiser holds nothing that is used": ("TR143", {"trained": lambda model: [nn.Parameter(torch.zeros(1))]}),
     "the encoder is frozen": (
         "TR142",
         {"prepare": frozen, "trained": lambda model: [p for p in model.parameters() if p.requires_grad]},

@@ -80,6 +80,9 @@ HEALTHY = {
     "heavy batches": {"loss_max": falling() + 10 * np.random.default_rng(1).gamma(1.0, 1.0, 100)},
     "half of the rectified units dead": {"dead_units": np.full(100, 0.45)},
     "a codebook in use": {"codes_used": np.full(100, 0.6)},
+    "a controller that raises the loss": {"loss": RISING * 3, "settings": settings(objective={"target_rate": 50.0})},
+    "a single held-out row": {"held_out_mean_variance": [[0.0, 0.0, 0.0]] * 100, "held_out_rows": np.ones(100)},
+    "NaN in place of the KL": {"held_out_kl": np.full(100, np.nan), "kl": None, "held_out_kl_per_dimension": None},
     "a passing fault": {"events": [{"what": "refused", "step": 500, "cause": "gone"}]},
 }  # fmt: skip
 FAILING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -93,6 +96,12 @@ FAILING: dict[str, tuple[str, dict[str, Any]]] = {
                                   "update_ratio": np.full(100, 1e-7), "held_out_loss": 200 + 0.1 * NOISE}),
     "one spike": ("TR124", {"loss_max": np.where(STEPS == 700, 1000.0, falling() + 3)}),
     "one dimension": ("TR127", {"held_out_kl_per_dimension": [[8.0, 0.01, 0.0]] * 100}),
+    "one code for every row": (
+        "TR139", {"held_out_mean_variance": [[0.0, 1e-12, 0.0]] * 100, "held_out_rows": np.full(100, 200.0)}
+    ),
+    "one code for every row, after wild steps": (
+        "TR120", {"held_out_mean_variance": [[0.0, 1e-12, 0.0]] * 100, "update_ratio": np.full(100, 0.4)}
+    ),
     "wide posteriors": ("TR128", {"held_out_posterior_variance": [[40.0, 0.1, 0.6]] * 100}),
     "narrow posteriors": ("TR129", {"held_out_posterior_variance": [[1e-6, 1e-6, 1e-7]] * 100}),
     "overfitting": ("TR103", {"held_out_loss": RISING, "held_out_error": np.full(100, 1.0)}),

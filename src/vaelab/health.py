@@ -85,6 +85,7 @@ def diagnose(
     from .diagnosis.logs import diagnose_log, read_log
 
     if not isinstance(subject, Run) and not (Path(subject) / "config.yaml").is_file():
+        _refuse_folder_of_runs(Path(subject))
         log = read_log(subject, mapping)
         return Diagnosis(findings=explained(diagnose_log(log)), heading=str(log))
     run = subject if isinstance(subject, Run) else Run(subject, model)
@@ -102,6 +103,12 @@ def _unmeasured(run: Run) -> str:
     if run.lacks_model:
         return f"{run.folder}: trained a model of your own; pass it to measure it: vaelab.diagnose(folder, model=...)"
     return ""
+
+
+def _refuse_folder_of_runs(path: Path) -> None:
+    inside = sorted(str(run.parent) for run in path.glob("*/config.yaml")) if path.is_dir() else []
+    if inside:
+        raise BadInput("subject", path, f"is a folder of {len(inside)} runs", f"name one of them, such as {inside[-1]}")
 
 
 def _module(model: Any) -> nn.Module:

@@ -62,7 +62,7 @@ def _overfit(step: Step) -> Iterator[Finding]:
     measured = 100 * fall if math.isfinite(fall) else None
     evidence = "the loss does not stay finite " if measured is None else ""
     evidence += f"at a rate of {step.rate:g}; at {SAFE_RATE:g} it is {100 * safe:.3g} %"
-    unit = f"% is what the loss falls in {OVERFIT_STEPS} steps on the same {min(OVERFIT_ROWS, len(step.batch))} rows"
+    unit = f"% less loss after {OVERFIT_STEPS} steps on the same {min(OVERFIT_ROWS, len(step.batch))} rows"
     if safe > LEAST_FALL:
         high = step.rate > SAFE_RATE
         yield Finding(

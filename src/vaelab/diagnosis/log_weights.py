@@ -46,7 +46,7 @@ def mend_weights(series: dict[str, Series]) -> Iterator[Finding]:
     if weighted is not None and weighted.exact:
         yield from _logged(series, weighted)
     elif plain is not None and plain.exact:
-        yield from _unlogged(series, plain) if beta is None else _without_effect(plain)
+        yield from _unlogged(series, plain) if beta is None else _without_effect(plain, beta)
     elif beta is None and (rise := rising_weight(loss, reconstruction, kl)) is not None:
         series["beta"] = rise
         yield Finding(
@@ -136,7 +136,9 @@ def _read(fit: Weights) -> Finding:
     )
 
 
-def _without_effect(fit: Weights) -> Iterator[Finding]:
+def _without_effect(fit: Weights, beta: Series) -> Iterator[Finding]:
+    if abs(fit.b) <= fit.b_error and not np.nanmax(np.abs(beta.values)):
+        return  # a weight of 0 was logged, and one of 0 was found
     yield Finding(
         "LG101",
         "info",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,9 @@ def measure(drawn: Drawn) -> Numbers:
     """Every number that applies to this model and data; those that are not finite are left out."""
     found: Numbers = {}
     for part in MEASURES:
-        found |= part(drawn)
+        # Outputs beyond all bounds, of a model that diverged, have no distances and no classifiers.
+        with contextlib.suppress(ValueError, FloatingPointError), np.errstate(all="ignore"):
+            found |= part(drawn)
     return {name: number for name, number in found.items() if np.isfinite(number.value).all()}
 
 

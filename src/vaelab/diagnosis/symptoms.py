@@ -99,7 +99,7 @@ def dominating(c: Case) -> Found:
 
 
 def listens(c: Case) -> Found:
-    if "listening" in c.numbers and not c.deaf:
+    if "listening" in c.numbers and c.numbers["listening"].low > 0 and not c.deaf:
         yield Finding(
             "DG100",
             "ok",

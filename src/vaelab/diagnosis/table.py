@@ -11,6 +11,7 @@ from ..monitoring.causes import PRESSING
 
 WIDTHS = (30, 30, 34, 34)
 HEAD = ("symptom", "evidence", "cause", "what to change")
+UNJUDGED = "LG105"  # the note that names the series which a log lacks
 WORDS = {"ok": "healthy", "info": "healthy", "warning": "worth a look", "error": "something is wrong"}
 
 
@@ -25,7 +26,10 @@ def as_text(findings: Sequence[Finding], heading: str = "", command: str = "") -
     pressing = [finding for finding in findings if finding.severity in PRESSING]
     notes = [str(finding) for finding in findings if finding not in pressing]
     table = [_table(pressing)] if pressing else []
-    parts = [heading, *notes, *table, f"verdict   {WORDS[worst(findings)]}{_first(pressing)}"]
+    judged = WORDS[worst(findings)]
+    if not pressing and any(finding.code == UNJUDGED for finding in findings):
+        judged = "nothing is wrong in what was logged; not everything could be judged"
+    parts = [heading, *notes, *table, f"verdict   {judged}{_first(pressing)}"]
     parts += [f"next      {command}"] if command else []
     return "\n".join(part for part in parts if part)
 

@@ -18,8 +18,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120", "CH121", "TR140", "TR141", "TR139", "TR142", "TR143"),
     ("TR131", "TR132", "TR133", "TR134"),  # numbers that were not finite
     ("TR120", "TR123", "TR126", "CH116", "CH117", "DG105", "TR118"),  # the learning rate, and other bars to learning
-    ("DG113", "DG114", "DG124"),  # the decoder's noise
-    ("TR121", "TR119", "TR114"),  # beta and free bits
+    ("DG113", "DG114", "DG124", "LG102", "LG112"),  # the decoder's noise, and terms on other scales
+    ("TR121", "TR119", "TR114", "TR117"),  # beta, free bits and targets
     ("DG116", "TR136"),  # saturated codes
     ("TR116", "TR115", "DG125"),  # worse than a constant
     ("TR128", "DG122"),  # posteriors wider than the prior

@@ -26,6 +26,7 @@ class Looks:
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._without = dict.fromkeys(self._trained, 0)  # looks without a gradient; those once reached are dropped
         self._unmoved = dict.fromkeys(self._trained, 0)  # looks with a gradient and no change, though others moved
+        self._standing = 0  # looks in a row with gradients and no change of any parameter
         coins = torch.Generator().manual_seed(0)
         self._places = {
             name: torch.randint(p.numel(), (ENTRIES,), generator=coins).to(p.device)
@@ -47,7 +48,9 @@ class Looks:
 
     @property
     def unmoved(self) -> list[str]:
-        """Parameters that had a gradient and did not move in all of at least five looks, while others did."""
+        """Parameters that had a gradient and did not move in all of at least five looks."""
+        if self._standing >= MANY_LOOKS:
+            return list(self._trained)
         return [name for name, looks in self._unmoved.items() if looks >= MANY_LOOKS]
 
     @property
@@ -74,8 +77,10 @@ class Looks:
         if self._before and changes > 0 and sizes > 0:  # 0 between two steps that the optimiser did not take
             seen["update_ratio"] = changes / sizes
             self._note_moves()
+        gradients = self._gradients()
+        self._standing = self._standing + 1 if gradients and changes == 0 else 0
         self._before = {}
-        return seen | self._gradients()
+        return seen | gradients
 
     def _note_moves(self) -> None:
         """A parameter that moved once is in the optimiser's care; one with a gradient that stands still may not be."""

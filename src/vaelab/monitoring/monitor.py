@@ -30,6 +30,12 @@ MOVED = 0.01  # a beta this share away from its last value is still on its way
 TERMS = ("loss", "reconstruction", "kl")
 Number = float | Tensor | np.ndarray
 
+JUDGED = {
+    "loss": "the curve (loss)",
+    "kl": "collapse (kl, or mu and log_var)",
+    "update_ratio": "the length of the steps (model)",
+    "held_out_loss": "overfitting (held_out)",
+}
 MUCH_FROZEN = 0.2  # of all entries: a part that was trained elsewhere rarely stands in the model itself
 
 
@@ -164,7 +170,10 @@ class Monitor:
         """The findings as text."""
         findings = self.findings
         seen = f"{self._updates} steps seen"
-        return "\n".join([seen, *map(str, findings)]) if findings else f"{seen}: nothing is wrong"
+        given = self.trace
+        blind = [words for role, words in JUDGED.items() if not given.has(role)]
+        fine = "nothing is wrong" + f" in what was given; not judged: {'; '.join(blind)}" * bool(blind)
+        return "\n".join([seen, *map(str, findings)]) if findings else f"{seen}: {fine}"
 
     __str__ = report
 
@@ -346,8 +355,8 @@ def _unreached(looks: Looks | None) -> list[Finding]:
                 looks.unmoved,
                 "TR143",
                 "parameters do not move, as if frozen:",
-                "a gradient and no change at every look, while others changed",
-                "they were not given to the optimiser, or their learning rate is 0",
+                "a gradient and no change at every look",
+                "they were not given to the optimiser, its step is not called, or the learning rate is 0",
                 "give the optimiser all of model.parameters()",
                 "every parameter moves",
             ),

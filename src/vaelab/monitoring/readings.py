@@ -23,13 +23,9 @@ def remedy(trace: Trace, edit: dict[str, Any], words: str) -> dict[str, Any]:
 def lower_rate(trace: Trace, factor: float = 10) -> dict[str, Any]:
     """The remedy of a learning rate that is too high."""
     rate = trace.settings.get("train.learning_rate") or last(trace.get("learning_rate"))
-    words = "a tenth of the learning rate, and clip the gradient's norm"
-    if not rate:
-        return remedy(trace, {"train.learning_rate": 1e-4, "train.clip_norm": 1.0}, words)
-    lower = min(rate / factor, 1e-3)
-    return remedy(
-        trace, {"train.learning_rate": float(f"{lower:.2g}"), "train.clip_norm": 1.0}, f"{words}: {lower:.2g}"
-    )
+    lower = min(rate / factor, 1e-3) if rate else 1e-4
+    words = f"a learning rate of {lower:.2g}, and the gradient's norm clipped at 1"
+    return remedy(trace, {"train.learning_rate": float(f"{lower:.2g}"), "train.clip_norm": 1.0}, words)
 
 
 def last(series: Series) -> float:

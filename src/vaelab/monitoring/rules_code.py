@@ -27,7 +27,7 @@ def collapse(trace: Trace) -> Iterator[Finding]:
     if whole is None or beta(trace) < FULL_WEIGHT * full_beta(trace):
         return
     carried = float(np.max(per_dimension)) if per_dimension is not None else whole
-    if carried > NOTHING or whole > NEXT_TO_NOTHING:
+    if not (carried <= NOTHING and whole <= NEXT_TO_NOTHING):  # NaN is no collapse
         return
     for applies, code, why, edit, words in COLLAPSES:
         if applies(trace):
@@ -228,20 +228,24 @@ def units(trace: Trace) -> Iterator[Finding]:
             )
 
 
+FEW_ROWS = 10  # held-out rows, from which no variance can be told
 SAME = 1e-8  # variance over rows, of codes whose prior has 1: rounding errors
 
 
 def same_code(trace: Trace) -> Iterator[Finding]:
     """A rate of some nats, though the posterior mean is the same for every row."""
-    variance, (_, whole) = trace.get("held_out_mean_variance", "mean_variance"), _kl(trace)
-    if len(variance) and whole is not None and whole > 1 and (largest := float(np.max(variance.settled()))) < SAME:
+    variance, rows = trace.get("held_out_mean_variance", "mean_variance"), trace.get("held_out_rows")
+    whole, wild = _kl(trace)[1], fastest(trace) > FAST
+    if not len(variance) or whole is None or (len(rows) and rows.last < FEW_ROWS):
+        return
+    if whole > 1 and (largest := float(np.max(variance.settled()))) < SAME:
         yield Finding(
-            "TR139",
+            "TR120" if wild else "TR139",
             "error",
-            "the encoder gives every row the same code",
+            "the learning rate is too high: " * wild + "the encoder gives every row the same code",
             largest,
             "variance of the posterior mean over rows, in the widest dimension",
-            evidence=f"the KL is {whole:.3g} nats, and none of them tells rows apart",
+            evidence=f"the KL is {whole:.3g} nats, and none of them tells rows apart{ratio_words(trace)}",
             why="units of the encoder are dead or saturated on every row",
             **remedy(trace, lower_rate(trace)["edit"] if trace.ours else {}, "scale the data, SiLU, and a lower rate"),
             expected="posterior means that differ between rows",

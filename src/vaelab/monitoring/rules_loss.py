@@ -27,6 +27,7 @@ from .trace import Series, Trace
 
 SLOW = 1e-4  # ten thousand steps in one direction move the weights by their norm; Adam's usual rate has ten times that
 LOW_RATE = 1e-5  # where nothing but the rate is known: a hundredth of Adam's usual one
+TARGETS = ("objective.target_rate", "objective.target_reconstruction")
 DIVERGED = 0.5  # share of all that was gained, lost again by the end: no noise of batches does that
 
 
@@ -40,7 +41,8 @@ def diverged(trace: Trace) -> Iterator[Finding]:
     curve, short = smooth(values), worse_than_constant(trace, errors=1 if wild else 3)
     best, end, start = curve.min(), curve[-1], curve[0]
     lost = end - best
-    rose = lost > max(DIVERGED * max(start - best, 0.0), 10 * noise(values))
+    steered = any(trace.settings.get(target) is not None for target in TARGETS)  # a controller may raise the loss
+    rose = not steered and lost > max(DIVERGED * max(start - best, 0.0), 10 * noise(values))
     if rose or (short and wild):
         yield Finding(
             "TR120",
@@ -114,7 +116,7 @@ def not_moving(trace: Trace) -> Iterator[Finding]:
     rate = trace.settings.get("train.learning_rate") or last(trace.get("learning_rate"))
     slow = ratio < SLOW if ratio is not None else bool(rate) and rate < LOW_RATE
     falling = len(curve) > FEW_POINTS and curve[-FEW_POINTS] - curve[-1] > 0.05 * abs(curve[0] - curve[-1])
-    if slow and (moved < STILL or falling or worse_than_constant(trace)):
+    if slow and fastest(trace) < FAST and (moved < STILL or falling or worse_than_constant(trace)):
         yield Finding(
             "TR126",
             "warning",

@@ -35,6 +35,7 @@ ROLES: dict[str, str] = {
     # held-out rows
     "held_out_loss": "negative bound, nats per sample",
     "held_out_error": "its standard error",
+    "held_out_rows": "how many",
     "held_out_reconstruction": "nats per sample",
     "held_out_kl": "nats per sample",
     "held_out_kl_per_dimension": "nats, [L]",
