@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import vaelab
 from vaelab.core.config import build_config
 from vaelab.measure.bound import BoundSums
 from vaelab.training.checkpoint import Progress
-from vaelab.training.rules import Measured, judge
+from vaelab.training.rules import Measured, applicable, judge
 
 
 def outputs(sizes: tuple[int, ...]) -> tuple[list[vaelab.VAEOutput], vaelab.VAEOutput]:
@@ -120,3 +121,37 @@ def test_each_rule_fires_on_its_number_alone(name: str) -> None:
     assert (found[code].severity, found[code].measured) == (severity, pytest.approx(measured))
     assert found[code].unit
     assert found[code].title in str(found[code])
+
+
+CONFIGS = {
+    "plain": {},
+    "already so": {"objective": {"beta": 4.0}},
+    "controlled": {"objective": {"target_rate": 5.0}},
+    "capacity": {"objective": {"capacity": 5.0}},
+    "slices": {"train": {"accumulate": 2}},
+    "counts": {"likelihood": "poisson"},
+    "bits": {"likelihood": "bernoulli"},
+}
+EDITS: tuple[dict[str, Any], ...] = (
+    {"objective.beta": 4.0}, {"objective.free_bits": 0.2}, {"data.scale": "standardize"},
+    {"likelihood.noise": "shared"}, {"objective.anneal": "linear", "objective.warmup_steps": 30},
+    {"train.learning_rate": 1e-4},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_edit_that_is_left_changes_something_and_is_taken(name: str, tmp_path: Path) -> None:
+    """Each edit that is not put into words trains: the loop refuses none of them."""
+    config = settings(**{key: value for key, value in CONFIGS[name].items() if key != "train"})
+    train = {"steps": 2, "batch_size": 8, **CONFIGS[name].get("train", {})}
+    config = config.updated(train=train, report={"html": False})
+    rows = np.random.default_rng(0).integers(0, 2 if name == "bits" else 9, (40, 5)).astype(float)
+    found = [vaelab.Finding("XX100", "warning", "a finding", 1.0, edit=edit) for edit in EDITS]
+    for number, finding in enumerate(applicable(found, config)):
+        assert finding.advice
+        if finding.edit:
+            edited = config.edited(finding.edit)
+            assert edited != config
+            vaelab.train(rows, out=tmp_path / str(number), config=edited, progress=False)
+    kept = [finding.edit for finding in applicable(found, config)]
+    assert kept[-1] == EDITS[-1] and (name != "plain" or all(kept[:3]))

@@ -239,3 +239,11 @@ def test_the_report_and_the_command_say_the_same(tmp_path: Path, capsys) -> None
     page = (run.folder / "report.html").read_text()
     assert "training has not ended" in page.lower()
     assert "vaelab train --resume" in page
+
+
+@pytest.mark.parametrize("rows", [np.random.default_rng(0).poisson(5, (300, 1)), np.full((300, 3), 4)])
+def test_counts_of_a_single_column_or_value_train(rows: np.ndarray, tmp_path: Path) -> None:
+    """There is no spread over columns, or over rows, to scale the encoder's input by."""
+    config = {**QUICK, "likelihood": "poisson"}
+    run = vaelab.train(rows, out=tmp_path / "run", config=config, progress=False)
+    assert np.isfinite(run.metrics["negative_elbo"])

@@ -137,7 +137,8 @@ def test_codes_that_leave_the_prior_are_seen_in_a_strangers_training(beta: float
 @pytest.mark.parametrize("ours", [True, False])
 def test_the_cause_is_named(story: str, ours: bool) -> None:
     code, changes = FAILING[story]
-    given = {**changes, "settings": settings(objective={"beta": 20.0 if code == "TR121" else 1.0})} if ours else changes
+    own = settings(objective={"beta": 20.0 if code == "TR121" else 1.0}, data={"scale": "none"})
+    given = {**changes, "settings": own} if ours else changes
     found = explained(judge(trace(**given)))
     assert pressing(found)[:1] == [code]
     lead = found[0]

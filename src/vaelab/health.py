@@ -21,6 +21,7 @@ from .monitoring.causes import explained
 from .objectives.elbo import ELBO
 from .training.fit import checked, constant_baseline, engine_for
 from .training.job import prepare
+from .training.rules import applicable
 from .training.run import Run
 
 BATCH = 128  # rows that a stranger's model is tried on
@@ -62,7 +63,7 @@ def check(
         job = prepare(x, settings, engine, model, objective)
         job.model.to(engine.device)
         found = checked(job, full, constant_baseline(job)["negative_elbo"])
-    return explained([*job.findings, *found])
+    return explained(applicable([*job.findings, *found], job.config))
 
 
 def diagnose(
@@ -92,6 +93,7 @@ def diagnose(
     if unmeasured := _unmeasured(run):
         return Diagnosis(findings=run.findings, heading=unmeasured)
     found = diagnose_run(run)
+    found = replace(found, findings=applicable(found.findings, run.config))
     run.keep_diagnosis(found.to_dict())
     return replace(found, findings=run.findings)
 

@@ -49,6 +49,22 @@ class Finding:
         if self.edit and not self.advice:
             object.__setattr__(self, "advice", settings_text(self.edit))
 
+    @classmethod
+    def from_dict(cls, plain: Any) -> Finding:
+        """What `to_dict` gave, read back from a file.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            found = cls(**plain)
+        except TypeError as error:
+            raise ValueError(f"no finding: {error}") from None
+        numbers = (found.measured, found.interval)
+        if found.severity not in SEVERITIES or not all(n is None or isinstance(n, int | float) for n in numbers):
+            raise ValueError(f"no finding: severity {found.severity!r}, measured {found.measured!r}")
+        return found
+
     @property
     def number(self) -> str:
         """The measured number with its interval and unit, or an empty string."""

@@ -239,6 +239,8 @@ def _csv_rows(text: str, where: str) -> tuple[list[Mapping[str, Any]], str]:
         records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader if any(record)]
     except csv.Error as error:
         raise BadInput(where, None, f"is broken in line {reader.line_num}: {error}", "mend the quotes") from None
+    if not records:
+        raise BadInput(where, "no cells", "must hold a header and rows")
     header = [name or f"column_{i}" for i, name in enumerate(records[0][1], 1)]
     if all(_number(name) is not _ABSENT for name in header):
         raise BadInput(where, "a first line of numbers", "must begin with the columns' names", "add a line of names")

@@ -19,6 +19,7 @@ DEAD_CODES = {"encoder": "DG117", "decoder": "DG118"}
 DEAD_LAYER = 0.9  # of a layer's units; rectified networks train well with half of them dead
 SATURATED = 0.6  # of the rows in the outer tenth of the range; a uniform code has 10 % there, a normal one 0.3 %
 ONE_ENTRY = 0.9  # of the variance that the model sees; standardised columns have equal shares
+FEW_ROWS = 10  # on fewer rows any unit may answer alike
 LEARNED = 0.1  # of the constant decoder's nats, before it can be said that learning did not carry over
 OVERFIT = 0.25  # of what training rows gained over a constant decoder; 0.18 in default runs, whatever chance adds
 COPIED = 0.2  # of the samples, more than among held-out rows
@@ -77,7 +78,7 @@ def collapse(c: Case) -> Found:
     """No rate and no listening: z says nothing; why, is told by the weight and by a decoder without z."""
     if not (c.collapsed and c.deaf) or next(dead(c), None) or next(noise(c), None):
         return
-    gain, error = c.value("skill", 0.0), c.numbers["bound"].interval
+    gain, error = c.value("skill", 0.0), c.numbers["bound"].interval if "bound" in c.numbers else np.inf
     steps = c.config.train.steps or 1
     for applies, code, title, why, edit in (
         (
@@ -118,6 +119,8 @@ def collapse(c: Case) -> Found:
 
 def dead(c: Case) -> Found:
     """Layers, or whole networks, that answer every row alike, which no pull of the divergence does so thoroughly."""
+    if c.rows < FEW_ROWS:
+        return
     rate = c.config.train.learning_rate or 1e-3
     outputs = {"decoder": "reconstruction_spread", "encoder": "code_variance"}
     stuck = {part: _stuck(c, part, name) for part, name in outputs.items()}

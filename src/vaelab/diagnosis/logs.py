@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def read_log(path: str | os.PathLike[str], mapping: Mapping[str, str] | None = N
         MissingExtra: for events where TensorBoard is not installed.
     """
     log = read_log_file(path)
-    if not mapping and log.rows and all(row.get("kind") in OUR_KINDS for row in log.rows):
+    if not mapping and log.rows and all(map(_is_ours, log.rows)):
         return _own(str(path), log)
     roles = _roles(str(path), log, mapping or {})
     notes = list(_cut(log))
@@ -101,6 +102,23 @@ def diagnose_log(path: str | os.PathLike[str] | Log, mapping: Mapping[str, str] 
     """
     log = path if isinstance(path, Log) else read_log(path, mapping)
     return [*judge(log.trace), *judge_log(log.trace), *log.notes]
+
+
+def _is_ours(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a line of a run's metrics: of a known kind, with a step, and numbers or lists of numbers."""
+    kind, step = row.get("kind"), row.get("step")
+    if not isinstance(kind, str) or kind not in OUR_KINDS or not isinstance(step, int | float):
+        return False
+    if kind == "event":
+        return isinstance(row.get("what"), str)
+    values = [part for name, value in row.items() if name != "kind" for part in _parts(value)]
+    return (kind != "baseline" or "negative_elbo" in row) and all(
+        value is None or isinstance(value, int | float) for value in values
+    )
+
+
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _own(path: str, log: LogFile) -> Log:

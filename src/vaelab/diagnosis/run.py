@@ -40,7 +40,7 @@ class Diagnosis:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """What `to_dict` gave."""
         numbers = {name: Estimate.from_dict(number) for name, number in plain["numbers"].items()}
-        return cls(numbers, [Finding(**finding) for finding in plain["findings"]])
+        return cls(numbers, [Finding.from_dict(finding) for finding in plain["findings"]])
 
     def __str__(self) -> str:
         return "\n".join(str(finding) for finding in self.findings)

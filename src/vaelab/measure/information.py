@@ -91,6 +91,7 @@ def _matched_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tu
     count, size = z.shape
     centre = mean.mean(0)
     covariance = (mean - centre).T @ (mean - centre) / count + np.diag(variance.mean(0))
+    covariance += 1e-9 * np.trace(covariance) / size * np.eye(size)  # codes of a plain autoencoder may be collinear
     factor = np.linalg.cholesky(covariance)
     squares = np.linalg.solve(factor, (z - centre).T) ** 2
     log_density = -0.5 * squares.sum(0) - np.log(np.diag(factor)).sum() - size * HALF_LOG_2PI

@@ -21,6 +21,7 @@ from .vae import VAE
 
 Shape = tuple[int, ...]
 LEAST_RATE = 1e-2  # counts a row, where a column of the training rows holds none or next to none
+LEAST_SPREAD = 1e-6  # of what an encoder of counts sees; below it they are one number
 LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many times as fast
 
 
@@ -92,7 +93,8 @@ def start_at(model: Any, mean: Tensor, std: Tensor) -> None:
     with torch.no_grad():
         bias.copy_((rate if len(rate) == len(bias) else rate.mean()).log())
         prepare.shift.copy_(torch.log1p(mean.mean()))
-        prepare.scale.copy_((std.square().mean() + mean.var()).sqrt() / (1 + mean.mean()))
+        spread = (std.square().mean() + mean.var(correction=0)).sqrt() / (1 + mean.mean())
+        prepare.scale.copy_(spread if spread > LEAST_SPREAD else torch.ones(()))
 
 
 def build_likelihood(config: LikelihoodConfig) -> Likelihood:

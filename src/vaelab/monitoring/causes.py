@@ -8,11 +8,11 @@ from dataclasses import replace
 from ..core.finding import SEVERITIES, Finding
 
 # Causes in the order in which they act. Where a line has a finding of severity warning or error, whatever stands in a
-# later line may follow from it: mend that first and look again. Codes in no line stand for themselves.
+# later line and is no graver may follow from it: mend that first and look again. Codes in no line stand for themselves.
 TIERS: tuple[tuple[str, ...], ...] = (
     ("CH101", "CH102", "CH103", "CH104", "CH105", "TR112", "TR130", "LG111"),  # a step cannot be taken
     # data that the model or its likelihood cannot take
-    ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA139", "DA141", "DA142", "DG127"),
+    ("DA128", "DA129", "DA130", "DA131", "DA132", "DA134", "DA137", "DA138", "DA141", "DA142", "DG127"),
     ("TR137",),  # data that are not scaled, seen when they broke a step
     # parts that cannot learn
     ("CH106", "CH107", "CH108", "CH109", "CH118", "CH120", "CH121", "TR140", "TR141", "TR139", "TR142", "TR143"),
@@ -28,7 +28,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("DG101", "DG102", "DG103", "DG110"),  # collapse and small beta, seen after training
     ("DG117", "DG118", "TR125", "TR135"),  # dead and saturated units
     ("TR129", "DG123"),  # posteriors that are points
-    ("TR127", "DG121"),  # one dimension
+    ("TR127", "DG121", "DA139"),  # one dimension, and far too many
     ("TR110", "DG128", "DG111"),  # samples
     ("TR113",),  # single evaluations
     ("CH110", "CH111", "CH112", "CH113"),  # the start
@@ -46,16 +46,18 @@ def explained(findings: Sequence[Finding]) -> list[Finding]:
         >>> [(found.code, found.severity) for found in explained([worse, beta])]
         [('TR121', 'error'), ('TR115', 'info')]
     """
-    pressing = [finding for finding in findings if finding.severity in PRESSING]
-    first = min((TIER[finding.code] for finding in pressing if finding.code in TIER), default=len(TIERS))
-    root = next((finding for finding in pressing if TIER.get(finding.code) == first), None)
-    told = [_told(finding, root, first) for finding in findings]
+    pressing = [finding for finding in findings if finding.severity in PRESSING and finding.code in TIER]
+    told = [_told(finding, pressing) for finding in findings]
     return sorted(told, key=_order)
 
 
-def _told(finding: Finding, root: Finding | None, first: int) -> Finding:
-    if root is None or finding.severity not in PRESSING or TIER.get(finding.code, -1) <= first:
+def _told(finding: Finding, pressing: Sequence[Finding]) -> Finding:
+    """The finding, or a note where something before it, and no less grave, may be its cause."""
+    tier, gravity = TIER.get(finding.code, -1), SEVERITIES.index(finding.severity)
+    before = [other for other in pressing if TIER[other.code] < tier and SEVERITIES.index(other.severity) >= gravity]
+    if finding.severity not in PRESSING or not before:
         return finding
+    root = min(before, key=lambda other: TIER[other.code])
     why = f"follows from {root.code}, or is hidden by it: mend that first"
     return replace(finding, severity="info", why=why, advice="", edit={}, expected="")
 

@@ -151,7 +151,7 @@ def behind(model: nn.Module, batch: Tensor | None, rows: Sequence[int] = ()) -> 
     sizes = batch.detach().abs().reshape(len(batch), -1).amax(1).double()
     row = rows[int(sizes[list(rows)].argmax())] if rows else int(sizes.argmax())
     size, typical = float(sizes[row]), float(sizes.median())
-    if size > OUTLYING * typical:
+    if size > OUTLYING * typical > 0:
         return "data", f"row {row} of the batch holds {size:.3g}, where the typical row's largest is {typical:.3g}"
     if size > LARGE_INPUT:
         return "data", f"row {row} of the batch holds {size:.3g}: the data is not scaled for a network"

@@ -36,6 +36,7 @@ JUDGED = {
     "update_ratio": "the length of the steps (model)",
     "held_out_loss": "overfitting (held_out)",
 }
+ENOUGH_ROWS = 50  # of a few rows most lie at the ends of their range
 MUCH_FROZEN = 0.2  # of all entries: a part that was trained elsewhere rarely stands in the model itself
 
 
@@ -238,7 +239,8 @@ class Monitor:
             parts = (mu, mu.square(), log_variance.exp(), log_variance)
             for role, part in zip(MOMENTS, parts, strict=True):
                 window.add(role, part.sum(0, dtype=torch.float64).cpu().numpy(), len(part))
-            window.add("means_at_ends", at_ends(mu).cpu().numpy())
+            if len(mu) >= ENOUGH_ROWS:
+                window.add("means_at_ends", at_ends(mu).cpu().numpy() * len(mu), len(mu))
         lost = 0
         for role, values in pending.items():
             points = _on_host(values)

@@ -22,10 +22,17 @@ def remedy(trace: Trace, edit: dict[str, Any], words: str) -> dict[str, Any]:
 
 def lower_rate(trace: Trace, factor: float = 10) -> dict[str, Any]:
     """The remedy of a learning rate that is too high."""
-    rate = trace.settings.get("train.learning_rate") or last(trace.get("learning_rate"))
+    rate = usual_rate(trace)
     lower = min(rate / factor, 1e-3) if rate else 1e-4
     words = f"a learning rate of {lower:.2g}, and the gradient's norm clipped at 1"
     return remedy(trace, {"train.learning_rate": float(f"{lower:.2g}"), "train.clip_norm": 1.0}, words)
+
+
+def usual_rate(trace: Trace) -> float:
+    """The learning rate at its highest, which a schedule brings down to nothing; 0 where it is not known."""
+    rates = trace.get("learning_rate").values
+    known = float(np.nanmax(rates)) if np.isfinite(rates).any() else 0.0
+    return float(trace.settings.get("train.learning_rate") or known)
 
 
 def last(series: Series) -> float:

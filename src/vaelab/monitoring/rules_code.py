@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.finding import Finding
-from .readings import FAST, NATS, beta, fastest, full_beta, last, lower_rate, ratio_words, remedy
+from .readings import FAST, FEW_POINTS, NATS, beta, fastest, full_beta, last, lower_rate, ratio_words, remedy
 from .trace import Trace
 
 NOTHING = 0.03  # nats in a dimension: a correlation of a quarter, which hardly any decoder gains from
@@ -17,6 +17,7 @@ FULL_WEIGHT = 0.99  # share of its final value from which beta counts as arrived
 HIGH_BETA = 1.5  # a weight above 1 buys a lower rate; below this the price is small
 LOW_BETA = 0.5  # below half its weight the divergence no longer keeps q(z) at the prior
 DOMINATING = 0.9  # share of the whole KL in one dimension
+MANY_NATS = 3.0  # and nats there: one of twenty kinds; less is what a single weak factor carries
 EXPLODED = 10.0  # the prior's variance is 1: a posterior ten times as wide says that the code is meaningless noise
 VANISHED = 1e-4  # a posterior a hundred times narrower than the prior costs 4 nats a dimension: a plain autoencoder
 
@@ -24,7 +25,7 @@ VANISHED = 1e-4  # a posterior a hundred times narrower than the prior costs 4 n
 def collapse(trace: Trace) -> Iterator[Finding]:
     """Next to no nats in any dimension once beta has its full weight; while beta is small a low KL is no collapse."""
     per_dimension, whole = _kl(trace)
-    if whole is None or beta(trace) < FULL_WEIGHT * full_beta(trace):
+    if whole is None or beta(trace) < FULL_WEIGHT * full_beta(trace) or _too_soon(trace):
         return
     carried = float(np.max(per_dimension)) if per_dimension is not None else whole
     if not (carried <= NOTHING and whole <= NEXT_TO_NOTHING):  # NaN is no collapse
@@ -44,6 +45,19 @@ def collapse(trace: Trace) -> Iterator[Finding]:
                 expected="a KL of some nats, with dimensions above 0.01",
             )
             return
+
+
+def _too_soon(trace: Trace) -> bool:
+    """Whether beta still rises, or so little is known that a KL that is small at first could not have risen."""
+    weights, points = trace.get("beta").values, trace.get("held_out_kl", "kl", "kl_per_dimension")
+    rising = len(weights) > 1 and weights[-1] > 1.001 * weights[-1 - max(1, len(weights) // 10)]
+    return trace.last_step < trace.warmup_ends or (not trace.ours and (len(points) < FEW_POINTS or bool(rising)))
+
+
+def _few_rows(trace: Trace) -> bool:
+    """Whether there are held-out rows, and too few to tell a variance."""
+    rows = trace.get("held_out_rows")
+    return len(rows) > 0 and bool(rows.last < FEW_ROWS)
 
 
 def _kl(trace: Trace) -> tuple[Any, float | None]:
@@ -120,7 +134,8 @@ def dominating(trace: Trace) -> Iterator[Finding]:
     if dims is None or len(dims) < 3 or not whole or not np.isfinite(dims).all():
         return
     first = int(np.argmax(dims))
-    if dims[first] > DOMINATING * whole and dims[first] > 1.0:
+    scaled = trace.settings.get("data.scale") in ("auto", "standardize")  # then one factor is what the data have
+    if dims[first] > DOMINATING * whole and dims[first] > MANY_NATS and not scaled:
         yield Finding(
             "TR127",
             "warning",
@@ -181,7 +196,7 @@ def holes(trace: Trace) -> Iterator[Finding]:
     names = ("held_out_mean_variance", "mean_variance"), ("held_out_posterior_variance", "posterior_variance")
     means, spread = (trace.get(*pair) for pair in names)
     kl = _kl(trace)[1]
-    if trace.ours or not len(means) or not len(spread) or kl is None:
+    if trace.ours or not len(means) or not len(spread) or kl is None or _few_rows(trace):
         return
     whole = means.settled() + spread.settled()
     spent = float(np.sum(0.5 * (whole - 1 - np.log(np.maximum(whole, 1e-30)))))
@@ -234,9 +249,9 @@ SAME = 1e-8  # variance over rows, of codes whose prior has 1: rounding errors
 
 def same_code(trace: Trace) -> Iterator[Finding]:
     """A rate of some nats, though the posterior mean is the same for every row."""
-    variance, rows = trace.get("held_out_mean_variance", "mean_variance"), trace.get("held_out_rows")
+    variance = trace.get("held_out_mean_variance", "mean_variance")
     whole, wild = _kl(trace)[1], fastest(trace) > FAST
-    if not len(variance) or whole is None or (len(rows) and rows.last < FEW_ROWS):
+    if not len(variance) or whole is None or _few_rows(trace):
         return
     if whole > 1 and (largest := float(np.max(variance.settled()))) < SAME:
         yield Finding(

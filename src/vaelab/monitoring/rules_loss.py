@@ -13,7 +13,6 @@ from .readings import (
     FEW_POINTS,
     NATS,
     fastest,
-    last,
     lower_rate,
     minimised,
     noise,
@@ -21,6 +20,7 @@ from .readings import (
     remedy,
     smooth,
     total,
+    usual_rate,
     worse_than_constant,
 )
 from .trace import Series, Trace
@@ -28,6 +28,7 @@ from .trace import Series, Trace
 SLOW = 1e-4  # ten thousand steps in one direction move the weights by their norm; Adam's usual rate has ten times that
 LOW_RATE = 1e-5  # where nothing but the rate is known: a hundredth of Adam's usual one
 TARGETS = ("objective.target_rate", "objective.target_reconstruction")
+DRIFT = 0.02  # of the best: a smooth curve has no noise, and drifts by as much at a good rate
 DIVERGED = 0.5  # share of all that was gained, lost again by the end: no noise of batches does that
 
 
@@ -42,7 +43,7 @@ def diverged(trace: Trace) -> Iterator[Finding]:
     best, end, start = curve.min(), curve[-1], curve[0]
     lost = end - best
     steered = any(trace.settings.get(target) is not None for target in TARGETS)  # a controller may raise the loss
-    rose = not steered and lost > max(DIVERGED * max(start - best, 0.0), 10 * noise(values))
+    rose = not steered and lost > max(DIVERGED * max(start - best, 0.0), 10 * noise(values), DRIFT * abs(best))
     if rose or (short and wild):
         yield Finding(
             "TR120",
@@ -113,7 +114,7 @@ def not_moving(trace: Trace) -> Iterator[Finding]:
     curve = smooth(values)
     moved = abs(curve[-1] - curve[0]) / max(abs(curve[0]), 1e-12)
     ratio = float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else None
-    rate = trace.settings.get("train.learning_rate") or last(trace.get("learning_rate"))
+    rate = usual_rate(trace)
     slow = ratio < SLOW if ratio is not None else bool(rate) and rate < LOW_RATE
     falling = len(curve) > FEW_POINTS and curve[-FEW_POINTS] - curve[-1] > 0.05 * abs(curve[0] - curve[-1])
     if slow and fastest(trace) < FAST and (moved < STILL or falling or worse_than_constant(trace)):

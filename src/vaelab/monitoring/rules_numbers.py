@@ -115,7 +115,7 @@ def _missing_values(trace: Trace) -> Iterator[Finding]:
             yield Finding(
                 code,
                 "error" if to_the_end else "warning",
-                f"{words} became NaN or infinite at step {first:.0f}",
+                f"{words} became NaN or infinite in the steps up to {first:.0f}",
                 float(missing.sum()),
                 f"of {len(series)} points",
                 why="the learning rate is too high, a variance overflowed, or some rows are extreme",

@@ -42,6 +42,7 @@ ROLES: dict[str, str] = {
     "held_out_mean_variance": "[L]",
     "held_out_posterior_variance": "[L]",
 }
+BEYOND = 1e150  # squares of larger numbers overflow, and no loss is meant to be one
 HELD_OUT = {"negative_elbo": "held_out_loss", "standard_error": "held_out_error"}
 
 
@@ -143,7 +144,7 @@ def _series(pairs: Sequence[tuple[float, Any]]) -> Series:
     rows = [np.full(length, np.nan) if value is None else np.asarray(value, np.float64).ravel() for _, value in kept]
     values = np.array(rows).reshape(len(kept), length)
     wide = any(isinstance(value, list | tuple | np.ndarray) and np.ndim(value) for _, value in kept)
-    finite = np.where(np.isfinite(values), values, np.nan)
+    finite = np.where(np.abs(values) < BEYOND, values, np.nan)
     return Series(np.array([step for step, _ in kept], np.float64), finite if wide else finite[:, 0])
 
 

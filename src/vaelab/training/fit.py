@@ -33,7 +33,7 @@ from .events import Events
 from .folder import RunFolder, existing_folder, new_folder, refuse_second_run
 from .job import Job, prepare
 from .loop import Loop
-from .rules import Measured, judge, never_finite, run_trace
+from .rules import Measured, applicable, judge, never_finite, run_trace
 from .run import Run
 from .show import Display, Several, choose_display
 
@@ -118,7 +118,6 @@ def resume(
         with _lock(folder_path, engine):
             folder = RunFolder(folder_path, writes=engine.is_main)
             folder.clean()
-            folder.forget_diagnosis()
             if changed:
                 folder.save_config(config)
                 job.findings.append(_resumed_otherwise(changed, config))
@@ -145,7 +144,7 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
         for finding in explained(found):
             if finding.severity in PRESSING:
                 display.say(str(finding))
-        job.findings += found
+        job.findings += applicable(found, config)
         folder.save_findings(job.findings)
     if config.report.tensorboard and engine.is_main:
         events = Events(folder.path / "events", job.held_out, images=config.report.images, seed=config.seed)
@@ -170,7 +169,7 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
         try:
             done = loop.run()
         except Diverged as error:
-            folder.save_findings([*judge_trace(run_trace(config, folder.metrics())), *job.findings])
+            folder.save_findings([*applicable(judge_trace(run_trace(config, folder.metrics())), config), *job.findings])
             error.folder = folder.path
             raise
         finally:

@@ -126,12 +126,6 @@ class RunFolder:
         if self.writes:
             write_json(self.path / "diagnosis.json", diagnosis)
 
-    def forget_diagnosis(self) -> None:
-        """Removes the diagnosis of weights that are about to change."""
-        if self.writes:
-            with saying_why(self.path):
-                (self.path / "diagnosis.json").unlink(missing_ok=True)
-
     def clean(self) -> None:
         """Removes what interrupted writes left behind."""
         if self.writes:
@@ -159,12 +153,15 @@ class RunFolder:
     def findings(self) -> list[Finding]:
         """All findings."""
         path = self.path / "findings.jsonl"
-        return [Finding(**line) for line in read_json_lines(path)] if path.exists() else []
+        return as_findings(read_json_lines(path), path) if path.exists() else []
 
     def diagnosis(self) -> dict[str, Any]:
         """The numbers and findings of the last diagnosis, empty where there is none."""
         path = self.path / "diagnosis.json"
-        return read_json(path) if path.exists() else {}
+        kept = read_json(path) if path.exists() else {}
+        if not isinstance(kept, dict):
+            raise Corrupt(f"{path}: no diagnosis")
+        return kept
 
     @property
     def _metrics(self) -> Path:
@@ -174,3 +171,15 @@ class RunFolder:
         with saying_why(self._metrics), open(self._metrics, "a", encoding="utf-8") as handle:
             handle.write("".join(self._lines))
         self._lines = []
+
+
+def as_findings(lines: Iterable[Any], path: Path) -> list[Finding]:
+    """Findings from a file of a run.
+
+    Raises:
+        Corrupt: if one of them is none.
+    """
+    try:
+        return [Finding.from_dict(line) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise Corrupt(f"{path}: {error}") from None

@@ -234,6 +234,9 @@ class Loop:
         """Goes back to the last checkpoint reached without a fault, and saves there what is known now."""
         lower(self.progress, number, passing)
         now, happened = self.progress, self._refusals()
+        if self.engine.is_main and now.anchor is not None:
+            self.checkpoints.forget_after(now.anchor)  # first: they count on lines of metrics that are about to be cut
+        self.engine.total(torch.zeros(1))  # no process reads before that
         self.restore(now.anchor)
         self.progress = gone_back(now, self.progress)
         step, factor = self.progress.step, self.progress.rate_factor
@@ -343,5 +346,3 @@ class Loop:
         restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
         if self.averaged is not None:
             self.averaged.load(tensors["ema"])
-
-    # Signals ------------------------------------------------------------------------------------------------------

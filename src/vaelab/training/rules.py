@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.config import Config, flat
-from ..core.finding import Finding
+from ..core.errors import BadInput
+from ..core.finding import Finding, settings_text
 from ..monitoring.rules import judge as judge_trace
 from ..monitoring.trace import Trace, from_metrics
 from .checkpoint import Progress
@@ -17,6 +18,31 @@ NATS = "nats per sample"
 FAR, MOSTLY = 2.0, 0.6
 LOW_BETA = 0.5  # below half its weight the divergence no longer keeps q(z) at the prior
 REGULARISE = "train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden"
+
+
+NO_SETTING = "no setting of this run does it alone: see what the finding says of its cause"
+
+
+def applicable(findings: Iterable[Finding], config: Config) -> list[Finding]:
+    """The findings with edits that change something and that this run's settings take; others are said in words."""
+    return [_applicable(finding, config) for finding in findings]
+
+
+def _applicable(finding: Finding, config: Config) -> Finding:
+    now = flat(config.model_dump())
+    new = {key: value for key, value in finding.edit.items() if now.get(key, value) != value}
+    try:
+        edited = config.edited(new)
+    except BadInput:
+        new, edited = {}, config
+    likelihood, split = edited.likelihood.name, edited.train.accumulate > 1
+    unscaled = "data.scale" in new and new["data.scale"] == "standardize" and likelihood not in ("auto", "gaussian")
+    if unscaled or (split and "objective.free_bits" in new and edited.objective.free_bits > 0):
+        new = {}
+    if new == finding.edit:
+        return finding
+    spoken = finding.advice if finding.advice != settings_text(finding.edit) else settings_text(new) or NO_SETTING
+    return replace(finding, edit=new, advice=spoken)
 
 
 @dataclass(frozen=True)
@@ -53,7 +79,8 @@ class Measured:
 def judge(measured: Measured) -> list[Finding]:
     """All findings of a finished run; the bound itself comes first."""
     own = [finding for rule in RULES for finding in rule(measured)]
-    return [*own[:1], *judge_trace(run_trace(measured.config, measured.metrics)), *own[1:]]
+    found = [*own[:1], *judge_trace(run_trace(measured.config, measured.metrics)), *own[1:]]
+    return applicable(found, measured.config)
 
 
 def run_trace(config: Config, metrics: list[dict[str, Any]]) -> Trace:
@@ -90,7 +117,7 @@ def _bound(m: Measured) -> Iterator[Finding]:
         "held-out negative ELBO",
         m.selected["negative_elbo"],
         NATS,
-        1.96 * m.selected["standard_error"],
+        1.96 * m.selected["standard_error"] if m.selected["rows"] > 1 else None,
         f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, "
         f"weights of step {m.selected['step']}, {'closed-form' if m.selected['kl_is_exact'] else 'Monte Carlo'} KL",
     )
@@ -158,7 +185,7 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
     # The moments of so many codes differ from the prior's by chance: half a nat a row for each mean and each variance.
     chance = len(m.selected["mean_variance"]) / m.selected["rows"]
     spent = (m.selected["aggregate_kl"] or 0.0) - chance
-    if spent > 0.5 and spent > 0.1 * rate:
+    if spent > 0.5 and spent > 0.1 * rate and not m.config.objective.controlled:  # a target asks for its beta
         code, title, why, edit = next(entry for applies, *entry in AWAY if applies(m, beta))
         each = spent / max(1, m.selected["active_units"])
         yield Finding(
@@ -256,7 +283,7 @@ def _gap(m: Measured) -> Iterator[Finding]:
     """Training rows and held-out rows differ by more than chance: three standard errors of the difference."""
     gap = m.selected["negative_elbo"] - m.training["negative_elbo"]
     error = (m.selected["standard_error"] ** 2 + m.training["standard_error"] ** 2) ** 0.5
-    if gap > 3 * error:
+    if gap > 3 * error and min(m.selected["rows"], m.training["rows"]) > 1:  # one row has no error to compare with
         yield Finding(
             "TR104",
             "info",

@@ -24,7 +24,7 @@ from ..measure.paths import axis_walk, latent_path
 from ..models.build import build_model
 from ..monitoring.causes import explained
 from .checkpoint import Checkpoints, load_weights
-from .folder import RunFolder, existing_folder
+from .folder import RunFolder, as_findings, existing_folder
 
 CHUNK = 1024
 MOST_VALUES = 2**33  # entries returned at once: 32 GiB
@@ -50,7 +50,6 @@ class Run:
         self.config: Config = self._files.config()
         self.environment: dict[str, Any] = self._files.environment()
         self.history: list[dict[str, Any]] = self._files.metrics()
-        self.diagnosis: dict[str, Any] = self._files.diagnosis()
         try:
             files = load_folder(self.folder / "data")
             self.spec, self.preview, self.preview_labels, self.training_preview = Spec.from_files(files)
@@ -58,10 +57,16 @@ class Run:
             raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
         self._given = model
 
+    @cached_property
+    def diagnosis(self) -> dict[str, Any]:
+        """The numbers and findings of the last diagnosis of these weights; empty where there is none."""
+        kept = self._files.diagnosis()
+        return kept if kept and kept.get("step") == self.metrics.get("step") else {}
+
     @property
     def findings(self) -> list[Finding]:
         """All findings, those of a diagnosis included where one was made, the cause first."""
-        found = [Finding(**line) for line in self.diagnosis.get("findings", ())]
+        found = as_findings(self.diagnosis.get("findings", ()), self.folder / "diagnosis.json")
         return explained([*self._files.findings(), *found])
 
     @property
@@ -76,7 +81,7 @@ class Run:
 
     def keep_diagnosis(self, diagnosis: dict[str, Any]) -> None:
         """Keeps the numbers and findings of a diagnosis in the folder; one that cannot be written to is left alone."""
-        self.diagnosis = diagnosis
+        self.diagnosis = diagnosis = {"step": self.metrics.get("step"), **diagnosis}
         if os.access(self.folder, os.W_OK):
             RunFolder(self.folder).save_diagnosis(diagnosis)
 
