@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -370,3 +371,22 @@ def test_a_finding_is_applied_by_the_config_of_the_run_and_a_setting(tmp_path: P
     second = vaelab.load(tmp_path / "second")
     assert second.config == first.config.edited({"objective.beta": 2.0})
     assert second.spec.fingerprint == first.spec.fingerprint
+
+
+
+def test_checkpoints_newer_than_the_one_gone_back_to_are_removed_before_metrics_are_cut(
+    tmp_path: Path, batches: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill right after the cut must not leave a checkpoint that counts on lines which are gone."""
+    real, left = Loop.restore, []
+
+    def restore(self: Loop, newest: int | None = None) -> list[str]:
+        steps = [int(path.name.partition("-")[2]) for path in self.checkpoints.folder.glob("step-*")]
+        left.extend(step for step in steps if newest is not None and step > newest)
+        return real(self, newest)
+
+    monkeypatch.setattr(Loop, "restore", restore)
+    often = settings({"likelihood": "bernoulli", "train": {"steps": 60, "checkpoint_every": 1, "on_nan": "rollback"}})
+    with contextlib.suppress(Diverged):  # so many neighbours are more than it leaves out
+        trained(tmp_path / "run", often, network(batches.bad(23, 24, 25, 26)))
+    assert left == []
