@@ -254,7 +254,7 @@ def test_data_that_do_not_fit_are_named_and_the_edit_mends_it(code: str, x: Any,
     ("code", "x", "config"),
     [
         ("DA133", "digits", {"likelihood": "continuous_bernoulli"}),
-        ("DA135", np.exp(RNG.normal(4, 2, (300, 1)) + RNG.normal(0, 1, (300, 4))).astype(int), {}),
+        ("DA135", RNG.poisson(np.exp(RNG.normal(3, 0.8, (300, 1))) * np.ones((1, 4))), {}),
         ("DA136", "digits", {"likelihood": "categorical"}),
         ("DA140", np.outer(RNG.normal(size=300), [1.0, 2, 3, 4, 5]) + 1e-3, {"model": {"latent": 2}}),
         ("DA143", np.concatenate([WINE, -3 * WINE[:, :1] + 5], 1), {}),

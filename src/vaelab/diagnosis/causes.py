@@ -156,7 +156,7 @@ def cut_off(c: Case) -> Found:
     if c.surely_deaf and not c.collapsed and c.value("rate") > CARRIES and not next(dead(c), None):
         yield Finding(
             "DG104",
-            "error",
+            "warning",
             "the code carries information that the decoder ignores",
             **of(c.numbers["listening"]),
             evidence=f"nats gained by a row's own code over another's, at a rate of {c.value('rate'):.3g} nats",

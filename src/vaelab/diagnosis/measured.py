@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +34,12 @@ MOST_COMPARED = 1000  # rows whose distances are all taken: a table of a million
 def measure(drawn: Drawn) -> Numbers:
     """Every number that applies to this model and data; those that are not finite are left out."""
     found: Numbers = {}
-    for part in MEASURES:
-        # Outputs beyond all bounds, of a model that diverged, have no distances and no classifiers.
-        with contextlib.suppress(ValueError, FloatingPointError), np.errstate(all="ignore"):
-            found |= part(drawn)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a single row's variance, which becomes no number
+        for part in MEASURES:
+            # Outputs beyond all bounds, of a model that diverged, have no distances and no classifiers.
+            with contextlib.suppress(ValueError):
+                found |= part(drawn)
     return {name: number for name, number in found.items() if np.isfinite(number.value).all()}
 
 

@@ -58,7 +58,7 @@ def mean_of(values: np.ndarray, unit: str = "") -> Estimate:
         1.96
     """
     count = len(values)
-    spread = values.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(values.shape[1:], np.nan)
+    spread = values.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(values.shape[1:], np.inf)
     return Estimate(_plain_or_array(values.mean(0)), _plain_or_array(Z95 * spread), unit)
 
 
