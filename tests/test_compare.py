@@ -124,8 +124,8 @@ def test_the_text_names_numbers_settings_and_outcome(runs: dict[str, vaelab.Run]
     assert lines["train.steps"].split()[1:] == ["60", "120", "60"]
     assert not {"seed", "model.latent"} & set(lines)
     best = compare.difference(chosen[0], chosen[1])
-    assert f"longer has the lowest bound, {-(best.value or 0):.2f} ± " in compare.outcome(chosen)
-    assert compare.outcome([chosen[1], chosen[0]]) == "longer has the lowest bound"
+    assert f"longer has the lowest negative ELBO, {-(best.value or 0):.2f} ± " in compare.outcome(chosen)
+    assert compare.outcome([chosen[1], chosen[0]]) == "longer has the lowest negative ELBO"
     assert compare.outcome([chosen[0], chosen[0]]) == "the bounds do not differ by more than chance"
 
 

@@ -128,7 +128,7 @@ def settings(runs: Sequence[Any]) -> list[tuple[str, list[str]]]:
 
 
 def outcome(runs: Sequence[Any]) -> str:
-    """Which run has the lowest bound, in one sentence, and which ones cannot be compared with the first."""
+    """Which run has the lowest negative ELBO, in one sentence, and which ones cannot be compared with the first."""
     told = names(runs)
     found = dict(zip(told[1:], (difference(runs[0], run) for run in runs[1:]), strict=True))
     apart = {name: each.value for name, each in found.items() if each.value is not None}
@@ -142,8 +142,9 @@ def _best(first: str, apart: dict[str, float], found: dict[str, Difference]) -> 
         return "the bounds do not differ by more than chance"
     best = min(certain, key=lambda name: certain[name])
     if certain[best] > 0:
-        return f"{first} has the lowest bound" + ("" if len(certain) == len(apart) else ", within chance of others")
-    return f"{best} has the lowest bound, {-certain[best]:.2f} ± {found[best].interval:.2g} nats below {first}"
+        chance = "" if len(certain) == len(apart) else ", within chance of others"
+        return f"{first} has the lowest negative ELBO{chance}"
+    return f"{best} has the lowest negative ELBO, {-certain[best]:.2f} ± {found[best].interval:.2g} nats below {first}"
 
 
 def difference(first: Any, other: Any) -> Difference:
