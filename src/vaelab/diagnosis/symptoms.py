@@ -38,7 +38,7 @@ def worse_than_constant(c: Case) -> Found:
     long = {"train.steps": max(2000, 2 * steps)}
     yield Finding(
         "DG125",
-        "error",
+        "warning",
         "worse than a decoder that gives every row the same",
         **of(c.numbers["skill"]),
         evidence="negative log-likelihood of the best constant decoder minus the held-out bound",

@@ -142,7 +142,7 @@ def overfitting(trace: Trace) -> Iterator[Finding]:
     error = errors.values[best] if len(errors) == len(held) else noise(held.values[np.isfinite(held.values)])
     rise, fell = end - value, _at(train, at) - train.settled()
     learned = max((trace.baseline if trace.baseline is not None else held.values[0]) - value, 1e-12)
-    sure = rise > 3 * error or rise > max(LOST * learned, 3 * noise(held.values[np.isfinite(held.values)]))
+    sure = rise > 3 * error or rise > max(error, LOST * learned, 3 * noise(held.values[np.isfinite(held.values)]))
     if sure and fell > 0 and held.steps[-1] > at:
         grave = rise > OVERFIT * learned
         yield Finding(

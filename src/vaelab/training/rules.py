@@ -16,6 +16,7 @@ from .checkpoint import Progress
 NATS = "nats per sample"
 # Runs of a few hundred steps that have not quite arrived spend up to 1.4 nats a dimension, and half of their rate.
 FAR, MOSTLY = 2.0, 0.6
+MUCH = 0.25  # of the rate, where free bits are the reason to expect it
 LOW_BETA = 0.5  # below half its weight the divergence no longer keeps q(z) at the prior
 REGULARISE = "train.weight_decay=0.01, model.dropout=0.1 or a smaller model.hidden"
 
@@ -188,9 +189,10 @@ def _off_centre(m: Measured) -> Iterator[Finding]:
     if spent > 0.5 and spent > 0.1 * rate and not m.config.objective.controlled:  # a target asks for its beta
         code, title, why, edit = next(entry for applies, *entry in AWAY if applies(m, beta))
         each = spent / max(1, m.selected["active_units"])
+        most = MUCH if m.config.objective.free_bits > 0 else MOSTLY
         yield Finding(
             code,
-            "warning" if beta < LOW_BETA or each > FAR or spent > MOSTLY * rate else "info",
+            "warning" if beta < LOW_BETA or each > FAR or spent > most * rate else "info",
             title,
             spent,
             NATS,
