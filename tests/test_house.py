@@ -14,12 +14,13 @@ import vaelab
 SOURCE = Path(vaelab.__file__).parent
 LAYERS = (
     {"core"},
+    {"rulers"},
     {"nets", "schedules", "auditing", "monitoring"},
     {"distributions"},
     {"models", "objectives", "data"},
     {"measure", "checks"},
     {"training"},
-    {"diagnosis"},
+    {"diagnosis", "evaluation"},
     {"report", "use"},
     {"recipes", "api", "health", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
 )

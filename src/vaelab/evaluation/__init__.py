@@ -1,0 +1,1 @@
+"""Evaluation of a finished run: bounds with errors, and every metric the field reports."""

@@ -1,0 +1,221 @@
+"""The importance-weighted bound on log p(x), with its errors: every sample counted once, whatever the chunks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import BadInput
+from ..core.seeds import generator, seed_global
+from ..core.units import bits_per_dimension
+from ..distributions.kl import divergence
+from ..distributions.normal import Distribution
+from .estimate import Estimate, mean_of
+from .latent import LatentModel, latent_model, takes_noise
+from .pareto import pareto_k
+
+CHUNK_VALUES = 2**18  # numbers a decoder gives at once on a CPU: what follows each product then stays in its cache
+DEVICE_VALUES = 2**25  # and on an accelerator: 128 MiB in float32
+LEAST_DECODED = 32  # codes at once at least: a product with large weights is slow for fewer
+UNIT = "nats per sample"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Lower bounds on log p(x) for each row, in nats on the scale of the rows; higher is better.
+
+    Args:
+        values: log mean_K p(x, z_k) / q(z_k|x), [n].
+        elbo: E_q[log p(x|z)] - KL(q || p) from the same samples, the divergence in closed form where there is one, [n].
+        half: The same bound with half the samples: the mean over the two halves, [n]; NaN for one sample.
+        ess: Effective sample size (sum w)² / sum w², of K at most, [n].
+        k_hat: Shape of the weights' tail, see `pareto_k`, [n].
+        variance: Of each value over other draws of z, by the delta method, [n]; NaN for one sample.
+        samples: K.
+        dimensions: Entries of a row.
+        unit: Of all of them.
+    """
+
+    values: np.ndarray
+    elbo: np.ndarray
+    half: np.ndarray
+    ess: np.ndarray
+    k_hat: np.ndarray
+    variance: np.ndarray
+    samples: int
+    dimensions: int
+    unit: str = UNIT
+
+    @property
+    def mean(self) -> float:
+        """The mean over rows."""
+        return float(self.values.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, for other rows and other draws of z: the spread of the rows over sqrt(n)."""
+        count = len(self.values)
+        return float(self.values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
+
+    @property
+    def sampling_error(self) -> float:
+        """Of the mean, for other draws of z and these very rows."""
+        return math.sqrt(self.variance.sum()) / len(self.values)
+
+    @property
+    def gain(self) -> Estimate:
+        """What the second half of the samples added to the mean: a bound that still grows is loose."""
+        return mean_of(self.values - self.half, self.unit)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its 95 % interval over rows."""
+        return mean_of(self.values, self.unit)
+
+    @property
+    def bits_per_dimension(self) -> float:
+        """The code length that the mean stands for, where the likelihood is a mass."""
+        return bits_per_dimension(-self.mean, self.dimensions)
+
+    def shifted(self, nats: float) -> Bound:
+        """The same on another scale of the data: every row's log-density plus a number of nats."""
+        return replace(self, values=self.values + nats, elbo=self.elbo + nats, half=self.half + nats)
+
+    def __repr__(self) -> str:
+        error = f"{self.mean:.4f} ± {self.standard_error:.4f} (standard error)"
+        return f"Bound({error} {self.unit}, {len(self.values)} rows, K = {self.samples})"
+
+
+def importance_bound(
+    model: Any, x: Tensor, samples: int = 5000, *, seed: int = 0, chunk: int | None = None, threads: int | None = None
+) -> Bound:
+    r"""log p(x) from below, for rows as the model sees them.
+
+    .. math:: \log \frac{1}{K} \sum_k \frac{p(x|z_k) p(z_k)}{q(z_k|x)} \le \log p(x) \text{ in expectation}
+
+    Its bias is about -(K / ESS - 1) / 2K; it vanishes as K grows. Row i gets noise from (seed, i), so that neither the
+    chunks nor the other rows change its value. Weights are added up in float64.
+
+    Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
+
+    Args:
+        model: One of ours, or a stranger's functions; see `latent_model`. In the mode of evaluation meanwhile.
+        x: Rows [n, ...].
+        samples: K.
+        seed: Of the noise.
+        chunk: Samples of a row that are decoded at once; None: what fits the cache.
+        threads: Rows evaluated at once on a CPU; None: as many as PyTorch has threads, for a model of ours.
+
+    Raises:
+        BadInput: for K or a chunk below 1, no rows, and functions that do not fit.
+    """
+    found = latent_model(model)
+    for name, value in (("samples", samples), ("chunk", 1 if chunk is None else chunk)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(name, value, "must be a whole number of at least 1")
+    if x.ndim < 2 or not len(x):
+        raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
+    x = found.like(x)
+    on_cpu = x.device.type == "cpu"
+    at_once = max(LEAST_DECODED, (CHUNK_VALUES if on_cpu else DEVICE_VALUES) // found.width(x))
+    rows = max(1, at_once // samples)
+    starts = range(0, len(x), rows)
+
+    @torch.no_grad()
+    def group(start: int) -> np.ndarray:
+        return _row_numbers(found, x[start : start + rows], start, samples, seed, chunk or max(1, at_once // rows))
+
+    with evaluating(found.module), torch.random.fork_rng(devices=[]):
+        workers = (threads or torch.get_num_threads()) if on_cpu and found.thread_safe else 1
+        parts = list(_each(group, starts, workers))
+    values, elbo, half, ess, k_hat, variance = np.concatenate(parts, 1)
+    return Bound(values, elbo, half, ess, k_hat, variance, samples, x[0].numel())
+
+
+def _each(function: Any, items: range, workers: int) -> Iterator[np.ndarray]:
+    """The function of every item, in order; each worker computes with one thread, so that none waits for another."""
+    if workers == 1 or len(items) == 1:
+        yield from map(function, items)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(function, items)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: int, chunk: int) -> np.ndarray:
+    """The numbers of `Bound` for rows x [B, ...], of which the first is row `first`, [6, B]."""
+    q = model.encode(x)
+    z = draw_z(q, samples, seed, first)
+    prior = model.prior(z)
+    log_px = torch.cat([model.log_px(x, part) for part in z.split(chunk)])
+    ratio = prior.log_prob(z).double() - q.log_prob(z).double()
+    log_w = (log_px.double() + ratio).cpu().numpy()
+    kl = divergence(q, prior, z)[0].double().sum(1)
+    elbo = (log_px.double().mean(0) - kl).cpu().numpy()
+    return np.stack([log_mean_exp(log_w), elbo, *_quality(log_w)])
+
+
+def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
+    """Samples [K, B, L] of q, whose row 0 is row `first` of all: each row has noise of its own, by (seed, row)."""
+    if not takes_noise(q):
+        seed_global(seed, "importance", first)
+        return q.rsample(samples)
+    rows, size = q.mean.shape
+    device, dtype = q.mean.device, q.mean.dtype
+    noise = [
+        torch.randn(samples, size, generator=generator(seed, "importance", first + row, device=device), device=device)
+        for row in range(rows)
+    ]
+    return q.rsample(samples, torch.stack(noise, 1).to(dtype))
+
+
+def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
+    """log of the mean of exp over the first axis, [B] from [K, B].
+
+    Example:
+        >>> log_mean_exp(np.log([[1.0], [3.0]])).round(6).tolist()
+        [0.693147]
+    """
+    top = log_w.max(0)
+    shift = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return shift + np.log(np.exp(log_w - shift).mean(0))
+
+
+def _quality(log_w: np.ndarray) -> list[np.ndarray]:
+    """Bound with half the samples, effective sample size, tail, and variance of the bound, from [K, B]."""
+    samples = len(log_w)
+    weights = np.exp(log_w - log_w.max(0))
+    ess = weights.sum(0) ** 2 / (weights**2).sum(0)
+    if samples < 2:
+        nan = np.full(log_w.shape[1], np.nan)
+        return [nan, ess, nan, nan]
+    middle = samples // 2
+    half = (log_mean_exp(log_w[:middle]) + log_mean_exp(log_w[middle : 2 * middle])) / 2
+    variance = weights.var(0, ddof=1) / weights.mean(0) ** 2 / samples
+    return [half, ess, pareto_k(log_w), variance]
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module | None) -> Iterator[None]:
+    """The module in the mode of evaluation, and every part back in its own afterwards."""
+    modes = [] if module is None else [(part, part.training) for part in module.modules()]
+    try:
+        if module is not None:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,156 @@
+"""What estimators of log p(x) need of a model: q(z|x), p(x|z) and p(z); a stranger gives three functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import BadInput, did_you_mean
+from ..distributions.foreign import as_distribution
+from ..distributions.normal import DiagonalNormal, Distribution, Normal, StandardNormal, full_precision
+
+PARTS = ("encode", "log_px", "log_pz", "draw_x")
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """A model as functions. Shapes: K samples, B rows, L latent dimensions.
+
+    Args:
+        encode: x [B, ...] to q(z|x).
+        log_px: x [B, ...] and z [K, B, L] to log p(x|z) in nats, [K, B].
+        prior: From any z [K, B, L] to p(z), a distribution with one row; z says the size where nothing else does.
+        draw_x: z [K, B, L] and a generator to a draw of p(x|z), [K, B, ...]; None where the stranger gave none.
+        module: The module behind it, whose mode and device count; None for bare functions.
+        channels: Numbers that the decoder gives for an entry of a row.
+        thread_safe: Whether rows may be evaluated by several threads at once.
+    """
+
+    encode: Callable[[Tensor], Distribution]
+    log_px: Callable[[Tensor, Tensor], Tensor]
+    prior: Callable[[Tensor], Any]
+    draw_x: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    module: nn.Module | None = None
+    channels: int = 1
+    thread_safe: bool = False
+
+    def width(self, x: Tensor) -> int:
+        """Numbers that decoding one z gives, for rows like x [B, ...]."""
+        return self.channels * prod(x.shape[1:])
+
+    def like(self, x: Tensor) -> Tensor:
+        """Rows where the module is, in its precision; whole numbers too, which is how our likelihoods read them."""
+        first = next(self.module.parameters(), None) if self.module is not None else None
+        if first is None:
+            return x if x.is_floating_point() else x.float()
+        return x.to(first.device, first.dtype)
+
+
+def latent_model(given: Any) -> LatentModel:
+    """A model of ours, or a stranger's three functions, as a `LatentModel`.
+
+    Args:
+        given: What offers `encode`, `decode` and `prior_distribution`; or an object or a mapping with
+            `encode(x [N, ...])`, q(z|x) as a distribution or as a pair (mean, log-variance) of [N, L] each;
+            `log_px(x [N, ...], z [N, L])`, log p(x|z) in nats, [N]; `log_pz(z [N, L])`, log p(z), [N] - where it is
+            left out, p(z) is the standard normal; and `draw_x(z [N, L])`, a draw of p(x|z), for what needs rows drawn
+            from the model.
+
+    Raises:
+        BadInput: where one of them is missing.
+
+    Example:
+        >>> functions = {
+        ...     "encode": lambda x: (torch.zeros(len(x), 2), torch.zeros(len(x), 2)),
+        ...     "log_px": lambda x, z: -(x - z).square().sum(1),
+        ... }
+        >>> latent_model(functions).log_px(torch.zeros(5, 2), torch.zeros(3, 5, 2)).shape
+        torch.Size([3, 5])
+    """
+    if callable(getattr(given, "prior_distribution", None)) and callable(getattr(given, "decode", None)):
+        return _ours(given)
+    found = dict(given) if isinstance(given, Mapping) else {name: getattr(given, name, None) for name in PARTS}
+    for name in found:
+        if name not in PARTS:
+            raise BadInput("model", f"{name!r}", f"the functions are {', '.join(PARTS)}", did_you_mean(name, PARTS))
+    for name in ("encode", "log_px"):
+        if not callable(found.get(name)):
+            rule = "is neither a model of ours nor has the functions encode(x) and log_px(x, z)"
+            raise BadInput("model", type(given).__name__, rule, f"add {name}, to an object or a mapping")
+    return _foreign(found, given if isinstance(given, nn.Module) else None)
+
+
+def _ours(model: Any) -> LatentModel:
+    return LatentModel(
+        encode=model.encode,
+        log_px=lambda x, z: model.decode(z).log_prob(x),
+        prior=lambda z: model.prior_distribution(),
+        draw_x=lambda z, coins: model.decode(z).sample(coins),
+        module=model,
+        channels=getattr(model, "channels", 1),
+        thread_safe=True,
+    )
+
+
+def _foreign(functions: Mapping[str, Any], module: nn.Module | None) -> LatentModel:
+    def encode(x: Tensor) -> Distribution:
+        found = functions["encode"](x)
+        if isinstance(found, tuple):
+            mean, log_variance = (full_precision(torch.as_tensor(part)) for part in found)
+            return DiagonalNormal(mean, 0.5 * log_variance)
+        return as_distribution(found)
+
+    def log_px(x: Tensor, z: Tensor) -> Tensor:
+        samples, rows = z.shape[:2]
+        again = x.expand(samples, *x.shape).reshape(samples * rows, *x.shape[1:])
+        return _per_row("log_px", functions["log_px"](again, z.reshape(samples * rows, -1)), samples, rows)
+
+    draw = functions.get("draw_x")
+
+    def draw_x(z: Tensor, coins: torch.Generator) -> Tensor:
+        assert draw is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=coins)))
+            found = torch.as_tensor(draw(z.reshape(-1, z.shape[-1])))
+        return found.reshape(*z.shape[:2], *found.shape[1:])
+
+    density = functions.get("log_pz")
+    return LatentModel(
+        encode=encode,
+        log_px=log_px,
+        prior=lambda z: (
+            _ForeignPrior(density) if density is not None else StandardNormal(z.shape[-1], z.device, z.dtype)
+        ),
+        draw_x=draw_x if draw is not None else None,
+        module=module,
+    )
+
+
+class _ForeignPrior:
+    """A prior of which only the density is known."""
+
+    def __init__(self, density: Callable[[Tensor], Tensor]) -> None:
+        self.density = density
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats of z [K, B, L], [K, B]."""
+        return _per_row("log_pz", self.density(z.reshape(-1, z.shape[-1])), *z.shape[:2])
+
+
+def _per_row(name: str, found: Any, samples: int, rows: int) -> Tensor:
+    """[K * B] as [K, B]."""
+    found = torch.as_tensor(found)
+    if tuple(found.shape) != (samples * rows,):
+        rule = f"must give one number for each of the {samples * rows} rows it was given"
+        raise BadInput(name, f"shape {tuple(found.shape)}", rule, "sum over the entries of a row")
+    return found.reshape(samples, rows)
+
+
+def takes_noise(q: Distribution) -> bool:
+    """Whether samples of a distribution are a function of standard normal noise of z's shape."""
+    return isinstance(q, Normal)
