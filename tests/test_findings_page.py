@@ -32,6 +32,7 @@ SECTIONS = {
     "Before training: the model": {"CH"},
     "During training": {"TR"},
     "After training": {"TR", "DG"},
+    "Evaluation": {"EV"},
     "Logs of others": {"LG"},
 }
 

@@ -63,17 +63,22 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "check", "diagnose", "Monitor", "audit", "AuditReport", "write_report", "Run",
-        "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
-        "schedules", "GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS", "VaelabError", "BadInput",
+        "__version__", "train", "load", "check", "diagnose", "evaluate", "log_likelihood", "ais", "Monitor", "audit",
+        "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
+        "schedules", "distributions", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
     assert all(getattr(vaelab, name) is not None for name in vaelab.__all__)
 
 
+def test_a_moved_name_warns_and_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match=r"vaelab\.distributions\.Decoder"):
+        assert vaelab.Decoder is vaelab.distributions.Decoder
+
+
 COMMANDS = (
     "train", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "interpolate",
-    "traverse",
+    "traverse", "evaluate", "rate-distortion", "intrinsic-dimension",
 )  # fmt: skip
 
 
@@ -101,6 +106,12 @@ def test_flags_are_frozen() -> None:
         "embed": ["--count", "--no-sample", "--sample", "--to"],
         "interpolate": ["--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
+        "evaluate": [
+            "--ais", "--chains", "--dequantize", "--json", "--metrics", "--quiet", "--rows", "--samples", "--seed",
+            "--self-test", "--steps",
+        ],
+        "rate-distortion": ["--beta", "--config", "--data-dir", "--out", "--quiet"],
+        "intrinsic-dimension": ["--config", "--data-dir", "--latent", "--out", "--quiet"],
     }
 
 

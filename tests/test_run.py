@@ -184,7 +184,7 @@ class LearnedPrior(nn.Module):
         (nn.Linear(7, 4), None),
         (nn.Linear(7, 4), LearnedPrior()),
         (LaplacePosterior(), LearnedPrior()),
-        (vaelab.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full"), None),
+        (vaelab.distributions.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full"), None),
     ],
 )
 def test_models_from_own_parts_train_save_and_load(tmp_path: Path, encoder: nn.Module, prior: nn.Module | None) -> None:
@@ -258,7 +258,7 @@ def test_rows_of_another_kind_are_refused_at_use(tmp_path: Path, rows: np.ndarra
 
 def test_drawn_codes_have_the_posteriors_moments(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoder = vaelab.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full")
+    encoder = vaelab.distributions.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full")
     model = vaelab.VAE(encoder, nn.Linear(2, 7), likelihood="gaussian", latent=2)
     run = train(LAYOUTS["table"], tmp_path, model=model, config=quick(train={"steps": 10}))
     x = LAYOUTS["table"][:1]

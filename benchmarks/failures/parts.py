@@ -96,7 +96,7 @@ class Reading(Model):
         degree, place = torch.arange(hidden) % (entries - 1), torch.arange(entries)
         self.register_buffer("sees", (degree[:, None] >= place).float())
         self.register_buffer("seen", (place[:, None] > degree).float())
-        self.prior = vaelab.StandardNormalPrior(latent)
+        self.prior = vaelab.distributions.StandardNormalPrior(latent)
         self.decoder = Decoder(self.from_z, Bernoulli())
 
     def encode(self, x: Tensor) -> DiagonalNormal:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,9 @@ _HOMES = {
     "load": "api",
     "check": "health",
     "diagnose": "health",
+    "evaluate": "evaluation.run",
+    "log_likelihood": "evaluation.likelihood",
+    "ais": "evaluation.likelihood",
     "Monitor": "monitoring.monitor",
     "audit": "auditing.run",
     "AuditReport": "auditing.report",
@@ -27,16 +31,15 @@ _HOMES = {
     "VAE": "models.vae",
     "ELBO": "objectives.elbo",
     "schedules": "schedules",
-    "GaussianPosterior": "distributions.posteriors",
-    "StandardNormalPrior": "distributions.priors",
-    "Decoder": "distributions.likelihoods",
-    "LIKELIHOODS": "distributions.likelihoods",
+    "distributions": "distributions",
     "VaelabError": "core.errors",
     "BadInput": "core.errors",
 }
+_MOVED = ("GaussianPosterior", "StandardNormalPrior", "Decoder", "LIKELIHOODS")  # to `distributions`, with all others
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from . import distributions as distributions
     from . import schedules as schedules
     from .api import load as load
     from .api import train as train
@@ -48,10 +51,9 @@ if TYPE_CHECKING:
     from .core.finding import Finding as Finding
     from .core.output import Loss as Loss
     from .core.output import VAEOutput as VAEOutput
-    from .distributions.likelihoods import LIKELIHOODS as LIKELIHOODS
-    from .distributions.likelihoods import Decoder as Decoder
-    from .distributions.posteriors import GaussianPosterior as GaussianPosterior
-    from .distributions.priors import StandardNormalPrior as StandardNormalPrior
+    from .evaluation.likelihood import ais as ais
+    from .evaluation.likelihood import log_likelihood as log_likelihood
+    from .evaluation.run import evaluate as evaluate
     from .health import check as check
     from .health import diagnose as diagnose
     from .models.vae import VAE as VAE
@@ -62,6 +64,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        warn(f"vaelab.{name} is vaelab.distributions.{name} now", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(".distributions", __name__), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'vaelab' has no attribute {name!r}")
     home = import_module(f".{_HOMES[name]}", __name__)

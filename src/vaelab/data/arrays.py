@@ -24,6 +24,7 @@ Axes = Literal["", "HW", "HWC", "CHW"]
 EXACT_IN_FLOAT32 = 2**24
 CASTS = {"b": np.uint8, "i": np.int64, "u": np.int64, "f": np.float32}
 ROW_KEYS, LABEL_KEYS = ("x_train", "x", "X", "data"), {"x_train": "y_train"}
+FACTOR_KEYS = ("factors", "factors_test", "factor_names")
 CHUNK_BYTES = 32 << 20
 
 
@@ -39,6 +40,9 @@ class Parts:
     label_names: tuple[str, ...] = ()
     top: float | None = None
     findings: tuple[Finding, ...] = ()
+    factors: Any = None
+    factors_test: Any = None
+    factor_names: Any = ()
 
 
 def from_npy(path: Path) -> Parts:
@@ -49,7 +53,8 @@ def from_npy(path: Path) -> Parts:
 def from_npz(path: Path, key: str | None) -> Parts:
     """The rows of an .npz file.
 
-    They are the array called `key`, else `x_train` with its companions, else `x`, `X` or `data`, else the only one.
+    They are the array called `key`, else `x_train` with its companions, else `x`, `X` or `data`, else the only one. The
+    arrays `factors`, `factors_test` and `factor_names` say what the rows were made from; `key` leaves them alone.
 
     Raises:
         BadInput: where several arrays could be meant, or none has the name.
@@ -62,11 +67,15 @@ def from_npz(path: Path, key: str | None) -> Parts:
         raise BadInput(str(path), f"the arrays {', '.join(archive)}", "one of them has to be chosen", "data.key=NAME")
     rows, labels = named[0], LABEL_KEYS.get(named[0], "y")
     has_test = rows == "x_train" and "x_test" in archive
+    factors, factors_test, factor_names = (archive.get(name) for name in FACTOR_KEYS)
     return Parts(
         archive[rows],
         archive.get(labels),
         archive["x_test"] if has_test else None,
         archive.get("y_test") if has_test else None,
+        factors=factors,
+        factors_test=factors_test if has_test else None,
+        factor_names=() if factor_names is None else factor_names,
     )
 
 
@@ -222,6 +231,46 @@ _LABELS_LEFT_OUT = Finding(
     why="labels only colour pictures, which needs whole numbers or names",
     advice="give one whole number or name a row, or no labels",
 )
+
+
+class Factors(NamedTuple):
+    """Known factors of both splits as int64 [N, F], and their names."""
+
+    train: np.ndarray | None = None
+    test: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+
+
+def factors_of(parts: Parts, rows: int, test_rows: int, where: str) -> Factors:
+    """What each row was made from, as whole numbers.
+
+    Raises:
+        BadInput: where there is not one whole number a row and factor, or not one name a factor.
+    """
+    if parts.factors is None:
+        return Factors()
+    train = _factor_table(parts.factors, rows, f"{where}: factors")
+    count = train.shape[1]
+    test = parts.factors_test
+    test = None if test is None else _factor_table(test, test_rows, f"{where}: factors_test", count)
+    given = np.asarray(parts.factor_names)
+    names = tuple(map(str, given.tolist())) if given.size else tuple(f"factor_{i + 1}" for i in range(count))
+    if given.size and (given.ndim != 1 or given.dtype.kind != "U" or len(set(names)) != count):
+        received = f"{', '.join(map(str, given.ravel().tolist()))} for {count} columns of factors"
+        raise BadInput(f"{where}: factor_names", received, "must be one text a column, all different")
+    return Factors(train, test, names)
+
+
+def _factor_table(factors: Any, rows: int, where: str, count: int | None = None) -> np.ndarray:
+    table = np.asarray(factors)
+    if table.ndim != 2 or len(table) != rows or (count is not None and table.shape[1] != count):
+        wanted = f"({rows}, {'F' if count is None else count})"
+        raise BadInput(where, f"shape {table.shape}", f"must be {wanted}, a row for each row of the data")
+    whole = table.dtype.kind in "biu" or (table.dtype.kind == "f" and (table == np.floor(table)).all())
+    if not whole or np.abs(table).max(initial=0) >= EXACT_IN_FLOAT32:
+        fix = "number the values of a factor, such as with np.unique(column, return_inverse=True)[1]"
+        raise BadInput(where, f"dtype {table.dtype}", f"must be whole numbers below {EXACT_IN_FLOAT32}", fix)
+    return table.astype(np.int64)
 
 
 def place(index: Iterable[int], columns: tuple[str, ...] = ()) -> str:

@@ -18,8 +18,22 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.errors import BadInput, did_you_mean
 from ..core.files import check_file
 from ..core.finding import Finding
-from .arrays import Axes, Layout, Parts, Rows, arranged, as_numpy, checked, column_name, from_npy, from_npz, labels_of
+from .arrays import (
+    Axes,
+    Layout,
+    Parts,
+    Rows,
+    arranged,
+    as_numpy,
+    checked,
+    column_name,
+    factors_of,
+    from_npy,
+    from_npz,
+    labels_of,
+)
 from .builtin import digits, mnist
+from .factors import shapes
 from .images import from_folder
 from .tables import from_frame
 from .text_tables import from_text
@@ -28,7 +42,7 @@ from .torchsets import from_dataset, from_loader
 FINGERPRINT_BYTES, FINGERPRINT_ROWS = 256 << 20, 1000
 HASH_ROWS = 1024
 
-NAMES: dict[str, Callable[[str | None], Parts]] = {"digits": digits, "mnist": mnist}
+NAMES: dict[str, Callable[[str | None], Parts]] = {"digits": digits, "mnist": mnist, "shapes": shapes}
 READERS: dict[str, Callable[[Path, str | None], Parts]] = {
     ".npz": from_npz,
     ".npy": lambda path, key: from_npy(path),
@@ -53,6 +67,9 @@ class Source:
         columns: A table's column names; empty for images.
         top: The highest possible value where the range [0, top] is known, such as 255 for 8-bit images, else None.
         findings: What was met while reading.
+        factors: What each training row was made from, int64 [N, F], where it is known, else None.
+        factors_test: The same of the held-out rows, [M, F], or None.
+        factor_names: F names.
     """
 
     name: str
@@ -66,6 +83,9 @@ class Source:
     columns: tuple[str, ...]
     top: float | None
     findings: tuple[Finding, ...] = ()
+    factors: np.ndarray | None = None
+    factors_test: np.ndarray | None = None
+    factor_names: tuple[str, ...] = ()
 
 
 def load(source: Any, *, key: str | None = None, data_dir: str | None = None) -> Source:
@@ -73,7 +93,7 @@ def load(source: Any, *, key: str | None = None, data_dir: str | None = None) ->
 
     Args:
         source: The data. A path ends in .npz, .npy, .csv, .tsv or .txt (the last three also with .gz), or is a folder
-            of images. The names are `digits` and `mnist`.
+            of images. The names are `digits`, `mnist` and `shapes`.
         key: Which array of an .npz file; None where the file says so itself.
         data_dir: A folder with local copies of downloadable data; None for the cache folder alone.
 
@@ -132,7 +152,9 @@ def _assemble(parts: Parts, name: str) -> Source:
     if len(rows) < 2:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
     test, more = _held_out(parts, train, name)
-    labels = labels_of(parts, len(rows), len(test) if test is not None else 0, name)
+    test_rows = len(test) if test is not None else 0
+    labels = labels_of(parts, len(rows), test_rows, name)
+    factors = factors_of(parts, len(rows), test_rows, name)
     known_range = 255.0 if layout == "image" and str(train.dtype).endswith("uint8") else None
     return Source(
         name=name,
@@ -146,6 +168,9 @@ def _assemble(parts: Parts, name: str) -> Source:
         columns=(parts.columns or tuple(map(column_name, range(rows.shape[1])))) if layout == "table" else (),
         top=parts.top if parts.top is not None else known_range,
         findings=(*parts.findings, *findings, *more, *labels.findings),
+        factors=factors.train,
+        factors_test=factors.test,
+        factor_names=factors.names,
     )
 
 

@@ -16,7 +16,8 @@ from ..core.config import Config
 from ..core.seeds import derive, seed_global
 from ..distributions.likelihoods import FixedNoise
 from ..measure.baseline import baseline
-from .refine import Refined, refine
+from ..measure.information import most_paired, paired
+from ..measure.refine import Refined, refine
 from .units import Census, census
 
 CHUNK_VALUES = 2**22  # values of a likelihood's parameters at once: 16 MiB in float32
@@ -185,11 +186,9 @@ def _density(model: Any, z: Tensor, x: Tensor) -> Tensor:
 
 
 def _pairs(model: Any, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """log q(z_i|x_j) and log p(z_i) of as many rows as a table of some million differences holds, at most 1000."""
-    count = min(len(x), 1000, math.isqrt(2**24 // z.shape[1]))
-    posterior, z = model.encode(x[:count]), z[:count]
-    pairs = torch.cat([posterior.log_prob(part[:, None]) for part in z.split(max(1, 2**22 // z.numel()))])
-    return pairs, model.prior_distribution().log_prob(z[None])[0]
+    """log q(z_i|x_j) and log p(z_i) of as many rows as are compared with each other."""
+    count = most_paired(*z.shape)
+    return paired(model.encode(x[:count]), z[:count]), model.prior_distribution().log_prob(z[None, :count])[0]
 
 
 def _another(count: int, seed: int) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..core.errors import BadInput
 from ..core.seeds import generator, seed_global
 from ..core.units import bits_per_dimension
+from ..distributions.foreign import Foreign
 from ..distributions.kl import divergence
 from ..distributions.normal import Distribution
 from .estimate import Estimate, mean_of
@@ -26,6 +28,7 @@ CHUNK_VALUES = 2**18  # numbers a decoder gives at once on a CPU: what follows e
 DEVICE_VALUES = 2**25  # and on an accelerator: 128 MiB in float32
 LEAST_DECODED = 32  # codes at once at least: a product with large weights is slow for fewer
 UNIT = "nats per sample"
+GLOBAL = threading.Lock()  # a stranger's distribution draws from the global generator, which threads share
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,14 @@ class Bound:
 
 
 def importance_bound(
-    model: Any, x: Tensor, samples: int = 5000, *, seed: int = 0, chunk: int | None = None, threads: int | None = None
+    model: Any,
+    x: Tensor,
+    samples: int = 5000,
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Bound:
     r"""log p(x) from below, for rows as the model sees them.
 
@@ -113,6 +123,7 @@ def importance_bound(
         seed: Of the noise.
         chunk: Samples of a row that are decoded at once; None: what fits the cache.
         threads: Rows evaluated at once on a CPU; None: as many as PyTorch has threads, for a model of ours.
+        progress: Told how many rows are done, and of how many.
 
     Raises:
         BadInput: for K or a chunk below 1, no rows, and functions that do not fit.
@@ -135,7 +146,11 @@ def importance_bound(
 
     with evaluating(found.module), torch.random.fork_rng(devices=[]):
         workers = (threads or torch.get_num_threads()) if on_cpu and found.thread_safe else 1
-        parts = list(_each(group, starts, workers))
+        parts = []
+        for part in _each(group, starts, workers):
+            parts.append(part)
+            if progress is not None:
+                progress(min(len(parts) * rows, len(x)), len(x))
     values, elbo, half, ess, k_hat, variance = np.concatenate(parts, 1)
     return Bound(values, elbo, half, ess, k_hat, variance, samples, x[0].numel())
 
@@ -157,7 +172,10 @@ def _each(function: Any, items: range, workers: int) -> Iterator[np.ndarray]:
 def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: int, chunk: int) -> np.ndarray:
     """The numbers of `Bound` for rows x [B, ...], of which the first is row `first`, [6, B]."""
     q = model.encode(x)
-    z = draw_z(q, samples, seed, first)
+    if takes_noise(q) or len(x) == 1:
+        z = draw_z(q, samples, seed, first)
+    else:  # what knows no noise of a row is drawn row by row, so that the others do not change its value
+        z = torch.cat([draw_z(model.encode(row[None]), samples, seed, at) for at, row in enumerate(x, first)], 1)
     prior = model.prior(z)
     log_px = torch.cat([model.log_px(x, part) for part in z.split(chunk)])
     ratio = prior.log_prob(z).double() - q.log_prob(z).double()
@@ -170,8 +188,12 @@ def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: 
 def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
     """Samples [K, B, L] of q, whose row 0 is row `first` of all: each row has noise of its own, by (seed, row)."""
     if not takes_noise(q):
-        seed_global(seed, "importance", first)
-        return q.rsample(samples)
+        with GLOBAL:
+            seed_global(seed, "importance", first)
+            if not isinstance(q, Foreign):
+                return q.rsample(samples)
+            z = q.sample(samples)  # discrete ones have no other
+            return z if z.ndim == 3 else z.unsqueeze(1)
     rows, size = q.mean.shape
     device, dtype = q.mean.device, q.mean.dtype
     noise = [

@@ -1,13 +1,18 @@
 """What z says about x, and what its dimensions say about each other, in nats, between bounds from N rows.
 
-The density of the aggregate posterior is known only as the mixture of the posteriors of the rows at hand. With a row's
-own posterior counted in, the mixture is too high at its draw, and I(x; z) comes out too low, never above log N; with it
-left out, too high. A normal with the moments of q(z), and the prior, are too low on average as well: they give two more
-upper bounds. The lowest upper bound and the lower one are what N rows can say.
+.. math:: E[KL(q(z|x) || p(z))] = I(x; z) + KL(q(z) || p(z)) = I(x; z) + TC(z) + sum_j KL(q(z_j) || p(z_j))
+
+The second equation holds for a prior with independent dimensions. The density of the aggregate posterior is known only
+as the mixture of the posteriors of the rows at hand. With a row's own posterior counted in, the mixture is too high at
+its draw, and I(x; z) comes out too low, never above log N; with it left out, too high. A normal with the moments of
+q(z), and the prior, are too low on average as well: they give two more upper bounds. The lowest upper bound and the
+lower one are what N rows can say; the middle of the two has a bias of unknown sign within the interval. Densities of
+single dimensions are bounded in the same way, where N rows say far more.
 
 References:
-    Hoffman and Johnson, ELBO surgery, 2016; Poole, Ozair, van den Oord, Alemi and Tucker, On Variational Bounds of
-    Mutual Information, 2019.
+    Hoffman and Johnson, ELBO surgery, 2016; Chen, Li, Grosse and Duvenaud, Isolating Sources of Disentanglement in
+    Variational Autoencoders, 2018; Poole, Ozair, van den Oord, Alemi and Tucker, On Variational Bounds of Mutual
+    Information, 2019.
 """
 
 from __future__ import annotations
@@ -16,30 +21,52 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ..distributions.normal import HALF_LOG_2PI, Distribution
 from .estimate import Estimate, between, mean_of
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+NATS = "nats per sample"
+MOST_PAIRED = 1000  # rows whose posteriors are all compared
+PAIRS, AT_ONCE = 2**24, 2**22  # differences of codes in all, and at once
 
 
 @dataclass(frozen=True)
 class Information:
-    """In nats per sample: `mutual` is I(x; z), `marginal` KL(q(z) || p(z)), `correlation` TC(z), `ceiling` log N."""
+    """The parts of the average divergence, in nats per sample.
+
+    Args:
+        mutual: I(x; z).
+        marginal: KL(q(z) || p(z)).
+        correlation: TC(z) = KL(q(z) || prod q(z_j)).
+        ceiling: log N, which the lower bound on I(x; z) cannot pass.
+        single: sum_j KL(q(z_j) || p(z_j)); None where the prior's dimensions are not known singly.
+        each: Its terms, [L]; None likewise.
+    """
 
     mutual: Estimate
     marginal: Estimate
     correlation: Estimate
     ceiling: float
+    single: Estimate | None = None
+    each: Estimate | None = None
 
 
 def information(
-    z: np.ndarray, pairs: np.ndarray, prior: np.ndarray, mean: np.ndarray, variance: np.ndarray
+    z: np.ndarray,
+    pairs: np.ndarray,
+    prior: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    prior_each: np.ndarray | None = None,
 ) -> Information:
-    """I(x; z), KL(q(z) || p(z)) and the total correlation KL(q(z) || prod q(z_j)) from one draw of z for each row.
+    """I(x; z), KL(q(z) || p(z)) and its parts from one draw of z for each row.
 
     I = E[log q(z|x) - log q(z)], KL = E[log q(z) - log p(z)], TC = E[log q(z) - sum_j log q(z_j)]; log q(z) lies
     between bounds, and the densities of single dimensions are mixtures of normals with the posteriors' moments, between
-    the own one left out and counted in.
+    the own one left out and counted in. The values add up to the mean of log q(z|x) - log p(z) over the draws, digit by
+    digit, since what is uncertain in log q(z) and in log q(z_j) cancels.
 
     Args:
         z: Draws, [n, L].
@@ -47,26 +74,57 @@ def information(
         prior: log p(z_i), [n].
         mean: Posterior means, [n, L].
         variance: Posterior variances, [n, L].
+        prior_each: log p(z_ij) of single dimensions, [n, L]; None where they are not independent.
     """
     own = np.diag(pairs)
     counted, left_out = _mixture(pairs)
     normal, bias = _matched_normal(z, mean, variance)
     below = max((left_out, normal, prior), key=lambda reference: reference.mean())
-    with_own, without = (sum(parts) for parts in zip(*(_marginals(z, mean, variance)), strict=True))
-    single = (with_own + without) / 2
+    with_own, without = _marginals(z, mean, variance)
+    each, spread = (with_own + without) / 2, np.abs(with_own - without).mean(0) / 2
+    uncertain = float(np.abs((with_own - without).sum(1)).mean()) / 2
 
     def bounds(high: np.ndarray, low: np.ndarray, more: float) -> Estimate:
         ends = mean_of(low), mean_of(high)
-        error = max(end.interval for end in ends) + more
-        return between(ends[0].value, ends[1].value, error, "nats per sample")
+        return between(ends[0].value, ends[1].value, max(end.interval for end in ends) + more, NATS)
 
-    uncertain = float(np.abs(with_own - without).mean()) / 2
+    known = prior_each is not None
     return Information(
         mutual=bounds(own - below, own - counted, bias),
         marginal=bounds(counted - prior, below - prior, bias),
-        correlation=bounds(counted - single, below - single, bias + uncertain),
+        correlation=bounds(counted - each.sum(1), below - each.sum(1), bias + uncertain),
         ceiling=math.log(len(z)),
+        single=_widened((each - prior_each).sum(1), uncertain) if known else None,
+        each=_widened(each - prior_each, spread) if known else None,
     )
+
+
+@torch.no_grad()
+def paired(q: Distribution, z: Tensor) -> Tensor:
+    """log q(z_i|x_j) of codes z [n, L] under the posteriors of n rows, [n, n]."""
+    return torch.cat([q.log_prob(part[:, None]) for part in z.split(max(1, AT_ONCE // z.numel()))])
+
+
+def most_paired(rows: int, latent: int) -> int:
+    """How many of the rows `paired` is called for: a table of some million differences, of at most 1000 rows."""
+    return min(rows, MOST_PAIRED, math.isqrt(PAIRS // latent))
+
+
+def in_use(number: Estimate, limit: float) -> Estimate:
+    """How many dimensions are above a limit; those whose interval holds the limit may be on either side.
+
+    Example:
+        >>> in_use(Estimate(np.array([2.0, 0.5, 0.1]), np.array([0.1, 0.6, 0.1])), 0.3)
+        Estimate(value=2.0, interval=1.0, unit='dimensions')
+    """
+    undecided = np.sum((number.low <= limit) & (limit <= number.high))
+    return Estimate(float(np.sum(number.value > limit)), float(undecided), "dimensions")
+
+
+def _widened(values: np.ndarray, more: float | np.ndarray) -> Estimate:
+    """The mean over rows, its interval wider by what is uncertain in each value."""
+    found = mean_of(values, NATS)
+    return Estimate(found.value, found.interval + more, NATS)
 
 
 def _mixture(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,13 +135,14 @@ def _mixture(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _log_sum(pairs) - math.log(count), _log_sum(without) - math.log(max(count - 1, 1))
 
 
-def _marginals(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`_mixture` of every single dimension."""
+def _marginals(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_mixture` of every single dimension, [n, L] each."""
     found = []
     for codes, centres, spreads in zip(z.T, mean.T, variance.T, strict=True):
         pairs = -0.5 * ((codes[:, None] - centres) ** 2 / spreads + np.log(spreads)) - HALF_LOG_2PI
         found.append(_mixture(pairs))
-    return found
+    with_own, without = (np.stack(columns, 1) for columns in zip(*found, strict=True))
+    return with_own, without
 
 
 def _matched_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:

@@ -130,6 +130,25 @@ def diagnosed(run: Any) -> list[Panel]:
     return [panel for panel in panels if panel.rows]
 
 
+def evaluated(run: Any) -> list[Panel]:
+    """The numbers of the last `vaelab evaluate`, a table for each group; nothing where there was none."""
+    found = run.evaluation
+    about = "; ".join(f"{name}: {text}" for name, text in found.get("facts", {}).items() if name != "run")
+    panels: list[Panel] = []
+    for group, numbers in found.get("numbers", {}).items():
+        single = [_row(name, number) for name, number in numbers.items() if not isinstance(number["value"], list)]
+        panels.append(
+            Panel(
+                group.capitalize(),
+                f"{about}." if not panels else "",
+                wide=True,
+                rows=tuple(single),
+                head=("number", "value", "95 % interval", "unit"),
+            )
+        )
+    return [panel for panel in panels if panel.rows]
+
+
 def _row(name: str, number: Mapping[str, Any]) -> tuple[str, ...]:
     spread = "" if number["interval"] is None else f"± {number['interval']:.2g}"
     return _words(name), _number(number["value"], "–"), spread, number["unit"]

@@ -82,7 +82,7 @@ def sections(run: Any) -> list[Section]:
             ("Interpolation", view.interpolations),
         ]
         built += [("Decoded plane", view.grid)] if run.latent == 2 else []
-    built += [("Diagnosis", facts.diagnosed)]
+    built += [("Evaluation", facts.evaluated), ("Diagnosis", facts.diagnosed)]
     return [Section(title, build(run)) for title, build in built]
 
 

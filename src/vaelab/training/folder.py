@@ -121,10 +121,10 @@ class RunFolder:
         if self.writes:
             write_text(self.path / "findings.jsonl", "".join(to_json(f.to_dict()) + "\n" for f in findings))
 
-    def save_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
-        """Writes `diagnosis.json`."""
+    def keep(self, name: str, found: Mapping[str, Any]) -> None:
+        """Writes `NAME.json`, what was measured after training: a diagnosis or an evaluation."""
         if self.writes:
-            write_json(self.path / "diagnosis.json", diagnosis)
+            write_json(self.path / f"{name}.json", found)
 
     def clean(self) -> None:
         """Removes what interrupted writes left behind."""
@@ -155,12 +155,12 @@ class RunFolder:
         path = self.path / "findings.jsonl"
         return as_findings(read_json_lines(path), path) if path.exists() else []
 
-    def diagnosis(self) -> dict[str, Any]:
-        """The numbers and findings of the last diagnosis, empty where there is none."""
-        path = self.path / "diagnosis.json"
+    def kept(self, name: str) -> dict[str, Any]:
+        """The last diagnosis or evaluation, by its name; empty where there is none."""
+        path = self.path / f"{name}.json"
         kept = read_json(path) if path.exists() else {}
         if not isinstance(kept, dict):
-            raise Corrupt(f"{path}: no diagnosis")
+            raise Corrupt(f"{path}: no {name}")
         return kept
 
     @property

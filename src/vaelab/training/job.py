@@ -48,7 +48,7 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     """Reads and checks the data, makes every choice that depends on it, and builds the model."""
     check_kinds(model, objective)
     source = load(x, key=config.data.key, data_dir=config.data.data_dir)
-    held_rows, index, held_index = _split(source, config)
+    held_rows, index, held_index = held_out_of(source, config)
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
@@ -83,7 +83,7 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         columns=source.columns,
         label_names=source.label_names,
         top=source.top,
-        fingerprint="+".join(fingerprint(part) for part in (source.train, source.test) if part is not None),
+        fingerprint=fingerprint_of(source),
         rows=len(rows),
         held_out_rows=len(held_out),
         log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
@@ -109,12 +109,17 @@ def _threads(model: nn.Module, batch: int) -> int:
     return 1 if small and not convolves else torch.get_num_threads()
 
 
-def _split(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
+def held_out_of(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
     """Held-out rows, and the indices of the training and of the held-out rows (None: all)."""
     if source.test is not None:
         return source.test, None, None
     index, held_index = split(len(source.train), config.data.held_out, config.seed)
     return source.train, index, held_index
+
+
+def fingerprint_of(source: Source) -> str:
+    """Of all rows, held-out ones that the data brings along included."""
+    return "+".join(fingerprint(part) for part in (source.train, source.test) if part is not None)
 
 
 def _pick(labels: np.ndarray | None, index: np.ndarray | None) -> np.ndarray | None:

@@ -60,7 +60,15 @@ class Run:
     @cached_property
     def diagnosis(self) -> dict[str, Any]:
         """The numbers and findings of the last diagnosis of these weights; empty where there is none."""
-        kept = self._files.diagnosis()
+        return self._of_these_weights("diagnosis")
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """What the last `vaelab evaluate` of these weights found; empty where there is none."""
+        return self._of_these_weights("evaluation")
+
+    def _of_these_weights(self, name: str) -> dict[str, Any]:
+        kept = self._files.kept(name)
         return kept if kept and kept.get("step") == self.metrics.get("step") else {}
 
     @property
@@ -81,9 +89,17 @@ class Run:
 
     def keep_diagnosis(self, diagnosis: dict[str, Any]) -> None:
         """Keeps the numbers and findings of a diagnosis in the folder; one that cannot be written to is left alone."""
-        self.diagnosis = diagnosis = {"step": self.metrics.get("step"), **diagnosis}
+        self.diagnosis = self._keep("diagnosis", diagnosis)
+
+    def keep_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Keeps what was found by an evaluation likewise."""
+        self.evaluation = self._keep("evaluation", evaluation)
+
+    def _keep(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        marked = {"step": self.metrics.get("step"), **found}
         if os.access(self.folder, os.W_OK):
-            RunFolder(self.folder).save_diagnosis(diagnosis)
+            RunFolder(self.folder).keep(name, marked)
+        return marked
 
     @cached_property
     def _selected(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

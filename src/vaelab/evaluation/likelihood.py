@@ -1,0 +1,88 @@
+"""`vaelab.log_likelihood` and `vaelab.ais`: log p(x) of rows, under a run, a model, or a stranger's functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import BadInput
+from ..measure.ais import Bracket
+from ..measure.ais import ais as anneal
+from ..measure.importance import Bound, importance_bound
+from ..training.run import Run
+from .rows import given_rows
+
+
+def log_likelihood(
+    model: Any, x: Any, samples: int = 5000, *, seed: int = 0, chunk: int | None = None, dequantize: bool = False
+) -> Bound:
+    """The importance-weighted bound on log p(x) of every row, in nats; higher is better.
+
+    Args:
+        model: A run, a model of ours, or an object or mapping with `encode(x)`, `log_px(x, z)` and, where the prior is
+            not the standard normal, `log_pz(z)`; see `vaelab.measure.latent.latent_model` for their shapes.
+        x: Rows [n, ...]: for a run on the data's own scale, and so are the nats; else as the model sees them. Gray
+            levels that a run draws anew as bits are drawn once, by the seed.
+        samples: K. The same K with other chunks gives the same number.
+        seed: Of all draws.
+        chunk: Samples decoded at once; None: chosen for speed within little memory.
+        dequantize: For whole numbers under a density of a run: adds uniform noise of width 1, which makes the number a
+            lower bound of a log-mass.
+
+    Returns:
+        `.values` for each row, `.mean`, `.standard_error`, `.ess`, `.k_hat`, `.gain`, `.unit`; see `Bound`.
+
+    Raises:
+        BadInput: for rows, numbers or functions that do not fit.
+
+    Example:
+        >>> import torch, vaelab
+        >>> from torch import nn
+        >>> model = vaelab.VAE(nn.Linear(8, 4), nn.Linear(2, 8), likelihood="bernoulli", latent=2)
+        >>> bound = log_likelihood(model, torch.ones(5, 8), samples=100)
+        >>> bound.values.shape, bound.unit, bool(bound.mean < 0)
+        ((5,), 'nats per sample', True)
+    """
+    rows, shift = _rows(model, x, seed, dequantize)
+    return importance_bound(_bare(model), rows, samples, seed=seed, chunk=chunk).shifted(shift)
+
+
+def ais(
+    model: Any, x: Any, steps: int = 1000, chains: int = 16, *, seed: int = 0, **options: Any
+) -> Bracket:
+    """Annealed importance sampling: a lower and an upper bound around log p(x) of every row, in nats.
+
+    Args:
+        model: As for `log_likelihood`.
+        x: Likewise.
+        steps: Distributions between the start and the posterior; more are tighter.
+        chains: Independent chains a row.
+        seed: Of all draws.
+        options: `start` ("encoder" begins at q(z|x), "prior" at p(z)) and the others of `vaelab.measure.ais.ais`.
+
+    Returns:
+        `.lower` and `.upper`, [n] each; see `Bracket` for what the upper one rests on.
+
+    Raises:
+        BadInput: for rows, numbers or functions that do not fit.
+    """
+    rows, shift = _rows(model, x, seed, False)
+    return anneal(_bare(model), rows, steps, chains, seed=seed, **options).shifted(shift)
+
+
+def _bare(model: Any) -> Any:
+    return model.model if isinstance(model, Run) else model
+
+
+def _rows(model: Any, x: Any, seed: int, dequantize: bool) -> tuple[Tensor, float]:
+    """Rows as the model sees them, and log|det| of the way there."""
+    if isinstance(model, Run):
+        return given_rows(model, x, seed, dequantize), model.spec.log_abs_det
+    if dequantize:
+        raise BadInput("dequantize", True, "needs a run, which knows the data's own scale", "add the noise yourself")
+    if not isinstance(x, Tensor | np.ndarray):
+        raise BadInput("x", type(x).__name__, "must be a tensor or an array of rows, as the model takes them")
+    return torch.as_tensor(x), 0.0

@@ -1,0 +1,148 @@
+"""The rows that a run is evaluated on, as its model sees them, and what a person must know of them to read a number."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import BadInput
+from ..core.seeds import generator
+from ..data.batches import Rows
+from ..data.source import Source, load
+from ..distributions.likelihoods import LIKELIHOODS
+from ..measure.baseline import spaced
+from ..training.job import fingerprint_of, held_out_of
+
+MOST_TRAINING = 10_000  # training rows that held-out ones and samples are compared with
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rows to evaluate.
+
+    Args:
+        x: As the model sees them, [n, *shape].
+        where: Which rows they are, in words.
+        kept_only: Why they are only those that the run folder keeps; empty where they are all there are.
+        training: Training rows likewise; None where the run kept none.
+        factors: All rows with their known factors, [N, F]; None where the data has none.
+        factor_names: F names.
+    """
+
+    x: Tensor
+    where: str
+    kept_only: str = ""
+    training: Tensor | None = None
+    factors: tuple[Tensor, np.ndarray] | None = None
+    factor_names: tuple[str, ...] = ()
+
+
+def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
+    """Rows [n, ...] on the data's own scale, as the run's model sees them.
+
+    Gray levels that the run draws anew as bits are drawn once, by the seed. Where `dequantize`, uniform noise in
+    [-1/2, 1/2) is added first: the mean log-density of whole numbers so treated is a lower bound of their mean log-mass
+    (Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016).
+
+    Raises:
+        BadInput: for rows of another shape, and for whole numbers' noise where the likelihood is a mass.
+    """
+    if dequantize:
+        x = _dequantized(run, x, seed)
+    y = run.spec.to_model(x)
+    if run.spec.binarize != "dynamic":
+        return y
+    if y.min() < 0 or y.max() > 1:
+        raise BadInput("x", f"values from {y.min():.3g} to {y.max():.3g} on the model's scale", "are probabilities here")
+    return torch.bernoulli(y, generator=generator(seed, "evaluation coins"))
+
+
+def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
+    if is_mass(run):
+        rule = "is for densities, and this run's likelihood is a mass, whose number is exact"
+        raise BadInput("dequantize", True, rule, "leave it out")
+    rows = np.asarray(x, np.float64)
+    if not np.array_equal(rows, np.round(rows)):
+        raise BadInput("dequantize", True, "is for whole numbers, and these rows hold others", "leave it out")
+    return rows + np.random.default_rng(seed).uniform(-0.5, 0.5, rows.shape)
+
+
+def is_mass(run: Any) -> bool:
+    """Whether the run's likelihood is a mass over values that can be counted."""
+    kind = LIKELIHOODS.get(run.config.likelihood.name)
+    return bool(kind and kind.discrete)
+
+
+def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = False) -> Taken:
+    """The rows that were given, or all held-out rows of the run, read again from where its data came from.
+
+    Where that is not there any more, or was an object in memory, the held-out rows that the folder keeps have to do.
+
+    Args:
+        run: A `vaelab.Run`.
+        given: Rows as the user has them, a path or a name; None for the run's own held-out rows.
+        seed: Of what is drawn.
+        count: Only so many rows, evenly spaced; None for all.
+        dequantize: Add uniform noise to whole numbers.
+    """
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise BadInput("rows", count, "must be a whole number of at least 1")
+    source, why = (None, "") if given is not None else own_source(run)
+    if given is not None:
+        raw, where = _read(run, given)
+    elif source is None:
+        raw, where = run.preview, f"held-out rows kept in {run.folder}"
+    else:
+        held, _, index = held_out_of(source, run.config)
+        raw, where = held if index is None else held[index], f"held-out rows of {source.name}"
+    rows = raw if count is None else raw[spaced(len(raw), count).numpy()]
+    x = given_rows(run, np.asarray(rows), seed, dequantize)
+    training, factors = _training(run, source, seed), _factors(run, source)
+    names = tuple(getattr(source, "factor_names", ()))
+    return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names)
+
+
+def own_source(run: Any) -> tuple[Source | None, str]:
+    """The data that a run was trained on, or why it cannot be read again."""
+    data = run.config.data
+    if data.source is None:
+        return None, "the run was given its data as an object"
+    try:
+        source = load(data.source, key=data.key, data_dir=data.data_dir)
+    except BadInput as error:
+        return None, str(error)
+    if fingerprint_of(source) != run.spec.fingerprint:
+        return None, f"{data.source} holds other rows than the run was trained on"
+    return source, ""
+
+
+def _read(run: Any, given: Any) -> tuple[Any, str]:
+    if not isinstance(given, str | os.PathLike):
+        return given, "rows that were given"
+    source = load(given, key=run.config.data.key, data_dir=run.config.data.data_dir)
+    test = source.test is not None
+    rows = run.spec.in_order(source.test if test else source.train, source.columns)
+    return rows, f"{'test ' * test}rows of {given}"
+
+
+def _training(run: Any, source: Source | None, seed: int) -> Tensor | None:
+    """Training rows as the model sees them, evenly spaced where there are many."""
+    if source is None:
+        return None if run.training_preview is None else given_rows(run, run.training_preview, seed + 1)
+    _, index, _ = held_out_of(source, run.config)
+    index = np.arange(len(source.train)) if index is None else index
+    chosen = index[spaced(len(index), MOST_TRAINING).numpy()]
+    return given_rows(run, np.asarray(source.train[chosen]), seed + 1)
+
+
+def _factors(run: Any, source: Source | None) -> tuple[Tensor, np.ndarray] | None:
+    known = getattr(source, "factors", None)
+    if source is None or known is None:
+        return None
+    rows = Rows(source.train, None, run.spec.transform, binarize="none", shape=run.spec.shape, device=torch.device("cpu"))
+    return rows.take(torch.arange(len(rows))), np.asarray(known)

@@ -1,0 +1,223 @@
+"""`evaluate`: a finished run measured on held-out rows, each number with its error and what it rests on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import BadInput, did_you_mean
+from ..core.finding import Finding
+from ..core.tables import pick
+from ..core.units import bits_per_dimension
+from ..measure.ais import ais as anneal
+from ..measure.ais import simulated_ais
+from ..measure.baseline import spaced
+from ..measure.estimate import Z95, Estimate, mean_of
+from ..measure.importance import UNIT, Bound, importance_bound
+from ..training.run import Run
+from .case import Case, Numbers
+from .disentanglement import disentanglement
+from .judge import judge_bound, judge_bracket, judge_rows, worst_first
+from .latent import latent
+from .progress import telling
+from .reconstruction import reconstruction
+from .rows import Taken, is_mass, take
+from .samples import samples as sample_metrics
+from .text import as_text
+
+GROUPS: dict[str, Callable[[Case], Numbers]] = {
+    "reconstruction": reconstruction,
+    "latent": latent,
+    "samples": sample_metrics,
+    "disentanglement": disentanglement,
+}
+SAMPLES = 1000  # K where none is asked for; the papers' tables have 5000
+AIS_ROWS = 100  # annealed where no number of rows is asked for: a row costs as much as 100,000 samples and more
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        facts: What was measured on what, in words: rows and split, binarisation, dequantisation, likelihood, unit.
+        numbers: By group ("bound", "ais", "reconstruction", ...) and name, each with its 95 % interval and unit.
+        findings: What the numbers say about themselves, the gravest first.
+        names: Names of what array-valued numbers run over, by their length: a table's columns.
+    """
+
+    facts: dict[str, str]
+    numbers: dict[str, Numbers]
+    findings: list[Finding]
+    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Estimate:
+        """A number by "group.name", such as "bound.log_likelihood"."""
+        group, _, number = name.partition(".")
+        return self.numbers[group][number]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        numbers = {group: {name: one.to_dict() for name, one in found.items()} for group, found in self.numbers.items()}
+        return {"facts": self.facts, "numbers": numbers, "findings": [finding.to_dict() for finding in self.findings]}
+
+    def __str__(self) -> str:
+        return as_text(self.facts, self.numbers, self.findings, self.names)
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    x: Any = None,
+    *,
+    samples: int = SAMPLES,
+    metrics: str | Sequence[str] = (),
+    ais: bool | Mapping[str, Any] = False,
+    rows: int | None = None,
+    dequantize: bool = False,
+    extractor: Any = None,
+    seed: int = 0,
+    progress: bool = False,
+    model: Any = None,
+) -> Evaluation:
+    """Measures a run: bounds on log p(x), and the metrics that are asked for; kept in the run folder.
+
+    Args:
+        run: A run or its folder.
+        x: Rows on the data's own scale, a path or a name; None: all held-out rows of the run.
+        samples: K of the importance-weighted bound.
+        metrics: Further groups: "reconstruction", "latent", "samples", "disentanglement", or several, also as one text
+            with commas.
+        ais: Anneal as well, between a lower and an upper bound; a mapping holds `steps`, `chains` and `start`.
+        rows: Only so many rows, evenly spaced; None: all, and 100 of them for annealing.
+        dequantize: For whole numbers under a density: add uniform noise first, for a bound on their log-mass.
+        extractor: A network from rows [n, *shape], as the model sees them, to features [n, D], for the samples group.
+        seed: Of all draws.
+        progress: Tell how far it is, on standard error.
+        model: The model, for the folder of a run of a model of your own.
+
+    Raises:
+        BadInput: for unknown groups, rows that do not fit, and a run without a model.
+    """
+    loaded = run if isinstance(run, Run) else Run(run, model)
+    chosen = _groups(metrics)
+    if not loaded.metrics:
+        raise BadInput("run", loaded.folder, "has no evaluated weights yet", "continue it: vaelab train --resume")
+    taken = take(loaded, x, seed, rows, dequantize)
+    shift = loaded.spec.log_abs_det
+    numbers: dict[str, Numbers] = {}
+    with telling("bound", progress) as told:
+        bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
+    numbers["bound"] = _bound_numbers(bound, is_mass(loaded) or dequantize)
+    whole = _whole(loaded, taken)
+    findings = [*judge_bound(bound), *judge_rows(loaded, taken, whole, dequantize)]
+    if ais is not False:
+        options = dict(ais) if isinstance(ais, Mapping) else {}
+        with telling("annealing", progress) as told:
+            numbers["ais"], more = _annealed(loaded, taken, rows, options, seed, bound, told)
+        findings += more
+    case = _case(loaded, taken, extractor, seed)
+    for name in chosen:
+        with torch.random.fork_rng(devices=[]):
+            numbers[name] = GROUPS[name](case)
+    facts = _facts(loaded, taken, samples, seed, dequantize)
+    names = {len(loaded.spec.columns): loaded.spec.columns} if loaded.spec.columns else {}
+    found = Evaluation(facts, numbers, worst_first(findings), names)
+    loaded.keep_evaluation(found.to_dict())
+    return found
+
+
+def _groups(metrics: str | Sequence[str]) -> list[str]:
+    words = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+    names = [word.strip() for word in words if word.strip()]
+    for name in names:
+        pick(GROUPS, name, "metrics")
+    return list(dict.fromkeys(names))
+
+
+def _bound_numbers(bound: Bound, mass: bool) -> Numbers:
+    """The bound, its parts and its errors."""
+    found = {
+        "elbo": mean_of(bound.elbo, UNIT),
+        "log_likelihood": bound.estimate,
+        "for_these_rows": Estimate(bound.mean, Z95 * bound.sampling_error, UNIT),
+        "effective_samples": Estimate(float(np.median(bound.ess)), None, f"of {bound.samples}, median over rows"),
+    }
+    if bound.samples > 1:
+        found["gain_of_last_half"] = bound.gain
+        found["tail_k_hat"] = Estimate(float(np.median(bound.k_hat)), None, "median over rows; below 0.7 is reliable")
+    if mass:
+        bits = bits_per_dimension(1.0, bound.dimensions)
+        found["bits_per_dimension"] = Estimate(
+            -bound.mean * bits, bound.estimate.interval * bits, "bits per dimension, lower is better"
+        )
+    return found
+
+
+def _annealed(
+    run: Any, taken: Taken, rows: int | None, options: dict[str, Any], seed: int, bound: Bound, told: Any
+) -> tuple[Numbers, list[Finding]]:
+    """Both sides for rows of the data, and for as many rows drawn from the model."""
+    for name in options:
+        if name not in ("steps", "chains", "start", "leapfrog"):
+            raise BadInput("ais", name, "is no option", did_you_mean(name, ("steps", "chains", "start", "leapfrog")))
+    index = np.arange(len(taken.x)) if rows is not None else spaced(len(taken.x), AIS_ROWS).numpy()
+    shift = run.spec.log_abs_det
+    bracket = anneal(run.model, taken.x[index], seed=seed, progress=told, **options).shifted(shift)
+    gap = simulated_ais(run.model, taken.x[:1], min(len(index), AIS_ROWS), seed=seed, progress=told, **options)
+    here = bound.values[index]
+    numbers = {
+        "rows": Estimate(float(len(index)), None, "rows, evenly spaced"),
+        "lower": mean_of(bracket.lower, UNIT),
+        "upper": mean_of(bracket.upper, UNIT),
+        "importance_bound_of_these_rows": mean_of(here, UNIT),
+        "gain_over_importance_bound": mean_of(bracket.lower - here, UNIT),
+        "gap": mean_of(bracket.upper - bracket.lower, UNIT),
+        "gap_on_simulated_rows": mean_of(gap.upper - gap.lower, UNIT),
+        "acceptance": mean_of(bracket.acceptance, "of the proposals"),
+    }
+    return numbers, list(judge_bracket(bracket, numbers["gap_on_simulated_rows"]))
+
+
+def _whole(run: Any, taken: Taken) -> bool:
+    """Whether the rows hold whole numbers on the data's own scale."""
+    rows = run.spec.to_user(taken.x[:256])
+    return bool(np.allclose(rows, np.round(rows), atol=1e-4))
+
+
+def _case(run: Any, taken: Taken, extractor: Any, seed: int) -> Case:
+    return Case(
+        config=run.config,
+        spec=run.spec,
+        model=run.model,
+        x=taken.x,
+        training=taken.training,
+        factors=taken.factors,
+        factor_names=taken.factor_names,
+        seed=seed,
+        extractor=extractor,
+    )
+
+
+def _facts(run: Any, taken: Taken, samples: int, seed: int, dequantize: bool) -> dict[str, str]:
+    """What a person must know to read the numbers, and to get them again."""
+    drawn = {
+        "dynamic": f"each gray level was drawn once as a bit, with seed {seed}",
+        "threshold": "values were cut at one half",
+        "none": "as they are",
+    }
+    values = "uniform noise of width 1 was added to whole numbers" if dequantize else drawn[run.spec.binarize]
+    chose = "; these rows also chose which weights were kept" if "held-out rows" in taken.where else ""
+    kind = "a mass" if is_mass(run) else "a density on the data's own scale"
+    return {
+        "run": f"{run.folder}, step {run.metrics['step']}",
+        "rows": taken.where + chose,
+        "values": values,
+        "likelihood": f"{run.config.likelihood.name}, {kind}",
+        "samples": f"K = {samples} of q(z|x), seed {seed}",
+        "unit": f"{UNIT}, higher is better; ± is half a 95 % interval over rows",
+    }

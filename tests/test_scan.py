@@ -1,0 +1,410 @@
+"""Scans: the curve of reverse water-filling, data of known dimension, scans that were interrupted, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits, load_wine
+
+from vaelab.core.errors import BadInput, Diverged, InUse
+from vaelab.core.finding import Finding
+from vaelab.evaluation import scan_runs
+from vaelab.evaluation.scan import LATENTS, Scan, intrinsic_dimension, rate_distortion
+from vaelab.evaluation.scan_judge import as_good, envelope, judge_betas, judge_latents, plateau
+from vaelab.evaluation.scan_runs import Reading
+from vaelab.measure.estimate import Estimate, mean_of
+from vaelab.report.scan_plot import write_scan_plot
+from vaelab.training.loop import Loop
+from vaelab.training.run import Run
+
+RANDOM = np.random.default_rng(0)
+LINEAR: dict[str, Any] = {"encoder": "linear", "decoder": "linear"}
+SHORT: dict[str, Any] = {"evaluate_every": 200, "checkpoint_every": 200}
+TINY: dict[str, Any] = {"model": LINEAR, "train": {"steps": 40, "evaluate_every": 20, "checkpoint_every": 20}}
+ROWS = RANDOM.standard_normal((120, 2)) @ RANDOM.standard_normal((2, 5)) + 0.3 * RANDOM.standard_normal((120, 5))
+
+
+def codes(scan: Scan) -> list[str]:
+    return [finding.code for finding in scan.findings]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What a folder holds, its notes of who held it left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", ".holder"))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# The curve ------------------------------------------------------------------------------------------------------------
+
+EIGENVALUES = np.array([6.0, 3.0, 1.5, 0.5, 0.5, 0.5])  # the noise of the model is that of the rest
+SIGMA = math.sqrt(0.5)
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Scan:
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    rows = np.random.default_rng(2).standard_normal((6000, 6)) * np.sqrt(EIGENVALUES) @ rotation.T
+    config = {
+        "model": {**LINEAR, "latent": 3},
+        "data": {"scale": "none", "held_out": 0.5},
+        "likelihood": {"name": "gaussian", "noise": "fixed", "sigma": SIGMA},
+        "train": {**SHORT, "steps": 600, "learning_rate": 0.02, "batch_size": 256},
+    }
+    out = tmp_path_factory.mktemp("gaussian") / "s"
+    return rate_distortion(rows, (0.5, 1.0, 2.0, 4.0), config=config, out=out, progress=False)
+
+
+def water_filling(beta: float) -> tuple[float, float]:
+    """Rate and distortion of the best linear model with noise s²: of each direction above the water level beta s², half
+    the logarithm of its height over it, and that much squared error; all of the variance of the others."""
+    level = beta * SIGMA**2
+    above = np.arange(6) < 3
+    above &= level < EIGENVALUES
+    rate = 0.5 * np.log(EIGENVALUES[above] / level).sum()
+    squares = level * above.sum() + EIGENVALUES[~above].sum()
+    return rate, squares / (2 * SIGMA**2) + 3 * math.log(2 * math.pi * SIGMA**2)
+
+
+def test_a_linear_model_has_the_curve_of_reverse_water_filling(gaussian: Scan) -> None:
+    for point in gaussian.points:
+        rate, distortion = water_filling(point.value)
+        assert point.rate.value == pytest.approx(rate, abs=2 * point.rate.interval + 0.03)
+        assert point.distortion.value == pytest.approx(distortion, abs=2 * point.distortion.interval + 0.03)
+        assert point.rate.interval < 0.1 and point.distortion.interval < 0.12
+        assert point.negative_elbo.value == pytest.approx(point.rate.value + point.distortion.value)
+
+
+def test_the_best_bound_is_that_of_beta_one_and_is_the_exact_likelihood(gaussian: Scan) -> None:
+    entropy = 0.5 * np.log(2 * math.pi * math.e * EIGENVALUES).sum()
+    best = gaussian.points[1]
+    assert best.behind.value == 0 and [point.behind.low > 0 for point in gaussian.points] == [True, False, True, True]
+    for number in (best.negative_elbo, best.negative_bound):  # both tight: the posterior is in the family
+        assert number.value == pytest.approx(entropy, abs=2 * number.interval)
+    assert all(point.negative_bound.value < point.negative_elbo.value + 1e-3 for point in gaussian.points)
+    assert codes(gaussian) == ["EV201"] and gaussian.findings[0].edit == {"objective.beta": 1.0}
+
+
+def test_the_slope_between_runs_is_between_their_betas(gaussian: Scan) -> None:
+    for one, two in zip(gaussian.points, gaussian.points[1:], strict=False):
+        slope = (one.distortion.value - two.distortion.value) / (two.rate.value - one.rate.value)
+        assert one.value < slope < two.value
+    rates = [point.rate.value for point in gaussian.points]
+    assert envelope(rates, [point.distortion.value for point in gaussian.points]) == [True] * 4
+
+
+def test_the_numbers_are_kept_in_words_and_as_json(gaussian: Scan) -> None:
+    kept = json.loads((gaussian.folder / "scan.json").read_text())
+    assert kept == json.loads(json.dumps(gaussian.to_dict()))
+    assert Estimate.from_dict(kept["points"][2]["rate"]) == gaussian.points[2].rate
+    assert [Finding.from_dict(finding) for finding in kept["findings"]] == list(gaussian.findings)
+    text = (gaussian.folder / "scan.txt").read_text()
+    assert text == f"{gaussian}\n"
+    assert "3000 held-out rows" in text and "K = 64" in text and "EV201" in text
+    assert [line.split()[0] for line in text.splitlines()[4:9]] == ["beta", "0.5", "1", "2", "4"]
+
+
+def test_a_run_of_the_scan_is_a_whole_run(gaussian: Scan) -> None:
+    point = gaussian.points[1]
+    run = Run(gaussian.folder / point.folder)
+    assert run.is_finished and run.config.objective.beta == 1.0
+    assert not (run.folder / "report.html").exists()
+    if point.step == run.metrics["step"]:
+        measured = run.metrics["negative_elbo"], run.metrics["kl"], run.metrics["active_units"]
+        assert point.negative_elbo.value == pytest.approx(measured[0], abs=0.02)
+        assert (point.rate.value, point.active_units.value) == pytest.approx(measured[1:], abs=0.01)
+
+
+@pytest.mark.parametrize("data", ["digits", "wine"])
+def test_along_beta_the_rate_falls_and_the_distortion_rises(data: str, tmp_path: Path) -> None:
+    """Real data on its own scale: the bound of each run is its metrics', with the logarithm of the determinant."""
+    rows = load_digits().images[:500] if data == "digits" else load_wine().data
+    config = {"model": {"hidden": [32], "latent": 3}, "train": {**SHORT, "steps": 200, "learning_rate": 3e-3}}
+    scan = rate_distortion(rows, (4.0, 0.25, 1.0), config=config, out=tmp_path / "s", progress=False)
+    assert [point.value for point in scan.points] == [0.25, 1.0, 4.0]
+    assert np.all(np.diff([point.rate.value for point in scan.points]) < 0)
+    assert np.all(np.diff([point.distortion.value for point in scan.points]) > 0)
+    for point in scan.points:
+        run = Run(scan.folder / point.folder)
+        assert point.negative_elbo.value == pytest.approx(run.metrics["negative_elbo"], abs=0.1 + point.behind.value)
+    assert scan.rows == run.spec.held_out_rows and scan.data == "array"
+
+
+def test_of_two_kept_weights_those_of_the_lower_trained_loss_count(tmp_path: Path) -> None:
+    """Beta rises to 8: the best bound at beta = 1 comes on the way, with far more rate than what was asked for."""
+    train = {"steps": 300, "evaluate_every": 10, "checkpoint_every": 150, "learning_rate": 5e-3}
+    objective = {"anneal": "linear", "warmup_steps": 250}
+    config = {"model": {"hidden": [32], "latent": 3}, "train": train, "objective": objective}
+    rows = load_digits().images[:500]
+    scan = rate_distortion(rows, (8.0,), config=config, out=tmp_path / "s", progress=False)
+    run = Run(tmp_path / "s" / "beta-8")
+    held_out = {line["step"]: line for line in run.history if line["kind"] == "held_out"}
+    early, last = (held_out[step] for step in (run.metrics["step"], 300))
+    assert early["reconstruction"] + 8 * early["kl"] > last["reconstruction"] + 8 * last["kl"] + 1
+    assert scan.points[0].step == 300
+    assert scan.points[0].rate.value == pytest.approx(last["kl"], abs=0.05)
+
+
+# Dimensions -----------------------------------------------------------------------------------------------------------
+
+
+def test_three_factors_in_twenty_columns_are_found(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    factors = random.standard_normal((3, 20))
+    factors /= np.linalg.norm(factors, axis=0)  # equal columns: standardised, their noise stays equal, too
+    rows = random.standard_normal((4000, 3)) @ factors + 0.1 * random.standard_normal((4000, 20))
+    config = {"model": LINEAR, "train": {**SHORT, "steps": 800, "learning_rate": 0.02}}
+    scan = intrinsic_dimension(rows, (1, 2, 3, 4), config=config, out=tmp_path / "s", progress=False)
+    by_bound = next(finding for finding in scan.findings if finding.code == "EV211")
+    by_units = next(finding for finding in scan.findings if finding.code == "EV212")
+    assert by_bound.measured == 3 and by_bound.edit == {"model.latent": 3}
+    assert by_units.measured == 3
+    assert [point.active_by_mean.value for point in scan.points[:3]] == [1, 2, 3]
+    assert scan.points[1].behind.low > 1
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(3, [1, 2, 3]), (8, [1, 2, 4, 8]), (40, list(LATENTS))])
+def test_sizes_end_at_the_entries_of_a_row(
+    columns: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("vaelab.evaluation.scan.run_of", lambda *given: seen.append(given[1].model.latent))
+    monkeypatch.setattr("vaelab.evaluation.scan.read_best", lambda *given: reading(np.zeros(5), np.zeros(5), 1))
+    intrinsic_dimension(RANDOM.standard_normal((50, columns)), config=TINY, out=tmp_path / "s", progress=False)
+    assert seen == expected
+
+
+def reading(rate: np.ndarray, distortion: np.ndarray, latent: int = 2) -> Reading:
+    kl = np.repeat(np.asarray(rate, np.float64)[:, None] / latent, latent, 1)
+    return Reading("run", 1, kl, np.zeros_like(kl), -(rate + distortion), -(rate + distortion))
+
+
+def judged(
+    kind: str, values: list[float], readings: list[Reading], used: list[int] | None = None
+) -> dict[str, Finding]:
+    best = max(readings, key=lambda one: one.elbo.mean())
+    points = [
+        SimpleNamespace(
+            value=value,
+            negative_elbo=mean_of(-one.elbo),
+            behind=mean_of(best.elbo - one.elbo),
+            active_by_mean=Estimate(float((used or [0] * 9)[place]), 0.0, "dimensions"),
+        )
+        for place, (value, one) in enumerate(zip(values, readings, strict=True))
+    ]
+    judge = judge_betas if kind == "betas" else judge_latents
+    return {finding.code: finding for finding in judge(points, readings, 50)}
+
+
+NOISE = 0.1 * RANDOM.standard_normal((4, 400))
+
+
+def test_runs_off_the_curve_are_named_with_their_cause() -> None:
+    """Rate and distortion of beta = 0.5, 1, 2, 4: the first is beaten by the second, the last by the third."""
+    rates, distortions = (9.0, 6.0, 4.0, 4.5), (21.0, 20.0, 23.0, 24.0)
+    readings = [reading(r + e, d - e) for r, d, e in zip(rates, distortions, NOISE, strict=True)]
+    found = judged("betas", [0.5, 1.0, 2.0, 4.0], readings)
+    assert {code: finding.severity for code, finding in found.items()} == {
+        "EV201": "info", "EV202": "warning", "EV203": "info",
+    }  # fmt: skip
+    assert "4 by 2" in found["EV202"].evidence and found["EV202"].measured == pytest.approx(1.5, abs=0.01)
+    assert "0.5 by 1" in found["EV203"].evidence and found["EV203"].measured == pytest.approx(4.0, abs=0.01)
+    assert found["EV201"].edit == {"objective.beta": 1.0}
+    assert envelope(rates, distortions) == [False, True, True, False]
+
+
+def test_runs_within_their_errors_are_not_told_apart() -> None:
+    loud = 3 * RANDOM.standard_normal((2, 40))
+    readings = [reading(5 + loud[0], 20 - loud[0]), reading(5.05 + loud[1], 20.05 - 1.3 * loud[1])]
+    found = judged("betas", [1.0, 2.0], readings)
+    assert set(found) == {"EV201"} and "not told from it" in found["EV201"].evidence
+
+
+BOUNDS = {  # ELBOs of sizes 1, 2, 4, 8, units in use, and what is found
+    "enough at 4": ((-30, -25, -20, -20.02), (1, 2, 4, 4), {"EV211": 4, "EV212": 4}),
+    "worse beyond 2": ((-30, -20, -21, -22), (1, 2, 2, 2), {"EV211": 2, "EV212": 2}),
+    "a hair for each dimension": ((-30, -20.05, -20.03, -20), (1, 2, 2, 2), {"EV211": 2, "EV212": 2}),
+    "still better at the end": ((-30, -25, -20, -15), (1, 2, 4, 8), {"EV213": 8}),
+    "used but of no use": ((-30, -25, -20, -20.5), (1, 2, 4, 8), {"EV211": 4, "EV214": 8}),
+    "units stop before the bound": ((-30, -25, -20, -15), (1, 2, 3, 3), {"EV213": 8, "EV212": 3}),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_dimension_is_read_in_two_ways(name: str) -> None:
+    bounds, used, expected = BOUNDS[name]
+    readings = [reading(np.zeros(400), -bound + 0.05 * noise) for bound, noise in zip(bounds, NOISE, strict=True)]
+    found = judged("latents", [1, 2, 4, 8], readings, list(used))
+    assert {code: finding.measured for code, finding in found.items()} == expected
+    assert found.get("EV211", found.get("EV213")).severity == ("info" if "EV211" in expected else "warning")  # type: ignore[union-attr]
+
+
+def test_as_good_is_within_the_paired_error_not_that_of_each() -> None:
+    """Rows differ by tens of nats and sizes by a tenth on each row: the difference is known all the same."""
+    rows = 30 * RANDOM.standard_normal(500)
+    assert as_good([1, 2], [rows - 0.1, rows]) == (1, 1)
+    assert as_good([1, 2], [rows - 0.005, rows]) == (0, 1)
+    assert as_good([1, 2], [rows - 0.1, 30 * RANDOM.standard_normal(500) + rows.mean()])[0] == 0
+
+
+def test_undecided_units_do_not_make_a_size_larger() -> None:
+    counts = [Estimate(1.0, 0.0), Estimate(4.0, 0.0), Estimate(7.0, 1.0), Estimate(8.0, 0.0)]
+    assert plateau(counts) == 2
+    assert plateau([*counts, Estimate(12.0, 0.0)]) == 4
+
+
+# Interrupted, kept, refused -------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_scan_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of the second of three runs; the bits in the end are those of a scan in one go."""
+    whole = rate_distortion(ROWS, (0.5, 1.0, 2.0), config=TINY, out=tmp_path / "whole", progress=False)
+    advance = Loop._advance
+
+    def stopped(loop: Loop, number: int) -> bool:
+        if loop.config.objective.beta == 1.0 and number == 30:
+            raise KeyboardInterrupt
+        return advance(loop, number)
+
+    monkeypatch.setattr(Loop, "_advance", stopped)
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        rate_distortion(ROWS, (0.5, 1.0, 2.0), config=TINY, out=out, progress=False)
+    monkeypatch.setattr(Loop, "_advance", advance)
+    assert sorted(path.name for path in out.glob("beta-*")) == ["beta-0.5", "beta-1"]
+    assert not (out / "scan.json").exists() and not Run(out / "beta-1").is_finished
+    before = digests(out / "beta-0.5")
+    resumed: list[int] = []
+    run = Loop.run
+    monkeypatch.setattr(Loop, "run", lambda loop: (resumed.append(loop.progress.step), run(loop))[1])
+    again = rate_distortion(ROWS, (0.5, 1.0, 2.0), config=TINY, out=out, progress=False)
+    assert resumed == [20, 0]
+    assert digests(out / "beta-0.5") == before
+    assert again.to_dict() == whole.to_dict()
+    assert (out / "scan.json").read_bytes() == (tmp_path / "whole" / "scan.json").read_bytes()
+
+
+def test_a_finished_scan_is_read_again_and_can_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s"
+    first = rate_distortion(ROWS, (1.0,), config=TINY, out=out, progress=False)
+    before = digests(out)
+    trained: list[float] = []
+    fit = scan_runs.fit
+    monkeypatch.setattr(scan_runs, "fit", lambda *a, **k: (trained.append(a[1].objective.beta), fit(*a, **k))[1])
+    assert rate_distortion(ROWS, (1.0,), config=TINY, out=out, progress=False).to_dict() == first.to_dict()
+    assert digests(out) == before and trained == []
+    both = rate_distortion(ROWS, (1.0, 3.0), config=TINY, out=out, progress=False)
+    assert trained == [3.0] and [point.value for point in both.points] == [1.0, 3.0]
+    assert both.points[0].rate == first.points[0].rate
+
+
+def test_runs_with_other_settings_or_data_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    rate_distortion(ROWS, (1.0,), config=TINY, out=out, progress=False)
+    before = digests(out)
+    other = {**TINY, "train": {**TINY["train"], "steps": 60}}
+    cases: list[tuple[Any, Any, str]] = [
+        (ROWS, other, "train.steps 40 -> 60"),
+        (ROWS + 1.0, TINY, "is a run on other data"),
+        (ROWS, {**TINY, "seed": 1}, "seed 0 -> 1"),
+    ]
+    for betas in ((1.0,), (2.0,)):  # a run that is kept, and one that would be added beside it
+        for rows, config, words in cases:
+            with pytest.raises(BadInput, match=words):
+                rate_distortion(rows, betas, config=config, out=out, progress=False)
+    assert digests(out) == before
+    with pytest.raises(BadInput, match="holds something else: beta-1"):
+        intrinsic_dimension(ROWS, (1,), config=TINY, out=out, progress=False)
+
+
+@pytest.mark.parametrize("there", ["file", "other", "run"])
+def test_a_place_that_is_taken_is_refused(there: str, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    if there == "file":
+        out.write_text("mine")
+    elif there == "other":
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+    else:
+        rate_distortion(ROWS, (1.0,), config=TINY, out=tmp_path / "t", progress=False)
+        out = tmp_path / "t" / "beta-1"
+    before = digests(tmp_path)
+    with pytest.raises(BadInput, match=r"out: got .*(is a file|holds something else)"):
+        rate_distortion(ROWS, (1.0,), config=TINY, out=out, progress=False)
+    assert digests(tmp_path) == before
+
+
+def test_two_scans_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        scan_runs.scan_folder(tmp_path / "s", "x", "beta"),
+        pytest.raises(InUse),
+        scan_runs.scan_folder(tmp_path / "s", "x", "beta"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "betas", [(), (-1.0,), (math.nan,), (math.inf,), (1.0, 1.0), (True,), ("1",), (1, 2, 1.0), (None,)]
+)
+def test_weights_that_break_a_rule_are_refused_before_anything_is_written(betas: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^beta: got .*must be finite numbers from 0 on, each once"):
+        rate_distortion(ROWS, betas, config=TINY, out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("latents", [(), (0,), (-2,), (1.5,), (2, 2), (False,), (math.nan,)])
+def test_sizes_that_break_a_rule_are_refused_before_anything_is_written(latents: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^latent: got .*must be whole numbers from 1 on, each once"):
+        intrinsic_dimension(ROWS, latents, config=TINY, out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "words"),
+    [
+        (None, {}, "there is nothing to train on"),
+        ("nothing-here", {}, "no such file"),
+        (ROWS, {"objective": {"target_rate": 2.0}}, "a target moves beta by itself"),
+        (ROWS, {"train": {"stepz": 3}}, "no such setting"),
+    ],
+)
+def test_bad_data_and_settings_are_refused_before_anything_is_written(
+    source: Any, settings: Any, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=words):
+        rate_distortion(source, (0.5,), config=settings, out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_run_without_a_finite_evaluation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_runs, "fit", lambda *given, **options: SimpleNamespace(metrics={}))
+    with pytest.raises(Diverged, match="beta-1"):
+        rate_distortion(ROWS, (1.0,), config=TINY, out=tmp_path / "s", progress=False)
+
+
+def test_random_state_is_as_it_was(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    rate_distortion(ROWS, (1.0,), config=TINY, out=tmp_path / "s", progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# The picture ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_a_scan(gaussian: Scan, tmp_path: Path) -> None:
+    first, second = (write_scan_plot(gaussian, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert first == second and b"<svg" in first and b"Rate and distortion" not in first.split(b"<g")[0]
+    write_scan_plot(gaussian, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()
+        assert image.width > 1000
+    with pytest.raises(BadInput, match=r"ends in \.svg or \.png"):
+        write_scan_plot(gaussian, tmp_path / "a.gif")
