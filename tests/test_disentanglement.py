@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from scipy.stats import entropy
+from scipy.stats import entropy, norm
 from sklearn.metrics import mutual_info_score
 
 import vaelab
@@ -226,6 +226,14 @@ def test_attribute_gap_is_that_of_the_best_threshold() -> None:
             scores.append(balanced(other, wanted, limit) if upwards else 1 - balanced(other, wanted, limit))
         gaps.append(np.sort(scores)[-1] - np.sort(scores)[-2])
     assert attribute_gap(train, test) == pytest.approx(np.mean(gaps), abs=0.03)
+
+
+def test_a_rare_value_counts_as_much_as_a_common_one() -> None:
+    random = np.random.default_rng(0)
+    factor = (random.random((4000, 1)) < 0.1).astype(int)
+    codes = np.concatenate([factor, np.zeros((4000, 1))], 1) + 0.7 * random.normal(size=(4000, 2))
+    parts = [Labelled(codes[i::2], factor[i::2]) for i in (0, 1)]
+    assert attribute_gap(*parts) == pytest.approx(norm.cdf(0.5 / 0.7) - 0.5, abs=0.05)
 
 
 def test_one_code_alone_is_held_against_a_guess() -> None:

@@ -107,8 +107,8 @@ def test_flags_are_frozen() -> None:
         "interpolate": ["--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [
-            "--ais", "--chains", "--dequantize", "--json", "--metrics", "--quiet", "--rows", "--samples", "--seed",
-            "--self-test", "--steps",
+            "--ais", "--chains", "--dequantize", "--inception", "--json", "--metrics", "--quiet", "--rows", "--samples",
+            "--seed", "--self-test", "--steps",
         ],
         "rate-distortion": ["--beta", "--config", "--data-dir", "--out", "--quiet"],
         "intrinsic-dimension": ["--config", "--data-dir", "--latent", "--out", "--quiet"],

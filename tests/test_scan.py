@@ -135,7 +135,25 @@ def test_along_beta_the_rate_falls_and_the_distortion_rises(data: str, tmp_path:
     for point in scan.points:
         run = Run(scan.folder / point.folder)
         assert point.negative_elbo.value == pytest.approx(run.metrics["negative_elbo"], abs=0.1 + point.behind.value)
+        assert point.negative_bound.value < point.negative_elbo.value - 0.05
     assert scan.rows == run.spec.held_out_rows and scan.data == "array"
+
+
+def test_gray_levels_become_the_same_bits_for_all_runs(tmp_path: Path) -> None:
+    """The decoder at beta = 1000 is deaf, and costs each entry the entropy of its bits."""
+    level = RANDOM.uniform(0.1, 0.9, 6)
+    rows = np.clip(level + 0.02 * RANDOM.standard_normal((1500, 6)), 0, 1)
+    config = {
+        "data": {"binarize": "dynamic", "held_out": 0.5},
+        "model": {"hidden": [8], "latent": 1},
+        "train": {**SHORT, "steps": 300, "learning_rate": 0.02},
+    }
+    scan = rate_distortion(rows, (1000.0, 2000.0), config=config, out=tmp_path / "s", progress=False)
+    entropy = -(level * np.log(level) + (1 - level) * np.log(1 - level)).sum()
+    for point in scan.points:
+        assert point.negative_elbo.value == pytest.approx(entropy, abs=1.5 * point.negative_elbo.interval)
+    assert max(point.behind.interval for point in scan.points) < 0.1 * scan.points[0].negative_elbo.interval
+    assert "drawn as bits once, the same for all runs" in str(scan)
 
 
 def test_of_two_kept_weights_those_of_the_lower_trained_loss_count(tmp_path: Path) -> None:
@@ -222,10 +240,13 @@ def test_runs_off_the_curve_are_named_with_their_cause() -> None:
 
 
 def test_runs_within_their_errors_are_not_told_apart() -> None:
+    """The second is worse in both means, by less than what the rows leave open."""
     loud = 3 * RANDOM.standard_normal((2, 40))
+    loud -= loud.mean(1, keepdims=True)
     readings = [reading(5 + loud[0], 20 - loud[0]), reading(5.05 + loud[1], 20.05 - 1.3 * loud[1])]
     found = judged("betas", [1.0, 2.0], readings)
-    assert set(found) == {"EV201"} and "not told from it" in found["EV201"].evidence
+    assert envelope([5, 5.05], [20, 20.05]) == [True, False]
+    assert set(found) == {"EV201"} and "not told from it: 2" in found["EV201"].evidence
 
 
 BOUNDS = {  # ELBOs of sizes 1, 2, 4, 8, units in use, and what is found

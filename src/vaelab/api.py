@@ -40,7 +40,7 @@ def train(
 
     Args:
         x: An array or tensor [n, ...], a pair of rows and labels, a PyTorch dataset or loader, a path to a .npz, .npy
-            or .csv file or to a folder of images, or a name (`digits`, `mnist`); None: what
+            or .csv file or to a folder of images, or a name (`digits`, `mnist`, `shapes`); None: what
             `data.source` or the recipe names.
         out: A new folder for the run; None: one under `runs/`.
         config: Settings: a nested dict, a YAML file, or a `Config`; None: the defaults.
@@ -76,7 +76,7 @@ def train(
             if x is None:
                 x = settings.data.source or (named.data if named else None)
             if x is None:
-                raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
+                raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
             run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
     except Diverged as error:
         if error.folder is not None:

@@ -30,6 +30,7 @@ def evaluate(
     dequantize: Annotated[
         bool, Parameter(negative=(), help="whole numbers under a density: add uniform noise, for a code length")
     ] = False,
+    inception: Annotated[Path | None, Parameter(help="file with the Inception network's weights, for FID")] = None,
     seed: int = 0,
     self_test: Annotated[bool, Parameter(negative=(), help="hold every estimator to models known exactly")] = False,
     json: Annotated[bool, Parameter(negative=(), help="print JSON")] = False,
@@ -62,6 +63,7 @@ def evaluate(
         ais=options if ais else False,
         rows=rows,
         dequantize=dequantize,
+        inception=inception,
         seed=seed,
         progress=not quiet,
     )
@@ -137,7 +139,7 @@ def _scan(
 
     source, overrides = source_and_settings(source, settings, data_dir)
     if source is None:
-        raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
+        raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
     given = {} if values is None else {argument: _numbers(values, flag, kind)}
     settled = overrides if config is None else layers(config, overrides)
     print(scan(source, **given, config=settled, out=out, progress=not quiet))

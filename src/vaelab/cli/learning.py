@@ -13,7 +13,7 @@ from .words import batch_of, layers, print_findings, roles_of, show, source_and_
 
 @app.command
 def train(
-    source: Annotated[str | None, Parameter(help="file, folder of images, digits or mnist")] = None,
+    source: Annotated[str | None, Parameter(help="file, folder of images, digits, mnist or shapes")] = None,
     /,
     *settings: Annotated[str, Parameter(help="section.key=value, such as train.steps=2000 or likelihood=bernoulli")],
     out: Annotated[Path | None, Parameter(help="new folder for the run; default: a fresh one under runs/")] = None,
@@ -87,7 +87,7 @@ def audit(
 
 @app.command
 def check(
-    source: Annotated[str | None, Parameter(help="file, folder of images, digits or mnist")] = None,
+    source: Annotated[str | None, Parameter(help="file, folder of images, digits, mnist or shapes")] = None,
     /,
     *settings: Annotated[str, Parameter(help="section.key=value, such as likelihood=bernoulli")],
     config: Annotated[Path | None, Parameter(help="YAML file with settings")] = None,
@@ -105,7 +105,7 @@ def check(
     settled = overrides if config is None else layers(config, overrides).model_dump()
     source = source or settled.get("data", {}).get("source")
     if source is None:
-        raise BadInput("source", None, "there is nothing to check", "name a file, a folder, digits or mnist")
+        raise BadInput("source", None, "there is nothing to check", "name a file, a folder, digits, mnist or shapes")
     found = check_all(None, source, config=settled)
     for finding in found:
         print(finding)

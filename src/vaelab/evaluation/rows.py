@@ -103,7 +103,7 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
     rows = raw if count is None else raw[spaced(len(raw), count).numpy()]
     x = given_rows(run, np.asarray(rows), seed, dequantize)
     training, factors = _training(run, source, seed), _factors(run, source)
-    names = tuple(getattr(source, "factor_names", ()))
+    names = () if source is None else source.factor_names
     return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names)
 
 
@@ -141,8 +141,7 @@ def _training(run: Any, source: Source | None, seed: int) -> Tensor | None:
 
 
 def _factors(run: Any, source: Source | None) -> tuple[Tensor, np.ndarray] | None:
-    known = getattr(source, "factors", None)
-    if source is None or known is None:
+    if source is None or source.factors is None:
         return None
     rows = Rows(source.train, None, run.spec.transform, binarize="none", shape=run.spec.shape, device=torch.device("cpu"))
-    return rows.take(torch.arange(len(rows))), np.asarray(known)
+    return rows.take(torch.arange(len(rows))), source.factors

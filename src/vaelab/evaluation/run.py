@@ -27,6 +27,7 @@ from .latent import latent
 from .progress import telling
 from .reconstruction import reconstruction
 from .rows import Taken, is_mass, take
+from .samples import fid
 from .samples import samples as sample_metrics
 from .text import as_text
 
@@ -49,12 +50,14 @@ class Evaluation:
         numbers: By group ("bound", "ais", "reconstruction", ...) and name, each with its 95 % interval and unit.
         findings: What the numbers say about themselves, the gravest first.
         names: Names of what array-valued numbers run over, by their length: a table's columns.
+        factor_names: Names of the known factors.
     """
 
     facts: dict[str, str]
     numbers: dict[str, Numbers]
     findings: list[Finding]
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    factor_names: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Estimate:
         """A number by "group.name", such as "bound.log_likelihood"."""
@@ -67,7 +70,7 @@ class Evaluation:
         return {"facts": self.facts, "numbers": numbers, "findings": [finding.to_dict() for finding in self.findings]}
 
     def __str__(self) -> str:
-        return as_text(self.facts, self.numbers, self.findings, self.names)
+        return as_text(self.facts, self.numbers, self.findings, self.names, self.factor_names)
 
 
 def evaluate(
@@ -80,6 +83,7 @@ def evaluate(
     rows: int | None = None,
     dequantize: bool = False,
     extractor: Any = None,
+    inception: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = False,
     model: Any = None,
@@ -96,6 +100,7 @@ def evaluate(
         rows: Only so many rows, evenly spaced; None: all, and 100 of them for annealing.
         dequantize: For whole numbers under a density: add uniform noise first, for a bound on their log-mass.
         extractor: A network from rows [n, *shape], as the model sees them, to features [n, D], for the samples group.
+        inception: File with the published weights of the Inception network, for the Frechet inception distance.
         seed: Of all draws.
         progress: Tell how far it is, on standard error.
         model: The model, for the folder of a run of a model of your own.
@@ -124,9 +129,11 @@ def evaluate(
     for name in chosen:
         with torch.random.fork_rng(devices=[]):
             numbers[name] = GROUPS[name](case)
+    if inception is not None:
+        numbers["fid"] = fid(case, inception)
     facts = _facts(loaded, taken, samples, seed, dequantize)
     names = {len(loaded.spec.columns): loaded.spec.columns} if loaded.spec.columns else {}
-    found = Evaluation(facts, numbers, worst_first(findings), names)
+    found = Evaluation(facts, numbers, worst_first(findings), names, taken.factor_names)
     loaded.keep_evaluation(found.to_dict())
     return found
 

@@ -191,7 +191,7 @@ def _scan(
     config = settings if isinstance(settings, Config) else build_config(settings or {})
     source = config.data.source if source is None else source
     if source is None:
-        raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits or mnist")
+        raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
     values = None if given is None else _checked(kind, given)
     with engine_for(config) as engine:
         job = prepare(source, config, engine, None, None)

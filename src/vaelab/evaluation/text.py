@@ -20,15 +20,18 @@ def as_text(
     numbers: Mapping[str, Mapping[str, Estimate]],
     findings: Sequence[Finding],
     names: Mapping[int, Sequence[str]],
+    factor_names: Sequence[str] = (),
 ) -> str:
     """What `vaelab evaluate` prints."""
     lines = [_folded(f"{name:<12}", text) for name, text in facts.items()]
     for group, found in numbers.items():
-        lines += ["", group, *_group(found, names)]
+        lines += ["", group, *_group(found, names, factor_names)]
     return "\n".join([*lines, "", *map(str, findings)]).rstrip()
 
 
-def _group(found: Mapping[str, Estimate], names: Mapping[int, Sequence[str]]) -> Iterable[str]:
+def _group(
+    found: Mapping[str, Estimate], names: Mapping[int, Sequence[str]], heads: Sequence[str]
+) -> Iterable[str]:
     """A line for each number; those with many entries come last, as columns of tables."""
     width = max((len(name) for name in found), default=0) + 2
     for name, number in found.items():
@@ -41,7 +44,7 @@ def _group(found: Mapping[str, Estimate], names: Mapping[int, Sequence[str]]) ->
         yield from (_table(same, names.get(size)) if size <= MOST_ENTRIES else map(_range, same.items()))
     for name, number in found.items():
         if np.ndim(number.value) == 2:
-            yield from _matrix(name, number)
+            yield from _matrix(name, number, heads)
 
 
 def _table(found: Mapping[str, Estimate], names: Sequence[str] | None) -> Iterable[str]:
@@ -71,11 +74,15 @@ def _range(item: tuple[str, Estimate]) -> str:
     return f"  {name.replace('_', ' ')}: {words}; {number.unit}"
 
 
-def _matrix(name: str, number: Estimate) -> Iterable[str]:
+def _matrix(name: str, number: Estimate, heads: Sequence[str]) -> Iterable[str]:
+    """Latent dimensions down, known factors across."""
     yield ""
     yield f"  {name.replace('_', ' ')} ({number.unit})"
-    for row in np.asarray(number.value)[:MOST_ENTRIES]:
-        yield "    " + "  ".join(f"{plain(value):>9}" for value in row)
+    values = np.asarray(number.value)
+    if len(heads) == values.shape[1]:
+        yield " " * 6 + "".join(f"{head[:11]:>13}" for head in heads)
+    for row, entries in enumerate(values[:MOST_ENTRIES], 1):
+        yield f"    {row:<2}" + "".join(f"{plain(value):>13}" for value in entries)
 
 
 def plain(value: float, interval: float | None = None) -> str:
