@@ -76,7 +76,8 @@ def train(
             if x is None:
                 x = settings.data.source or (named.data if named else None)
             if x is None:
-                raise BadInput("x", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
+                fix = "name a file, a folder, digits, mnist or shapes"
+                raise BadInput("x", None, "there is nothing to train on", fix)
             run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
     except Diverged as error:
         if error.folder is not None:

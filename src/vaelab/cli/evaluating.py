@@ -26,7 +26,7 @@ def evaluate(
     ais: Annotated[bool, Parameter(negative=(), help="bounds from both sides by annealed importance sampling")] = False,
     steps: Annotated[int | None, Parameter(help="of the annealing; default 1000")] = None,
     chains: Annotated[int | None, Parameter(help="of the annealing, a row; default 16")] = None,
-    rows: Annotated[int | None, Parameter(help="only so many, evenly spaced; default: all, and 100 for --ais")] = None,
+    rows: Annotated[int | None, Parameter(help="only so many, evenly spaced; default: all, and 50 for --ais")] = None,
     dequantize: Annotated[
         bool, Parameter(negative=(), help="whole numbers under a density: add uniform noise, for a code length")
     ] = False,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import BadInput
 from ..core.seeds import generator
-from ..data.batches import Rows
+from ..data.arrays import as_numpy
 from ..data.source import Source, load
 from ..distributions.likelihoods import LIKELIHOODS
 from ..measure.baseline import spaced
@@ -58,7 +58,8 @@ def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
     if run.spec.binarize != "dynamic":
         return y
     if y.min() < 0 or y.max() > 1:
-        raise BadInput("x", f"values from {y.min():.3g} to {y.max():.3g} on the model's scale", "are probabilities here")
+        seen = f"values from {y.min():.3g} to {y.max():.3g} on the model's scale"
+        raise BadInput("x", seen, "are the probabilities of ones here, in [0, 1]")
     return torch.bernoulli(y, generator=generator(seed, "evaluation coins"))
 
 
@@ -102,7 +103,7 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
         raw, where = held if index is None else held[index], f"held-out rows of {source.name}"
     rows = raw if count is None else raw[spaced(len(raw), count).numpy()]
     x = given_rows(run, np.asarray(rows), seed, dequantize)
-    training, factors = _training(run, source, seed), _factors(run, source)
+    training, factors = _training(run, source, seed), _factors(run, source, seed)
     names = () if source is None else source.factor_names
     return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names)
 
@@ -137,11 +138,10 @@ def _training(run: Any, source: Source | None, seed: int) -> Tensor | None:
     _, index, _ = held_out_of(source, run.config)
     index = np.arange(len(source.train)) if index is None else index
     chosen = index[spaced(len(index), MOST_TRAINING).numpy()]
-    return given_rows(run, np.asarray(source.train[chosen]), seed + 1)
+    return given_rows(run, as_numpy(source.train[chosen]), seed + 1)
 
 
-def _factors(run: Any, source: Source | None) -> tuple[Tensor, np.ndarray] | None:
+def _factors(run: Any, source: Source | None, seed: int) -> tuple[Tensor, np.ndarray] | None:
     if source is None or source.factors is None:
         return None
-    rows = Rows(source.train, None, run.spec.transform, binarize="none", shape=run.spec.shape, device=torch.device("cpu"))
-    return rows.take(torch.arange(len(rows))), source.factors
+    return given_rows(run, as_numpy(source.train), seed), source.factors

@@ -141,7 +141,7 @@ def judge_latents(points: Sequence[Any], readings: Sequence[Reading], entries: i
             "in their noise, likelihood.noise=pixel, since further dimensions else stand in for it",
         )
     else:
-        yield _by_bound(points, place, best)
+        yield _by_bound(points, place, best, len(readings[0].elbo))
     if units[reached].value < sizes[reached] or reached < end or not more:
         yield Finding(
             "EV212",
@@ -161,12 +161,12 @@ def judge_latents(points: Sequence[Any], readings: Sequence[Reading], entries: i
             units[end].unit,
             units[end].interval or None,
             evidence="means of q that vary by more than 0.01 over rows",
-            why="dimensions to spare are fitted to the noise of the training rows unless these are very many",
+            why="spare dimensions are fitted to the noise of the training rows, or are not switched off yet",
             advice="go by the bound",
         )
 
 
-def _by_bound(points: Sequence[Any], place: int, best: int) -> Finding:
+def _by_bound(points: Sequence[Any], place: int, best: int, rows: int) -> Finding:
     smaller = f"; {_behind(points, place - 1)}" if place else ""
     return Finding(
         "EV211",
@@ -176,7 +176,7 @@ def _by_bound(points: Sequence[Any], place: int, best: int) -> Finding:
         "dimensions",
         evidence=f"the best is latent = {points[best].value:g}; {_behind(points, place)}{smaller}",
         edit={"model.latent": int(points[place].value)},
-        expected="a bound as good as any of this scan, with no dimension to spare",
+        expected=f"a bound as good as any of this scan, as far as {rows} held-out rows can tell",
     )
 
 

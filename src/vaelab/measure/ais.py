@@ -117,7 +117,7 @@ def ais(
     chains: int = 16,
     *,
     start: Literal["encoder", "prior"] = "encoder",
-    leapfrog: int = 10,
+    leapfrog: int = 3,
     z: Tensor | None = None,
     seed: int = 0,
     chunk: int | None = None,
@@ -141,7 +141,7 @@ def ais(
     weights are unbiased whatever the pilot found. Row i has noise from (seed, i), so that neither chunks nor other rows
     change its value beyond the rounding of the model's products. Weights are added up in float64.
 
-    Cost: (2 chains + 4) * steps * leapfrog decodings with a gradient for each row.
+    Cost: about (2 chains + 4) * steps * leapfrog decodings with a gradient for each row.
 
     References: Neal, Annealed Importance Sampling, 2001; Grosse, Ghahramani and Adams, Sandwiching the Marginal
     Likelihood Using Bidirectional Monte Carlo, 2015; Wu, Burda, Salakhutdinov and Grosse, On the Quantitative Analysis

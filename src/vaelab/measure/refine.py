@@ -16,9 +16,10 @@ from .importance import log_mean_exp
 from .latent import LatentModel, latent_model
 
 LEAST_ROWS, MOST_ROWS = 8, 64
-# Rates of Adam's steps: fifty show whether there is a gap; three hundred leave a hundredth of a nat of it where the best
-# q is known in closed form and the encoder's is some nats away.
-QUICK, THOROUGH = tuple(np.geomspace(0.1, 0.01, 50)), tuple(np.geomspace(0.1, 0.001, 300))
+# Steps that show whether there is a gap, and steps that leave a hundredth of a nat of it where the best q is known in
+# closed form and the encoder's is some nats away; the rates of Adam fall along them.
+STEPS, MANY_STEPS = 50, 300
+QUICK, THOROUGH = tuple(np.geomspace(0.1, 0.01, STEPS)), tuple(np.geomspace(0.1, 0.001, MANY_STEPS))
 SAMPLES, JUDGED = 2, 32  # posterior samples of a step, and those that before and after are compared with
 WEIGHED = 2000  # those that bound log p(x)
 CHUNK_VALUES = 2**22  # numbers of a decoder at once: 16 MiB in float32
