@@ -31,6 +31,7 @@ class LinearRun:
     environment: dict[str, Any] = field(default_factory=lambda: {"seed": 0, "data": {"name": "digits"}})
     name: str = "digits"
     diagnosis: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shape = self.rows.shape[1:]

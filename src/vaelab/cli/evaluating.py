@@ -136,13 +136,16 @@ def _scan(
     quiet: bool,
 ) -> int:
     from ..core.errors import BadInput
+    from ..report.scan_plot import write_scan_plot
 
     source, overrides = source_and_settings(source, settings, data_dir)
     if source is None:
         raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
     given = {} if values is None else {argument: _numbers(values, flag, kind)}
     settled = overrides if config is None else layers(config, overrides)
-    print(scan(source, **given, config=settled, out=out, progress=not quiet))
+    found = scan(source, **given, config=settled, out=out, progress=not quiet)
+    print(found)
+    print(f"picture   {write_scan_plot(found, found.folder / 'scan.svg')}")
     return 0
 
 

@@ -39,6 +39,19 @@ class BadInput(VaelabError, ValueError):
         return error
 
 
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Refuses what is no whole number of at least `least`.
+
+    Example:
+        >>> whole("samples", 5000)
+        >>> whole("samples", 0)
+        Traceback (most recent call last):
+        vaelab.core.errors.BadInput: samples: got 0; must be a whole number of at least 1
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadInput(name, value, f"must be a whole number of at least {least}")
+
+
 class MissingExtra(BadInput):
     """An optional package is needed and not installed; the message names the extra to install (exit status 2)."""
 

@@ -19,14 +19,13 @@ from ..measure.aggregate import (
     two_sample_limit,
 )
 from ..measure.blur import fine_energy
-from ..measure.bound import ACTIVE_NATS
+from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of, ratio_of
-from ..measure.information import information
+from ..measure.information import in_use, information
 from ..measure.samples import copies, coverage_density, nearest_two, spread_ratio
 from .drawn import Drawn
 
 Numbers = dict[str, Estimate]
-ACTIVE_VARIANCE = 0.01  # Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016
 NATS, SHARE = "nats per sample", "share of units"
 MOST_COMPARED = 1000  # rows whose distances are all taken: a table of a million
 
@@ -55,16 +54,10 @@ def _dimensions(d: Drawn) -> Numbers:
         "posterior_variance_median": Estimate(np.median(read.variance, 0), None, "prior variances"),
         "kl_per_dimension": kl,
         "rate": mean_of(read.kl.sum(1), NATS),
-        "active_units_kl": _in_use(kl, ACTIVE_NATS),
-        "active_units_variance": _in_use(spread, ACTIVE_VARIANCE),
+        "active_units_kl": in_use(kl, ACTIVE_NATS),
+        "active_units_variance": in_use(spread, ACTIVE_VARIANCE),
         "saturation": Estimate(saturation(read.mean), None, "share of rows"),
     }
-
-
-def _in_use(number: Estimate, limit: float) -> Estimate:
-    """How many dimensions are above a limit; those whose interval holds the limit may be on either side."""
-    undecided = np.sum((number.low <= limit) & (limit <= number.high))
-    return Estimate(float(np.sum(number.value > limit)), float(undecided), "dimensions")
 
 
 def _aggregate(d: Drawn) -> Numbers:

@@ -19,6 +19,18 @@ CHUNK = 1024
 TABLE = "mutual_information"
 
 
+def known_factors(found: tuple[Tensor, np.ndarray] | None) -> tuple[Tensor, np.ndarray]:
+    """Rows and their factors, where the data has any.
+
+    Raises:
+        BadInput: for data without known factors.
+    """
+    if found is None:
+        fix = "use `shapes`, or an .npz file with whole numbers `factors` [N, F] beside the rows `x`"
+        raise BadInput("disentanglement", None, "needs data with known factors", fix)
+    return found
+
+
 def disentanglement(case: Case) -> Numbers:
     """Every score of `measure.disentanglement`, for the posterior means of at most `MOST_ROWS` rows, and beside each
     what it gives by chance, with the factors shuffled among these rows.
@@ -28,10 +40,7 @@ def disentanglement(case: Case) -> Numbers:
     Raises:
         BadInput: for data without known factors.
     """
-    if case.factors is None:
-        fix = "use `shapes`, or an .npz file with whole numbers `factors` [N, F] beside the rows `x`"
-        raise BadInput("disentanglement", None, "needs data with known factors", fix)
-    x, factors = case.factors
+    x, factors = known_factors(case.factors)
     random = np.random.default_rng(derive(case.seed, "disentanglement"))
     rows = np.sort(random.permutation(len(x))[:MOST_ROWS])
     codes, factors = _means(case.model, x[rows]), np.asarray(factors)[rows]

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.seeds import seed_global
 from ..distributions.kl import divergence
 from ..distributions.normal import HALF_LOG_2PI, DiagonalNormal, StandardNormal
+from ..measure.baseline import spaced
 from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of
 from ..measure.information import NATS, in_use, information, most_paired, paired
@@ -25,11 +26,12 @@ def latent(case: Case) -> Numbers:
 
     `rate` is E[KL(q(z|x) || p(z))], over all rows and, as `kl_per_dimension`, for each dimension (one number where q or
     p does not take them apart). `mutual_information`, `total_correlation` and `marginal_kl` (the sum of
-    KL(q(z_j) || p(z_j)); `marginal_kl_per_dimension` has its terms) add up to it, from at most 1000 rows, between
-    bounds: see `measure.information`, also for their bias. `decomposition_error` is by how much that sum, which comes
-    from draws, misses the divergence of the same rows: zero within its interval, else draws, densities and closed
-    form contradict each other. Total correlation and marginal divergence need a prior with independent dimensions.
-    `amortisation_gap` and `approximation_gap` make up log p(x) - ELBO, on at most 64 rows: see `measure.refine`.
+    KL(q(z_j) || p(z_j)); `marginal_kl_per_dimension` has its terms) add up to it. They come from 1000 of the rows at
+    most, between bounds: see `measure.information`, also for their bias. `decomposition_error` is by how much the sum,
+    which comes from draws, misses the divergence of the same rows: zero within its interval, else draws, densities and
+    closed form contradict each other. Total correlation and marginal divergence need a prior with independent
+    dimensions. `amortisation_gap` and `approximation_gap` make up log p(x) - ELBO, on at most 64 of the rows: see
+    `measure.refine`.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         seed_global(case.seed, "latent")
@@ -69,7 +71,8 @@ def _encoded(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _decomposition(model: Any, x: Tensor) -> Numbers:
     """The parts of the rate from one draw for each row; a single row has no distribution of codes."""
-    q, prior = model.encode(x[: most_paired(len(x), model.encode(x[:1]).mean.shape[1])]), model.prior_distribution()
+    count = most_paired(len(x), model.encode(x[:1]).mean.shape[1])
+    q, prior = model.encode(x[spaced(len(x), count)]), model.prior_distribution()
     if len(q.mean) < 2:
         return {}
     z = q.rsample(1)[0]

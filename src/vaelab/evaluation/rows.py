@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, whole
 from ..core.seeds import generator
 from ..data.arrays import as_numpy
 from ..data.source import Source, load
@@ -91,8 +91,8 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
         count: Only so many rows, evenly spaced; None for all.
         dequantize: Add uniform noise to whole numbers.
     """
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise BadInput("rows", count, "must be a whole number of at least 1")
+    if count is not None:
+        whole("rows", count)
     source, why = (None, "") if given is not None else own_source(run)
     if given is not None:
         raw, where = _read(run, given)

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import BadInput, did_you_mean
+from ..core.errors import BadInput, did_you_mean, whole
 from ..core.finding import Finding
 from ..core.tables import pick
 from ..core.units import bits_per_dimension
 from ..measure.ais import ais as anneal
-from ..measure.ais import simulated_ais
+from ..measure.ais import check_options, simulated_ais
 from ..measure.baseline import spaced
 from ..measure.estimate import Z95, Estimate, mean_of
 from ..measure.importance import UNIT, Bound, importance_bound
 from ..training.run import Run
 from .case import Case, Numbers
-from .disentanglement import disentanglement
+from .disentanglement import disentanglement, known_factors
 from .judge import judge_bound, judge_bracket, judge_rows, worst_first
 from .latent import latent
 from .progress import telling
@@ -39,6 +39,7 @@ GROUPS: dict[str, Callable[[Case], Numbers]] = {
 }
 SAMPLES = 1000  # K where none is asked for; the papers' tables have 5000
 AIS_ROWS = 50  # annealed where no number of rows is asked for: a row costs as much as 100,000 samples and more
+AIS_OPTIONS = ("steps", "chains", "start", "leapfrog")
 SIMULATED_ROWS = 25  # drawn from the model, for the gap between both sides
 
 
@@ -113,16 +114,18 @@ def evaluate(
     chosen = _groups(metrics)
     if not loaded.metrics:
         raise BadInput("run", loaded.folder, "has no evaluated weights yet", "continue it: vaelab train --resume")
+    whole("samples", samples)
+    options = _options(ais)
     taken = take(loaded, x, seed, rows, dequantize)
+    if "disentanglement" in chosen:
+        known_factors(taken.factors)
     shift = loaded.spec.log_abs_det
     numbers: dict[str, Numbers] = {}
     with telling("bound", progress) as told:
         bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
     numbers["bound"] = _bound_numbers(bound, is_mass(loaded) or dequantize)
-    whole = _whole(loaded, taken)
-    findings = [*judge_bound(bound), *judge_rows(loaded, taken, whole, dequantize)]
-    if ais is not False:
-        options = dict(ais) if isinstance(ais, Mapping) else {}
+    findings = [*judge_bound(bound), *judge_rows(loaded, taken, _all_whole(loaded, taken), dequantize)]
+    if options is not None:
         with telling("annealing", progress) as told:
             numbers["ais"], more = _annealed(loaded, taken, rows, options, seed, bound, told)
         findings += more
@@ -145,6 +148,16 @@ def _groups(metrics: str | Sequence[str]) -> list[str]:
     for name in names:
         pick(GROUPS, name, "metrics")
     return list(dict.fromkeys(names))
+
+
+def _options(ais: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options of the annealing, checked before anything is computed; None where it is not asked for."""
+    options = dict(ais) if isinstance(ais, Mapping) else {}
+    for name in options:
+        if name not in AIS_OPTIONS:
+            raise BadInput("ais", name, f"the options are {', '.join(AIS_OPTIONS)}", did_you_mean(name, AIS_OPTIONS))
+    check_options(**options)
+    return None if ais is False else options
 
 
 def _bound_numbers(bound: Bound, mass: bool) -> Numbers:
@@ -170,9 +183,6 @@ def _annealed(
     run: Any, taken: Taken, rows: int | None, options: dict[str, Any], seed: int, bound: Bound, told: Any
 ) -> tuple[Numbers, list[Finding]]:
     """Both sides for rows of the data, and for as many rows drawn from the model."""
-    for name in options:
-        if name not in ("steps", "chains", "start", "leapfrog"):
-            raise BadInput("ais", name, "is no option", did_you_mean(name, ("steps", "chains", "start", "leapfrog")))
     index = np.arange(len(taken.x)) if rows is not None else spaced(len(taken.x), AIS_ROWS).numpy()
     shift = run.spec.log_abs_det
     bracket = anneal(run.model, taken.x[index], seed=seed, progress=told, **options).shifted(shift)
@@ -191,7 +201,7 @@ def _annealed(
     return numbers, list(judge_bracket(bracket, numbers["gap_on_simulated_rows"]))
 
 
-def _whole(run: Any, taken: Taken) -> bool:
+def _all_whole(run: Any, taken: Taken) -> bool:
     """Whether the rows hold whole numbers on the data's own scale."""
     rows = run.spec.to_user(taken.x[:256])
     return bool(np.allclose(rows, np.round(rows), atol=1e-4))

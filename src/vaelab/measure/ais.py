@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput, did_you_mean
+from ..core.errors import BadInput, did_you_mean, whole
 from ..core.seeds import derive, generator
 from ..distributions.normal import Distribution
 from .estimate import Z95, Estimate, between, mean_of
@@ -174,13 +174,8 @@ def ais(
         >>> bool(bracket.low < -0.25 - 0.5 * math.log(4 * math.pi) < bracket.high)
         True
     """
-    counts = {"steps": (steps, 2), "chains": (chains, 1), "leapfrog": (leapfrog, 1)}
-    counts |= {} if chunk is None else {"chunk": (chunk, 1)}
-    for name, (value, low) in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise BadInput(name, value, f"must be a whole number of at least {low}")
-    if start not in STARTS:
-        raise BadInput("start", start, "is no place to start from", did_you_mean(str(start), STARTS))
+    check_options(steps, chains, start, leapfrog)
+    whole("chunk", 1 if chunk is None else chunk)
     found = latent_model(model)
     x = _rows(found, x)
     if z is not None and (z.ndim != 2 or len(z) != len(x)):
@@ -199,6 +194,18 @@ def ais(
     lower, upper, lower_error, upper_error, ess, acceptance = np.concatenate(parts, 1)
     exact = z is not None
     return Bracket(lower, upper, lower_error, upper_error, ess, acceptance, steps, chains, start, exact)
+
+
+def check_options(steps: int = 1000, chains: int = 16, start: str = "encoder", leapfrog: int = 3) -> None:
+    """Refuses options of `ais` that break a rule.
+
+    Raises:
+        BadInput: for steps below 2, chains or leapfrog below 1, and an unknown start.
+    """
+    for name, value, least in (("steps", steps, 2), ("chains", chains, 1), ("leapfrog", leapfrog, 1)):
+        whole(name, value, least)
+    if start not in STARTS:
+        raise BadInput("start", start, "is no place to start from", did_you_mean(str(start), STARTS))
 
 
 def simulated_ais(
@@ -234,8 +241,7 @@ def simulate(model: Any, like: Tensor, rows: int, seed: int = 0) -> tuple[Tensor
         BadInput: for rows below 1, a stranger's functions without `draw_x`, and a prior that cannot be sampled.
     """
     found = latent_model(model)
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise BadInput("rows", rows, "must be a whole number of at least 1")
+    whole("rows", rows)
     if found.draw_x is None:
         raise BadInput("model", "no draw_x", "is needed to draw rows from the model", "add draw_x(z), a draw of p(x|z)")
     with evaluating(found.module), torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, whole
 from ..core.seeds import generator, seed_global
 from ..core.units import bits_per_dimension
 from ..distributions.foreign import Foreign
@@ -129,9 +129,8 @@ def importance_bound(
         BadInput: for K or a chunk below 1, no rows, and functions that do not fit.
     """
     found = latent_model(model)
-    for name, value in (("samples", samples), ("chunk", 1 if chunk is None else chunk)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise BadInput(name, value, "must be a whole number of at least 1")
+    whole("samples", samples)
+    whole("chunk", 1 if chunk is None else chunk)
     if x.ndim < 2 or not len(x):
         raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
     x = found.like(x)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..core.across import global_mean
 from ..core.config import ObjectiveConfig
-from ..core.errors import BadInput
+from ..core.errors import BadInput, whole
 from ..core.output import Loss, VAEOutput
 from ..core.tables import pick
 from ..schedules import SHAPES, Schedule, constant
@@ -56,8 +56,7 @@ class ELBO:
                 raise BadInput(name, value, "must be a finite number of at least 0")
         if capacity is not None and free_bits > 0:
             raise BadInput("capacity", capacity, "cannot be combined with free_bits", "set one of them")
-        if not isinstance(samples, int) or samples < 1:
-            raise BadInput("samples", samples, "must be a whole number of at least 1")
+        whole("samples", samples)
         pick({"dimension": 0, "group": 0}, free_bits_per, "free_bits_per")
         self.beta = beta if isinstance(beta, Schedule) else constant(float(beta))
         self.capacity = constant(float(capacity)) if isinstance(capacity, int | float) else capacity

@@ -270,7 +270,8 @@ def engine_for(config: Config) -> Iterator[Engine]:
         engine.close()
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it takes seconds the first time
+            torch.use_deterministic_algorithms(deterministic)
 
 
 @contextlib.contextmanager

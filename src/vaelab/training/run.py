@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.config import Config
 from ..core.durable import load_folder
-from ..core.errors import BadInput, Corrupt
+from ..core.errors import BadInput, Corrupt, whole
 from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
 from ..core.units import readable_bytes
@@ -173,8 +173,7 @@ class Run:
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0, noisy: bool = False) -> np.ndarray:
         """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`."""
-        if not isinstance(count, int) or count < 1:
-            raise BadInput("count", count, "must be a whole number of at least 1")
+        whole("count", count)
         if count * int(np.prod(self.spec.shape)) > MOST_VALUES:
             size = readable_bytes(4 * count * int(np.prod(self.spec.shape)))
             raise BadInput("count", count, f"that many rows take {size}", "draw fewer at a time, with several seeds")

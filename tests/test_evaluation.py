@@ -1,0 +1,216 @@
+"""`evaluate`, `log_likelihood` and `ais` of runs: the data's own scale, which rows, and what is told about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_digits, load_wine
+from torch import nn
+
+import vaelab
+from vaelab.cli import main
+from vaelab.evaluation.judge import judge_bound
+from vaelab.evaluation.rows import given_rows, take
+from vaelab.measure.exact import linear_gaussian_of
+from vaelab.measure.importance import importance_bound
+
+LINEAR = {"model": {"encoder": "linear", "decoder": "linear", "latent": 2}, "train": {"steps": 400}}
+SHORT = {"train": {"steps": 60}, "report": {"html": False}}
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A linear model of standardised wine: log p(x) is a normal's, on the data's own scale too."""
+    path = tmp_path_factory.mktemp("wine")
+    np.save(path / "wine.npy", load_wine().data)
+    config = LINEAR | {"report": {"html": False}}
+    return vaelab.train(str(path / "wine.npy"), out=path / "run", config=config, progress=False)
+
+
+@pytest.fixture(scope="module")
+def bits(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Digits, each gray level a probability."""
+    out = tmp_path_factory.mktemp("bits") / "run"
+    return vaelab.train("digits", out=out, config=SHORT | {"data": {"binarize": "dynamic"}}, progress=False)
+
+
+def on_own_scale(run: Any, x: np.ndarray) -> np.ndarray:
+    """log p(x) of a linear run by scipy, from the normal of the rows as the user has them."""
+    ruler, transform = linear_gaussian_of(run.model), run.spec.transform
+    scale = transform.scale.double().numpy()
+    covariance = ruler.weight @ ruler.weight.T + np.diag(np.broadcast_to(ruler.variance, len(ruler.offset)))
+    mean = transform.shift.double().numpy() + scale * ruler.offset
+    return multivariate_normal(mean, covariance * np.outer(scale, scale)).logpdf(x)
+
+
+def test_a_run_s_log_likelihood_is_that_of_the_rows_as_they_were_given(wine: Any) -> None:
+    rows = load_wine().data[:40]
+    bound = vaelab.log_likelihood(wine, rows, samples=4000)
+    exact = on_own_scale(wine, rows)
+    assert bound.unit == "nats per sample"
+    assert np.abs(bound.values - exact).max() < 6 * np.sqrt(bound.variance).max() + 1e-3
+    assert bound.mean == pytest.approx(exact.mean(), abs=4 * bound.sampling_error + 1e-3)
+    assert np.abs(bound.values - exact).max() < 0.5 < np.abs(wine.spec.log_abs_det)
+
+
+def test_annealing_a_run_holds_the_truth_between_its_sides(wine: Any) -> None:
+    rows = load_wine().data[:6]
+    bracket, exact = vaelab.ais(wine, rows, steps=300, chains=16), on_own_scale(wine, rows)
+    assert bracket.lower.mean() == pytest.approx(exact.mean(), abs=0.05)
+    assert bracket.upper.mean() == pytest.approx(exact.mean(), abs=0.05)
+
+
+def test_the_parts_of_a_bound_are_all_on_the_scale_of_the_rows(wine: Any) -> None:
+    bound = vaelab.log_likelihood(wine, wine.preview, samples=500)
+    assert (bound.elbo < bound.values + 0.5).all()
+    assert -bound.elbo.mean() == pytest.approx(wine.metrics["negative_elbo"], abs=0.1)
+    assert bound.gain.value == pytest.approx((bound.values - bound.half).mean())
+
+
+def test_rows_of_a_run_are_all_its_held_out_rows_and_are_said_to_be(wine: Any, bits: Any) -> None:
+    found = vaelab.evaluate(wine, samples=20)
+    assert "18 of 18 held-out rows of" in found.facts["rows"] and "chose which weights" in found.facts["rows"]
+    assert found["bound.log_likelihood"].unit == "nats per sample"
+    assert "drawn once as a bit, with seed 0" in vaelab.evaluate(bits, samples=5, rows=10).facts["values"]
+
+
+def test_bits_are_drawn_from_the_gray_levels_by_the_seed(bits: Any) -> None:
+    gray = load_digits().images[:300]
+    drawn = given_rows(bits, gray, seed=1)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(drawn, given_rows(bits, gray, seed=1))
+    assert not torch.equal(drawn, given_rows(bits, gray, seed=2))
+    assert drawn.double().mean().item() == pytest.approx(gray.mean() / 16, abs=0.01)
+    once, again = (vaelab.log_likelihood(bits, gray[:5], 50, seed=3).mean for _ in range(2))
+    assert once == again
+
+
+def test_rows_of_a_moved_or_changed_file_are_the_kept_ones(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "x.npy", rows)
+    run = vaelab.train(str(tmp_path / "x.npy"), out=tmp_path / "run", config=SHORT, progress=False)
+    whole = take(run, None, 0, None)
+    np.save(tmp_path / "x.npy", rows + 1)
+    changed = take(vaelab.load(tmp_path / "run"), None, 0, None)
+    (tmp_path / "x.npy").unlink()
+    gone = take(vaelab.load(tmp_path / "run"), None, 0, None)
+    assert whole.kept_only == "" and "other rows" in changed.kept_only and "x.npy" in gone.kept_only
+    assert torch.allclose(whole.x, gone.x) and torch.allclose(whole.x, changed.x)
+    assert any(finding.code == "EV110" for finding in vaelab.evaluate(tmp_path / "run", samples=5).findings)
+
+
+def test_dequantised_rows_bound_the_mass_of_whole_numbers(tmp_path: Path) -> None:
+    """Rolls of a fair die have the variance 35/12; under a normal of it, noise of width 1 adds 1/12 to the squares."""
+    rolls = np.random.default_rng(0).integers(1, 7, size=(600, 4)).astype(float)
+    config = LINEAR | {"likelihood": "gaussian", "data": {"scale": "standardize"}, "report": {"html": False}}
+    run = vaelab.train(rolls, out=tmp_path / "run", config=config, progress=False)
+    plain, noisy = (vaelab.log_likelihood(run, rolls, 200, dequantize=given) for given in (False, True))
+    assert noisy.mean < -4 * np.log(6)
+    half_log = 0.5 * np.log(2 * np.pi * 35 / 12)
+    assert noisy.mean == pytest.approx(-4 * (half_log + 36 / 70), abs=0.03)
+    assert plain.mean == pytest.approx(-4 * (half_log + 35 / 70), abs=0.03)
+    assert any(finding.code == "EV111" for finding in vaelab.evaluate(run, rolls, samples=5).findings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"samples": 0}, "samples: got 0"),
+        ({"rows": 0}, "rows: got 0"),
+        ({"metrics": "blur"}, "metrics: got blur"),
+        ({"dequantize": True}, "dequantize"),
+        ({"ais": {"stepz": 3}}, "did you mean steps"),
+        ({"ais": {"steps": 1}}, "steps: got 1"),
+        ({"x": np.zeros((3, 5))}, "shape (3, 5)"),
+        ({"metrics": "disentanglement"}, "factors"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(wine: Any, arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(vaelab.BadInput) as refused:
+        vaelab.evaluate(wine, **({"samples": 5} | arguments))
+    assert told in str(refused.value)
+
+
+def test_a_loose_bound_is_told_and_a_tight_one_is_not() -> None:
+    torch.manual_seed(0)
+    decoder = nn.Linear(3, 30)
+    narrow = nn.Linear(30, 6)
+    nn.init.zeros_(narrow.weight)
+    narrow.bias.data = torch.tensor([3.0, 3.0, 3.0, -2.0, -2.0, -2.0])  # far from any posterior, and sure of it
+    model = vaelab.VAE(narrow, decoder, likelihood="gaussian", latent=3)
+    rows = torch.randn(200, 30)
+    assert "EV101" in {finding.code for finding in judge_bound(importance_bound(model, rows, 200))}
+    nn.init.zeros_(decoder.weight)
+    narrow.bias.data.zero_()  # z says nothing, and q is the prior: exact
+    assert "EV101" not in {finding.code for finding in judge_bound(importance_bound(model, rows, 200))}
+
+
+def test_gray_levels_under_a_bernoulli_are_said_to_be_no_likelihood(tmp_path: Path) -> None:
+    run = vaelab.train("digits", out=tmp_path / "run", config=SHORT | {"likelihood": "bernoulli"}, progress=False)
+    assert "EV112" in {finding.code for finding in vaelab.evaluate(run, samples=5).findings}
+
+
+def test_a_model_and_functions_take_arrays_and_tensors() -> None:
+    model = vaelab.VAE(nn.Linear(4, 4), nn.Linear(2, 4), likelihood="gaussian", latent=2)
+    rows = np.random.default_rng(0).normal(size=(3, 4))
+    functions = {
+        "encode": lambda x: tuple(model.encoder(x).chunk(2, -1)),
+        "log_px": lambda x, z: model.decode(z).log_prob(x)[0],
+        "log_pz": lambda z: -0.5 * (z.square() + np.log(2 * np.pi)).sum(1),
+    }
+    ours = vaelab.log_likelihood(model, rows, 50)
+    theirs = vaelab.log_likelihood(functions, torch.tensor(rows).float(), 50)
+    assert np.allclose(ours.values, theirs.values, atol=1e-4)
+    with pytest.raises(vaelab.BadInput, match="needs a run"):
+        vaelab.log_likelihood(model, rows, 5, dequantize=True)
+
+
+def test_an_evaluation_is_kept_and_shown_on_the_page(wine: Any) -> None:
+    found = vaelab.evaluate(wine, samples=30, metrics="reconstruction")
+    kept = vaelab.load(wine.folder)
+    assert kept.evaluation["numbers"]["bound"] == json.loads(json.dumps(found.to_dict()["numbers"]["bound"]))
+    page = vaelab.write_report(kept).read_text()
+    assert "gain of last half" in page and "Reconstruction" in page
+
+
+def status(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def test_the_command_prints_every_number_with_its_unit(wine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(wine.folder), "--samples", "20", "--metrics", "reconstruction,latent", "--quiet"]
+    assert status(arguments) == 0
+    told = capsys.readouterr().out
+    for word in ("held-out rows of", "nats per sample", "log likelihood", "mutual"):
+        assert word in told
+    assert status([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["numbers"]["bound"]["elbo"]["unit"] == "nats per sample"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["evaluate"], "vaelab: run: there is nothing to evaluate"),
+        (["evaluate", "RUN", "--steps", "5"], "add --ais"),
+        (["evaluate", "RUN", "--metrics", "reconstructon"], "reconstruction"),
+        (["evaluate", "RUN", "--self-test"], "leave the run out"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "RUN", "nofile.npy"], "nofile.npy"),
+        (["rate-distortion", "digits", "--beta", "1,x"], "beta"),
+        (["intrinsic-dimension", "--latent", "2"], "source"),
+    ],
+)
+def test_wrong_calls_end_with_status_two_and_one_line(
+    wine: Any, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status([str(wine.folder) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
