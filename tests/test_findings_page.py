@@ -182,6 +182,6 @@ def test_the_order_of_causes_is_that_of_the_source() -> None:
 
 def test_calls_and_commands_exist() -> None:
     assert set(re.findall(r"\bvaelab\.(\w+)", PAGE)) <= set(vaelab.__all__)
-    commands = set(re.findall(r"(?:^|`)vaelab (\w+)", PAGE, re.MULTILINE))
+    commands = set(re.findall(r"(?:^|`)vaelab ([\w-]+)", PAGE, re.MULTILINE))
     assert {"check", "train", "diagnose", "report"} <= commands
     assert all(command in cli.app for command in commands)
