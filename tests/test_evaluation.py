@@ -214,3 +214,111 @@ def test_wrong_calls_end_with_status_two_and_one_line(
     assert status([str(wine.folder) if word == "RUN" else word for word in arguments]) == 2
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
+
+
+# What a new user met -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 2), (40, 1), (2,), ()])
+def test_a_log_variance_that_is_shared_counts_in_every_dimension(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, log_variance = torch.randn(40, 2), torch.full(shape, -0.7)
+    functions = {
+        "encode": lambda rows: (0.5 * rows, log_variance),
+        "log_px": lambda rows, z: torch.distributions.Normal(z, 1.0).log_prob(rows).sum(1),
+    }
+    exact = torch.distributions.Normal(0.0, 2**0.5).log_prob(x).sum(1).numpy()
+    assert vaelab.log_likelihood(functions, x, 2000).mean == pytest.approx(exact.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("encode", "told"),
+    [
+        (lambda x: (x, x, x), "encode: got 3 results"),
+        (lambda x: (x[:, None], x[:, None]), "encode: got mean (5, 1, 2)"),
+        (lambda x: (x, torch.zeros(5, 3)), "log-variance (5, 3)"),
+        (lambda x: (x[:2], x[:2]), "encode: got 2 posteriors for 5 rows"),
+    ],
+)
+def test_an_encoder_of_other_shapes_is_refused(encode: Any, told: str) -> None:
+    functions = {"encode": encode, "log_px": lambda x, z: -(x - z).square().sum(1)}
+    with pytest.raises(vaelab.BadInput) as refused:
+        vaelab.log_likelihood(functions, torch.zeros(5, 2), 10)
+    assert told in str(refused.value)
+
+
+def test_both_halves_in_one_tensor_are_a_pair() -> None:
+    torch.manual_seed(0)
+    log_px = lambda x, z: -(x - z).square().sum(1)  # noqa: E731
+    together, apart = (
+        {"encode": encode, "log_px": log_px}
+        for encode in (lambda x: torch.cat([x, x - 1], 1), lambda x: (x, x - 1))
+    )
+    x = torch.randn(4, 2)
+    assert vaelab.log_likelihood(together, x, 20).mean == vaelab.log_likelihood(apart, x, 20).mean
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "value"),
+    [("bernoulli", -0.5), ("bernoulli", 1.5), ("continuous_bernoulli", 2.0), ("poisson", 0.5), ("poisson", -1.0)],
+)
+def test_rows_outside_the_likelihood_are_refused_by_entry(likelihood: str, value: float) -> None:
+    model = vaelab.VAE(nn.Linear(3, 4), nn.Linear(2, 3), likelihood=likelihood, latent=2)
+    rows = torch.zeros(6, 3)
+    rows[4, 1] = value
+    for call in (vaelab.log_likelihood, vaelab.ais):
+        with pytest.raises(vaelab.BadInput, match=r"in entry 1 of row 4"):
+            call(model, rows, 5)
+
+
+def test_levels_beyond_a_categorical_are_refused() -> None:
+    model = vaelab.VAE(nn.Linear(3, 4), nn.Linear(2, 3 * 256), likelihood="categorical", latent=2)
+    with pytest.raises(vaelab.BadInput, match="whole numbers from 0 to 255"):
+        vaelab.log_likelihood(model, torch.full((2, 3), 302.0), 5)
+
+
+def test_nan_is_refused_and_an_impossible_row_is_an_error() -> None:
+    functions = {"encode": lambda x: (x, torch.zeros_like(x)), "log_px": lambda x, z: x[:, 0]}
+    with pytest.raises(vaelab.BadInput, match=r"row 2, for which log p\(x\|z\) is NaN"):
+        vaelab.log_likelihood({**functions, "encode": lambda x: (0 * x.nan_to_num(), 0 * x.nan_to_num())},
+                              torch.tensor([[0.0], [1.0], [np.nan]]), 5)  # fmt: skip
+    functions["log_px"] = lambda x, z: torch.where(x[:, 0] > 0, 0.0, -torch.inf)
+    bound = vaelab.log_likelihood(functions, torch.tensor([[1.0], [-1.0]]), 50)
+    assert np.isfinite(bound.values[0]) and np.isneginf(bound.values[1])
+    assert [finding.code for finding in judge_bound(bound)] == ["EV103"]
+
+
+def test_a_huge_number_of_samples_is_refused_with_what_it_would_take(wine: Any) -> None:
+    with pytest.raises(vaelab.BadInput, match=r"samples: got 1000000000; the noise of one row would take 7.5 GiB"):
+        vaelab.log_likelihood(wine, wine.preview, samples=10**9)
+
+
+def test_rows_that_were_trained_on_are_said_to_be(wine: Any) -> None:
+    found = vaelab.evaluate(wine, load_wine().data, samples=5)
+    told = next(finding for finding in found.findings if finding.code == "EV113")
+    assert told.measured == 160 and not any(f.code == "EV113" for f in vaelab.evaluate(wine, samples=5).findings)
+
+
+def test_only_an_evaluation_of_all_held_out_rows_is_kept_and_groups_add_up(wine: Any) -> None:
+    vaelab.evaluate(wine, samples=5, metrics="reconstruction")
+    vaelab.evaluate(wine, samples=7)
+    vaelab.evaluate(wine, load_wine().data[:3], samples=5)
+    vaelab.evaluate(wine, samples=5, rows=2)
+    kept = vaelab.load(wine.folder).evaluation
+    assert {"bound", "reconstruction"} <= set(kept["numbers"])
+    assert kept["facts"]["rows"].startswith("18 of 18") and "K = 7" in kept["facts"]["samples"]
+
+
+def test_columns_without_names_are_matched_by_position(wine: Any, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = load_wine().data[:9]
+    plain = vaelab.log_likelihood(wine, rows, 20).mean
+    assert vaelab.log_likelihood(wine, pandas.DataFrame(rows), 20).mean == plain
+    np.save(tmp_path / "wide.npy", np.hstack([rows, rows]))
+    with pytest.raises(vaelab.BadInput, match="26"):
+        vaelab.evaluate(wine, str(tmp_path / "wide.npy"), samples=5)
+
+
+def test_one_row_and_one_sample_have_no_interval_and_say_nothing_of_it(wine: Any) -> None:
+    shown = str(vaelab.evaluate(wine, wine.preview[:1], samples=1))
+    assert "inf" not in shown and "nan" not in shown

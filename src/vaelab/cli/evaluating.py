@@ -38,7 +38,8 @@ def evaluate(
 ) -> int:
     """Measure a run on held-out rows: bounds on log p(x) with their errors, and the metrics that are asked for.
 
-    Kept in the run as evaluation.json. Exit status 1: a finding of severity error, or a self test that fails.
+    What is measured on all held-out rows is kept in the run, for its page. A run of a model of your own is evaluated in
+    Python: vaelab.evaluate(folder, model=...). Exit status 1: a finding of severity error, or a self test that fails.
     """
     from ..core.durable import to_json
     from ..core.errors import BadInput
@@ -68,6 +69,8 @@ def evaluate(
         progress=not quiet,
     )
     print(to_json(found.to_dict(), indent=1) if json else found)
+    if source is None and rows is None and not json:
+        print(f"kept      {run / 'evaluation.json'}")
     return int(worst(found.findings) == "error")
 
 

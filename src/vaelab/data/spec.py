@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.durable import to_json
 from ..core.errors import BadInput
-from .arrays import as_numpy
+from .arrays import as_numpy, column_name
 from .transforms import Affine
 
 PREVIEW_ROWS, PREVIEW_BYTES = 2000, 32 * 2**20
@@ -86,6 +86,8 @@ class Spec:
 
     @staticmethod
     def _seen(x: Any, rows: Any) -> str:
+        if rows.ndim and isinstance(rows, np.ndarray) and rows.dtype.kind not in "biuf":
+            return f"entries of type {rows.dtype}"
         return f"shape {tuple(rows.shape)}" if rows.ndim else f"{type(x).__name__} {str(x)[:40]}"
 
     def to_user(self, y: Tensor) -> np.ndarray:
@@ -111,6 +113,8 @@ class Spec:
         """
         if not columns or not self.columns or columns == self.columns:
             return rows
+        if _made_up(columns) or _made_up(self.columns):
+            return rows  # names that nobody gave say nothing: by position, and `to_model` looks at the width
         missing = [name for name in self.columns if name not in columns]
         if missing:
             raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", "add it to the table")
@@ -143,6 +147,11 @@ class Spec:
         labels = _array(files["labels.npy"]) if "labels.npy" in files else None
         training = _array(files["training.npy"]) if "training.npy" in files else None
         return cls(**(plain | tuples), transform=transform), _array(files["preview.npy"]), labels, training
+
+
+def _made_up(names: tuple[str, ...]) -> bool:
+    """Whether a reader or a data frame counted the columns, since they had no names."""
+    return any(names == tuple(name(index) for index in range(len(names))) for name in (column_name, str))
 
 
 def preview_count(shape: tuple[int, ...], held_out: int) -> int:

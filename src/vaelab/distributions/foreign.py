@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from ..core.errors import BadInput
-from .normal import DiagonalNormal, Distribution, FullNormal
+from .normal import DiagonalNormal, Distribution, FullNormal, full_precision
 
 
 def as_distribution(given: Any) -> Distribution:
@@ -40,6 +40,28 @@ def as_distribution(given: Any) -> Distribution:
         given = given.expand((1,))
     base = given.base_dist if isinstance(given, td.Independent) else given
     return OURS.get(type(base), Foreign)(given)
+
+
+def diagonal_normal(found: Any, argument: str) -> DiagonalNormal:
+    """What an encoder network returned as numbers: [B, 2 L], or a pair mean [B, L] and log-variance, in L or fewer.
+
+    A log-variance that several dimensions or rows share is spread over them, since a density adds up dimensions.
+
+    Raises:
+        BadInput: for other shapes.
+    """
+    parts = found.chunk(2, -1) if isinstance(found, Tensor) else tuple(found)
+    if len(parts) != 2:
+        raise BadInput(argument, f"{len(parts)} results", "must give two", "the mean and the log-variance, [B, L] each")
+    mean, log_variance = (full_precision(torch.as_tensor(part)) for part in parts)
+    try:
+        fits = mean.ndim == 2 and torch.broadcast_shapes(mean.shape, log_variance.shape) == mean.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        seen = f"mean {tuple(mean.shape)} and log-variance {tuple(log_variance.shape)}"
+        raise BadInput(argument, seen, "must be vectors of one size for each row", "[B, L] each")
+    return DiagonalNormal(mean, (0.5 * log_variance).expand(mean.shape))
 
 
 class Foreign:

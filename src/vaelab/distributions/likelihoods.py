@@ -39,10 +39,16 @@ class Likelihood(nn.Module):
     Attributes:
         channels: Parameters of one data entry, which the decoder network has to give.
         discrete: True for a mass over values that can be counted, False for a density.
+        support: Where entries lie, in words.
     """
 
     channels: int = 1
     discrete: bool
+    support = "finite numbers"
+
+    def holds(self, x: Tensor) -> Tensor:
+        """Which entries of x, of any shape, lie where there is mass or density."""
+        return x.isfinite()
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> Observation:
@@ -53,6 +59,11 @@ class Bernoulli(Likelihood):
     """p(x|z) of binary entries, on logits; gray levels in [0, 1] are allowed, and the number is then only a loss."""
 
     discrete = True
+    support = "numbers in [0, 1]"
+
+    def holds(self, x: Tensor) -> Tensor:
+        """Which entries of x lie in [0, 1], but for rounding."""
+        return (x >= -1e-6) & (x <= 1 + 1e-6)
 
     def forward(self, parameters: Tensor) -> BernoulliObservation:
         """The distribution of x at logits [K, B, 1, *shape]."""
@@ -63,6 +74,7 @@ class ContinuousBernoulli(Likelihood):
     """A density on [0, 1], on logits."""
 
     discrete = False
+    support, holds = Bernoulli.support, Bernoulli.holds
 
     def forward(self, parameters: Tensor) -> ContinuousBernoulliObservation:
         """The distribution of x at logits [K, B, 1, *shape]."""
@@ -179,6 +191,11 @@ class Categorical(Likelihood):
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
         self.channels = levels
+        self.support = f"whole numbers from 0 to {levels - 1}"
+
+    def holds(self, x: Tensor) -> Tensor:
+        """Which entries of x are levels."""
+        return (x >= 0) & (x < self.channels) & (x == x.round())
 
     def forward(self, parameters: Tensor) -> CategoricalObservation:
         """The distribution of x at logits [K, B, levels, *shape]."""
@@ -193,6 +210,11 @@ class Poisson(Likelihood):
     """
 
     discrete = True
+    support = "whole numbers of at least 0"
+
+    def holds(self, x: Tensor) -> Tensor:
+        """Which entries of x are counts."""
+        return (x >= 0) & (x == x.round()) & x.isfinite()
 
     def forward(self, parameters: Tensor) -> PoissonObservation:
         """The distribution of x at log-rates [K, B, 1, *shape]."""

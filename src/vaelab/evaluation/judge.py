@@ -19,7 +19,20 @@ WIDE_NATS = 1.0  # between the two sides of annealed importance sampling
 
 
 def judge_bound(bound: Bound) -> Iterator[Finding]:
-    """The bound itself, and whether it is loose."""
+    """The bound itself, whether every row has one, and whether it is loose."""
+    impossible = np.isneginf(bound.values)
+    if impossible.any():
+        yield Finding(
+            "EV103",
+            "error",
+            "rows that the model holds impossible: log p(x) is minus infinity",
+            float(impossible.sum()),
+            f"of {len(impossible)} rows",
+            evidence=f"the first is row {int(impossible.argmax())}",
+            why="their density is 0 at every draw of z: they are far outside of what was trained on",
+            advice="look at these rows; units or scale may differ from the training rows'",
+        )
+        return
     mean = bound.estimate
     yield Finding(
         "EV100",
@@ -27,7 +40,7 @@ def judge_bound(bound: Bound) -> Iterator[Finding]:
         f"log p(x) is at least, with K = {bound.samples}",
         mean.value,
         bound.unit,
-        mean.interval,
+        mean.interval if len(bound.values) > 1 else None,
         evidence=f"importance-weighted bound over {len(bound.values)} rows",
     )
     if bound.samples < 2:
@@ -62,6 +75,17 @@ def judge_bound(bound: Bound) -> Iterator[Finding]:
 
 def judge_rows(run: Any, taken: Taken, whole: bool, dequantized: bool) -> Iterator[Finding]:
     """What the rows and the likelihood make of the numbers."""
+    if taken.trained_on:
+        yield Finding(
+            "EV113",
+            "warning",
+            "rows that the model was trained on are among them",
+            float(taken.trained_on),
+            f"of {len(taken.x)} rows",
+            evidence="rows that equal a training row",
+            why="a model has seen them, so that their numbers are better than those of new rows",
+            advice="leave the rows out, which takes the held-out ones of the run",
+        )
     if taken.kept_only:
         yield Finding(
             "EV110",
@@ -104,7 +128,7 @@ def judge_bracket(bracket: Any, gap: Estimate | None) -> Iterator[Finding]:
         lower.interval,
         evidence=f"{len(bracket.lower)} rows",
     )
-    if gap is not None and gap.low > WIDE_NATS:
+    if gap is not None and gap.value > WIDE_NATS:
         yield Finding(
             "EV121",
             "warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Taken:
         training: Training rows likewise; None where the run kept none.
         factors: All rows with their known factors, [N, F]; None where the data has none.
         factor_names: F names.
+        trained_on: How many of the rows equal a training row; 0 for the run's own held-out rows.
     """
 
     x: Tensor
@@ -40,6 +42,7 @@ class Taken:
     training: Tensor | None = None
     factors: tuple[Tensor, np.ndarray] | None = None
     factor_names: tuple[str, ...] = ()
+    trained_on: int = 0
 
 
 def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
@@ -93,9 +96,9 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
     """
     if count is not None:
         whole("rows", count)
-    source, why = (None, "") if given is not None else own_source(run)
+    source, why = own_source(run)
     if given is not None:
-        raw, where = _read(run, given)
+        raw, where, why = *_read(run, given), ""
     elif source is None:
         raw, where = run.preview, f"held-out rows kept in {run.folder}"
     else:
@@ -105,7 +108,24 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
     x = given_rows(run, np.asarray(rows), seed, dequantize)
     training, factors = _training(run, source, seed), _factors(run, source, seed)
     names = () if source is None else source.factor_names
-    return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names)
+    seen = 0 if given is None else _trained_on(run, source, rows)
+    return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names, seen)
+
+
+def _trained_on(run: Any, source: Source | None, rows: Any) -> int:
+    """How many rows equal one that the run was trained on, as far as the training rows can be read."""
+    if source is not None:
+        _, index, _ = held_out_of(source, run.config)
+        training = as_numpy(source.train if index is None else source.train[index])
+    else:
+        training = run.training_preview if run.training_preview is not None else np.zeros((0, 1))
+    known = set(_digests(training))
+    return sum(digest in known for digest in _digests(np.asarray(rows)))
+
+
+def _digests(rows: np.ndarray) -> Iterator[bytes]:
+    """The entries of each row as float32, whatever its shape and type."""
+    return (row.tobytes() for row in np.ascontiguousarray(rows.reshape(len(rows), -1), np.float32))
 
 
 def own_source(run: Any) -> tuple[Source | None, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..core.errors import BadInput, did_you_mean, whole
+from ..core.files import check_file
 from ..core.finding import Finding
 from ..core.tables import pick
 from ..core.units import bits_per_dimension
@@ -63,8 +65,10 @@ class Evaluation:
 
     def __getitem__(self, name: str) -> Estimate:
         """A number by "group.name", such as "bound.log_likelihood"."""
-        group, _, number = name.partition(".")
-        return self.numbers[group][number]
+        known = {f"{group}.{number}": one for group, found in self.numbers.items() for number, one in found.items()}
+        if name not in known:
+            raise KeyError(f"{name!r}; {did_you_mean(name, known) or 'the names are ' + ', '.join(known)}")
+        return known[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -90,7 +94,9 @@ def evaluate(
     progress: bool = False,
     model: Any = None,
 ) -> Evaluation:
-    """Measures a run: bounds on log p(x), and the metrics that are asked for; kept in the run folder.
+    """Measures a run: bounds on log p(x), and the metrics that are asked for.
+
+    Where the rows are all held-out ones of the run, the numbers are kept in its folder, for its page.
 
     Args:
         run: A run or its folder.
@@ -110,12 +116,17 @@ def evaluate(
     Raises:
         BadInput: for unknown groups, rows that do not fit, and a run without a model.
     """
+    if not isinstance(run, Run | str | os.PathLike):
+        raise BadInput("run", type(run).__name__, "must be a run or its folder", "vaelab.log_likelihood takes models")
     loaded = run if isinstance(run, Run) else Run(run, model)
-    chosen = _groups(metrics)
+    chosen = _groups(metrics or ())
     if not loaded.metrics:
         raise BadInput("run", loaded.folder, "has no evaluated weights yet", "continue it: vaelab train --resume")
     whole("samples", samples)
+    whole("seed", seed, 0)
     options = _options(ais)
+    if inception is not None:
+        check_file(Path(inception))
     taken = take(loaded, x, seed, rows, dequantize)
     if "disentanglement" in chosen:
         known_factors(taken.factors)
@@ -123,7 +134,8 @@ def evaluate(
     numbers: dict[str, Numbers] = {}
     with telling("bound", progress) as told:
         bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
-    numbers["bound"] = _bound_numbers(bound, is_mass(loaded) or dequantize)
+    with np.errstate(invalid="ignore"):  # of rows that the model holds impossible, which a finding tells
+        numbers["bound"] = _bound_numbers(bound, is_mass(loaded) or dequantize)
     findings = [*judge_bound(bound), *judge_rows(loaded, taken, _all_whole(loaded, taken), dequantize)]
     if options is not None:
         with telling("annealing", progress) as told:
@@ -137,9 +149,18 @@ def evaluate(
         numbers["fid"] = fid(case, inception)
     facts = _facts(loaded, taken, samples, seed, dequantize)
     names = {len(loaded.spec.columns): loaded.spec.columns} if loaded.spec.columns else {}
+    if x is None and rows is None:
+        _keep(loaded, facts, numbers, findings)
     found = Evaluation(facts, numbers, worst_first(findings), names, taken.factor_names)
-    loaded.keep_evaluation(found.to_dict())
     return found
+
+
+def _keep(run: Any, facts: dict[str, str], numbers: dict[str, Numbers], findings: list[Finding]) -> None:
+    """Keeps an evaluation of all held-out rows in the run, beside groups that were measured before on the same rows."""
+    before, same = run.evaluation, ("rows", "values")
+    known = before.get("numbers", {}) if all(before.get("facts", {}).get(key) == facts[key] for key in same) else {}
+    plain = Evaluation(facts, numbers, worst_first(findings)).to_dict()
+    run.keep_evaluation(plain | {"numbers": known | plain["numbers"]})
 
 
 def _groups(metrics: str | Sequence[str]) -> list[str]:
@@ -165,11 +186,13 @@ def _bound_numbers(bound: Bound, mass: bool) -> Numbers:
     found = {
         "elbo": mean_of(bound.elbo, UNIT),
         "log_likelihood": bound.estimate,
-        "for_these_rows": Estimate(bound.mean, Z95 * bound.sampling_error, UNIT),
         "effective_samples": Estimate(float(np.median(bound.ess)), None, f"of {bound.samples}, median over rows"),
     }
     if bound.samples > 1:
+        error = Z95 * bound.sampling_error
+        found["log_likelihood_of_these_rows"] = Estimate(bound.mean, error, f"{UNIT}; ± for other draws of z alone")
         found["gain_of_last_half"] = bound.gain
+    if np.isfinite(bound.k_hat).any():
         found["tail_k_hat"] = Estimate(float(np.median(bound.k_hat)), None, "median over rows; below 0.7 is reliable")
     if mass:
         bits = bits_per_dimension(1.0, bound.dimensions)
@@ -192,10 +215,11 @@ def _annealed(
         "rows": Estimate(float(len(index)), None, "rows, evenly spaced"),
         "lower": mean_of(bracket.lower, UNIT),
         "upper": mean_of(bracket.upper, UNIT),
+        "between_for_these_rows": replace(bracket.between, unit=f"{UNIT}; both sides and their errors over chains"),
         "importance_bound_of_these_rows": mean_of(here, UNIT),
         "gain_over_importance_bound": mean_of(bracket.lower - here, UNIT),
         "gap": mean_of(bracket.upper - bracket.lower, UNIT),
-        "gap_on_simulated_rows": mean_of(gap.upper - gap.lower, UNIT),
+        "gap_on_simulated_rows": mean_of(gap.upper - gap.lower, f"{UNIT}; {len(gap.lower)} rows drawn from the model"),
         "acceptance": mean_of(bracket.acceptance, "of the proposals"),
     }
     return numbers, list(judge_bracket(bracket, numbers["gap_on_simulated_rows"]))

@@ -104,7 +104,7 @@ def spread(interval: float | None) -> str:
         >>> spread(0.01234), spread(None)
         ('± 0.012', '')
     """
-    return "" if interval is None else f"± {interval:.2g}"
+    return "" if interval is None or not math.isfinite(interval) else f"± {interval:.2g}"
 
 
 def _folded(name: str, text: str) -> str:

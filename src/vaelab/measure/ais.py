@@ -177,7 +177,7 @@ def ais(
     check_options(steps, chains, start, leapfrog)
     whole("chunk", 1 if chunk is None else chunk)
     found = latent_model(model)
-    x = _rows(found, x)
+    x = found.rows(x)
     if z is not None and (z.ndim != 2 or len(z) != len(x)):
         raise BadInput("z", f"shape {tuple(z.shape)}", f"must be one vector for each of the {len(x)} rows")
     if chunk is None:
@@ -245,17 +245,10 @@ def simulate(model: Any, like: Tensor, rows: int, seed: int = 0) -> tuple[Tensor
     if found.draw_x is None:
         raise BadInput("model", "no draw_x", "is needed to draw rows from the model", "add draw_x(z), a draw of p(x|z)")
     with evaluating(found.module), torch.random.fork_rng(devices=[]):
-        like = _rows(found, like)
+        like = found.rows(like)
         z = _prior(found, like, seed).sample(rows, generator(seed, "simulated", "z", device=like.device))
         x = found.draw_x(z[None], generator(seed, "simulated", "x", device=z.device))[0]
     return x, z
-
-
-def _rows(model: LatentModel, x: Tensor) -> Tensor:
-    """Rows where the model is, in its precision."""
-    if x.ndim < 2 or not len(x):
-        raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
-    return model.like(x)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.errors import BadInput, whole
 from ..core.seeds import generator, seed_global
-from ..core.units import bits_per_dimension
+from ..core.units import bits_per_dimension, readable_bytes
 from ..distributions.foreign import Foreign
 from ..distributions.kl import divergence
 from ..distributions.normal import Distribution
@@ -27,6 +27,7 @@ from .pareto import pareto_k
 CHUNK_VALUES = 2**18  # numbers a decoder gives at once on a CPU: what follows each product then stays in its cache
 DEVICE_VALUES = 2**25  # and on an accelerator: 128 MiB in float32
 LEAST_DECODED = 32  # codes at once at least: a product with large weights is slow for fewer
+MOST_NOISE = 2**28  # entries of the noise of one row: 1 GiB, of which some copies are made
 UNIT = "nats per sample"
 GLOBAL = threading.Lock()  # a stranger's distribution draws from the global generator, which threads share
 
@@ -131,9 +132,7 @@ def importance_bound(
     found = latent_model(model)
     whole("samples", samples)
     whole("chunk", 1 if chunk is None else chunk)
-    if x.ndim < 2 or not len(x):
-        raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
-    x = found.like(x)
+    x = found.rows(x)
     on_cpu = x.device.type == "cpu"
     at_once = max(LEAST_DECODED, (CHUNK_VALUES if on_cpu else DEVICE_VALUES) // found.width(x))
     rows = max(1, at_once // samples)
@@ -177,11 +176,20 @@ def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: 
         z = torch.cat([draw_z(model.encode(row[None]), samples, seed, at) for at, row in enumerate(x, first)], 1)
     prior = model.prior(z)
     log_px = torch.cat([model.log_px(x, part) for part in z.split(chunk)])
-    ratio = prior.log_prob(z).double() - q.log_prob(z).double()
-    log_w = (log_px.double() + ratio).cpu().numpy()
+    log_pz, log_qz = prior.log_prob(z), q.log_prob(z)
+    for name, nats in (("log p(x|z)", log_px), ("log p(z)", log_pz), ("log q(z|x)", log_qz)):
+        _refuse_nan(name, nats, first)
+    log_w = (log_px.double() + log_pz.double() - log_qz.double()).cpu().numpy()
     kl = divergence(q, prior, z)[0].double().sum(1)
     elbo = (log_px.double().mean(0) - kl).cpu().numpy()
     return np.stack([log_mean_exp(log_w), elbo, *_quality(log_w)])
+
+
+def _refuse_nan(name: str, nats: Tensor, first: int) -> None:
+    """Refuses numbers [K, B] that are NaN; minus infinity is one, of a row that the model holds impossible."""
+    if nats.isnan().any():
+        row = first + int(nats.isnan().any(0).nonzero()[0])
+        raise BadInput("x", f"row {row}, for which {name} is NaN", "every row needs a number", "look at row and model")
 
 
 def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
@@ -195,6 +203,9 @@ def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
             return z if z.ndim == 3 else z.unsqueeze(1)
     rows, size = q.mean.shape
     device, dtype = q.mean.device, q.mean.dtype
+    if samples * size > MOST_NOISE:
+        rule = f"the noise of one row would take {readable_bytes(4.0 * samples * size)}"
+        raise BadInput("samples", samples, rule, f"at most {MOST_NOISE // size} here")
     noise = [
         torch.randn(samples, size, generator=generator(seed, "importance", first + row, device=device), device=device)
         for row in range(rows)
@@ -209,16 +220,23 @@ def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
         >>> log_mean_exp(np.log([[1.0], [3.0]])).round(6).tolist()
         [0.693147]
     """
-    top = log_w.max(0)
-    shift = np.where(np.isfinite(top), top, 0.0)
+    shift = _shift(log_w)
     with np.errstate(divide="ignore"):
         return shift + np.log(np.exp(log_w - shift).mean(0))
+
+
+def _shift(log_w: np.ndarray) -> np.ndarray:
+    """The largest of each column, or 0 where all are minus infinity."""
+    top = log_w.max(0)
+    return np.where(np.isfinite(top), top, 0.0)
 
 
 def _quality(log_w: np.ndarray) -> list[np.ndarray]:
     """Bound with half the samples, effective sample size, tail, and variance of the bound, from [K, B]."""
     samples = len(log_w)
-    weights = np.exp(log_w - log_w.max(0))
+    # A row that is impossible has no largest weight; its other numbers are those of equal weights.
+    relative = np.where(np.isneginf(log_w).all(0), 0.0, log_w - _shift(log_w))
+    weights = np.exp(relative)
     ess = weights.sum(0) ** 2 / (weights**2).sum(0)
     if samples < 2:
         nan = np.full(log_w.shape[1], np.nan)
@@ -226,7 +244,7 @@ def _quality(log_w: np.ndarray) -> list[np.ndarray]:
     middle = samples // 2
     half = (log_mean_exp(log_w[:middle]) + log_mean_exp(log_w[middle : 2 * middle])) / 2
     variance = weights.var(0, ddof=1) / weights.mean(0) ** 2 / samples
-    return [half, ess, pareto_k(log_w), variance]
+    return [half, ess, pareto_k(relative), variance]
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, did_you_mean
-from ..distributions.foreign import as_distribution
-from ..distributions.normal import DiagonalNormal, Distribution, Normal, StandardNormal, full_precision
+from ..distributions.foreign import as_distribution, diagonal_normal
+from ..distributions.normal import Distribution, Normal, StandardNormal
 
 PARTS = ("encode", "log_px", "log_pz", "draw_x")
 
@@ -29,6 +29,7 @@ class LatentModel:
         module: The module behind it, whose mode and device count; None for bare functions.
         channels: Numbers that the decoder gives for an entry of a row.
         thread_safe: Whether rows may be evaluated by several threads at once.
+        likelihood: The likelihood module, which knows where rows can lie; None where it is not known.
     """
 
     encode: Callable[[Tensor], Distribution]
@@ -38,13 +39,26 @@ class LatentModel:
     module: nn.Module | None = None
     channels: int = 1
     thread_safe: bool = False
+    likelihood: Any = None
 
     def width(self, x: Tensor) -> int:
         """Numbers that decoding one z gives, for rows like x [B, ...]."""
         return self.channels * prod(x.shape[1:])
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Rows [n, ...] where the module is, in its precision; whole numbers too, as our likelihoods read them.
+
+        Raises:
+            BadInput: for no rows, and for values that the likelihood has no place for.
+        """
+        if x.ndim < 2 or not len(x):
+            raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
+        if hasattr(self.likelihood, "holds"):
+            _refuse_outside(self.likelihood, x)
+        return self.like(x)
+
     def like(self, x: Tensor) -> Tensor:
-        """Rows where the module is, in its precision; whole numbers too, which is how our likelihoods read them."""
+        """Rows where the module is, in its precision."""
         first = next(self.module.parameters(), None) if self.module is not None else None
         if first is None:
             return x if x.is_floating_point() else x.float()
@@ -56,7 +70,8 @@ def latent_model(given: Any) -> LatentModel:
 
     Args:
         given: What offers `encode`, `decode` and `prior_distribution`; or an object or a mapping with
-            `encode(x [N, ...])`, q(z|x) as a distribution or as a pair (mean, log-variance) of [N, L] each;
+            `encode(x [N, ...])`, q(z|x) as a distribution, as a pair (mean, log-variance) of [N, L] each or as both in
+            one tensor [N, 2 L];
             `log_px(x [N, ...], z [N, L])`, log p(x|z) in nats, [N]; `log_pz(z [N, L])`, log p(z), [N] - where it is
             left out, p(z) is the standard normal; and `draw_x(z [N, L])`, a draw of p(x|z), for what needs rows drawn
             from the model.
@@ -72,6 +87,8 @@ def latent_model(given: Any) -> LatentModel:
         >>> latent_model(functions).log_px(torch.zeros(5, 2), torch.zeros(3, 5, 2)).shape
         torch.Size([3, 5])
     """
+    if isinstance(given, str):
+        raise BadInput("model", given, "must be a run, a model or functions", "vaelab.load(folder) reads a run")
     if callable(getattr(given, "prior_distribution", None)) and callable(getattr(given, "decode", None)):
         return _ours(given)
     found = dict(given) if isinstance(given, Mapping) else {name: getattr(given, name, None) for name in PARTS}
@@ -94,16 +111,26 @@ def _ours(model: Any) -> LatentModel:
         module=model,
         channels=getattr(model, "channels", 1),
         thread_safe=True,
+        likelihood=getattr(getattr(model, "decoder", None), "likelihood", None),
     )
+
+
+def _refuse_outside(likelihood: Any, x: Tensor) -> None:
+    """Refuses rows with an entry where the likelihood has neither mass nor density."""
+    inside = likelihood.holds(x).flatten(1)
+    if not inside.all():
+        row, entry = (int(index) for index in (~inside).nonzero()[0])
+        seen = f"{x.flatten(1)[row, entry].item():.4g} in entry {entry} of row {row}"
+        raise BadInput("x", seen, f"the likelihood is over {likelihood.support}", "rows as the model was trained on")
 
 
 def _foreign(functions: Mapping[str, Any], module: nn.Module | None) -> LatentModel:
     def encode(x: Tensor) -> Distribution:
         found = functions["encode"](x)
-        if isinstance(found, tuple):
-            mean, log_variance = (full_precision(torch.as_tensor(part)) for part in found)
-            return DiagonalNormal(mean, 0.5 * log_variance)
-        return as_distribution(found)
+        q = diagonal_normal(found, "encode") if isinstance(found, tuple | list | Tensor) else as_distribution(found)
+        if len(q.mean) != len(x):
+            raise BadInput("encode", f"{len(q.mean)} posteriors for {len(x)} rows", "must give one for each row")
+        return q
 
     def log_px(x: Tensor, z: Tensor) -> Tensor:
         samples, rows = z.shape[:2]

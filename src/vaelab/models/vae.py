@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..core.errors import BadInput
 from ..core.output import VAEOutput
 from ..core.tables import pick
-from ..distributions.foreign import as_distribution
+from ..distributions.foreign import as_distribution, diagonal_normal
 from ..distributions.kl import divergence
 from ..distributions.likelihoods import LIKELIHOODS, Decoder, Likelihood
-from ..distributions.normal import DiagonalNormal, Distribution, Normal, full_precision
+from ..distributions.normal import Distribution, Normal
 from ..distributions.posteriors import GaussianPosterior
 from ..distributions.priors import StandardNormalPrior
 
@@ -123,11 +123,8 @@ class VAE(Model):
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x) for a batch [B, ...]."""
         posterior = self.encoder(x)
-        if isinstance(posterior, Tensor):
-            posterior = posterior.chunk(2, -1)
-        if isinstance(posterior, tuple):
-            mean, log_variance = (full_precision(part) for part in posterior)
-            return DiagonalNormal(mean, 0.5 * log_variance)
+        if isinstance(posterior, tuple | Tensor):
+            return diagonal_normal(posterior, "encoder")
         return as_distribution(posterior)
 
     def prior_distribution(self) -> Distribution:
