@@ -20,10 +20,12 @@ from vaelab.distributions.normal import DiagonalNormal, FullNormal
 from vaelab.evaluation import latent as latent_module
 from vaelab.evaluation.case import Case
 from vaelab.evaluation.latent import dimensions, latent
+from vaelab.measure import refine as refine_module
 from vaelab.measure.baseline import spaced
 from vaelab.measure.importance import importance_bound
 from vaelab.measure.information import Information, in_use, information, most_paired, paired
-from vaelab.measure.refine import inference_gaps, refine
+from vaelab.measure.latent import latent_model
+from vaelab.measure.refine import Gaps, inference_gaps, refine
 
 SEEDS = 100
 
@@ -90,6 +92,20 @@ def test_the_parts_add_up_to_the_divergence_of_the_draws(name: str) -> None:
     assert found.mutual.value + found.marginal.value == pytest.approx(log_ratio.mean(), abs=1e-9)
     three = found.mutual.value + found.correlation.value + found.single.value
     assert three == pytest.approx(log_ratio.mean(), abs=1e-9)
+
+
+def test_rows_too_few_to_tell_say_so_and_their_interval_ends_at_the_divergence() -> None:
+    """I = 34.7 nats in 50 dimensions, of which 50 rows show 3.9; the prior's bound ends it, whatever a normal's bias."""
+    gains, variance = np.eye(50) * 3**0.5 / 2, np.full(50, 0.25)
+    found, log_ratio = drawn(0, 50, gains, variance)
+    truth = closed_forms(gains, variance)
+    for name in ("mutual", "marginal", "correlation"):
+        number = getattr(found, name)
+        assert "cannot be told from 50 rows, ceiling log N = 3.91" in number.unit
+        assert number.low <= truth[name] <= number.high
+    assert found.mutual.high < log_ratio.mean() + 6 and found.mutual.low > 0
+    told, _ = drawn(0, 300, *MODELS["some"])
+    assert told.mutual.unit == "nats per sample"
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -171,6 +187,48 @@ def test_both_gaps_of_a_linear_model_are_the_closed_forms(name: str) -> None:
         gap = getattr(found, key)
         error = 4 * gap.std() / 8 + 0.01
         assert gap.mean() == pytest.approx(value, abs=error) and error < 0.1 + 0.1 * value, key
+
+
+def test_the_gap_of_many_dimensions_is_the_closed_form_too() -> None:
+    """50 correlated dimensions, where steps as long as in three of them scatter the full covariance."""
+    random = np.random.default_rng(0)
+    weight, noise = random.standard_normal((60, 50)) * 0.5, 1.5
+    precision = np.eye(50) + weight.T @ weight / noise**2
+    truth = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    covariance = weight @ weight.T + noise**2 * np.eye(60)
+    x = random.multivariate_normal(np.zeros(60), covariance, 16)
+    read, width = np.linalg.solve(precision, weight.T) / noise**2, -np.log(np.diag(precision))
+    functions = {
+        "encode": lambda x: (x @ torch.tensor(read).T, torch.tensor(width).expand(len(x), -1)),
+        "log_px": lambda x, z: distributions.Normal(z @ torch.tensor(weight).T, noise).log_prob(x).sum(1),
+    }
+    found = inference_gaps(functions, torch.tensor(x), samples=1000)
+    assert found is not None and truth > 3
+    assert found.approximation.mean() == pytest.approx(truth, rel=0.1)
+    assert found.amortisation.mean() == pytest.approx(0, abs=0.1)
+
+
+def test_a_search_that_went_astray_spoils_no_bound() -> None:
+    """A third of the draws lies 50 deviations away: log p(x) is missed by what is left out, and never exceeded."""
+    case = linear_case(0.0, BEST, rows=32)
+    model, best = latent_model(case.model), refine_module._encoded(latent_model(case.model), case.x)
+    assert isinstance(best, DiagonalNormal)
+    astray = FullNormal(best.mean + 50 * best.std, best.scale_tril)
+    torch.manual_seed(0)
+    noise = torch.randn(4000, 32, 3).double()
+    _, elbo, log_px = refine_module._bounds(model, case.x, (best, best, astray), noise)
+    covariance = WEIGHT @ WEIGHT.T + NOISE**2 * np.eye(6)
+    truth = stats.multivariate_normal.logpdf(case.x.numpy(), np.zeros(6), covariance)
+    assert log_px == pytest.approx(truth, abs=0.15) and log_px.mean() == pytest.approx(truth.mean(), abs=0.03)
+    assert (truth - elbo).mean() == pytest.approx(kl_to_posterior(0.0, BEST), abs=0.05)
+
+
+@pytest.mark.parametrize("below", [0.0, 0.1])
+def test_a_gap_that_cannot_be_is_left_out(below: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = Gaps(np.full(64, 0.5), np.random.default_rng(0).standard_normal(64) * 0.05 - below)
+    monkeypatch.setattr(latent_module, "inference_gaps", lambda *_, **__: gaps)
+    found = latent(linear_case(0.0, BEST, rows=64))
+    assert ("approximation_gap" in found) == (below == 0) and found["amortisation_gap"].unit.endswith(", 64 rows")
 
 
 def test_few_steps_give_a_lower_bound() -> None:

@@ -312,7 +312,8 @@ def test_explicitness_counts_pairs_in_order() -> None:
 @pytest.mark.parametrize(
     ("codes", "factors", "parts"),
     [
-        (np.zeros((50, 2)), np.zeros((50, 2), int), ("one value in every column", "has to vary")),
+        (np.zeros((50, 2)), np.zeros((50, 2), int), ("factors: got 2, all constant in 50 rows", "has to vary")),
+        (np.zeros((50, 2)), np.arange(50) % 2, ("[n, F]", "factors[:, None]")),
         (np.zeros((50, 2)), np.zeros((40, 2), int), ("codes (50, 2) and factors (40, 2)",)),
         (np.zeros((50, 2)), np.zeros((50, 2)), ("whole numbers",)),
         (np.full((50, 2), np.nan), np.arange(50)[:, None] % 2, ("codes: got a NaN",)),
@@ -362,6 +363,14 @@ def test_a_run_knows_positions_best(case: Case, monkeypatch: pytest.MonkeyPatch)
     assert table.max(0)[3:].min() > 0.3 > table.max(0)[[0, 2]].max()  # a code shows a blob where it is, and little else
     for name in ("dci_informativeness", "explicitness", "beta_vae"):
         assert found[name].low > found[f"{name}_by_chance"].high
+
+
+def test_codes_that_know_nothing_have_no_modularity_and_the_unit_says_so() -> None:
+    """No clamping makes it 0: no dimension is above chance, though some informations are above 0 and some below."""
+    codes, factors = made("random")
+    found = shared_information(codes, factors)
+    assert found.nats.min() < 0 < found.nats.max()
+    assert modularity(found) == 0 and "0 where none knows any" in scored("random")["modularity"].unit
 
 
 def test_data_without_factors_is_refused(case: Case) -> None:

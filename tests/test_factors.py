@@ -89,7 +89,7 @@ def test_a_file_brings_factors_of_both_splits_and_names(tmp_path: Path) -> None:
     ("arrays", "parts"),
     [
         ({"factors": FACTORS[:5]}, ("d.npz: factors: got shape (5, 2)", "must be (6, F)")),
-        ({"factors": FACTORS[:, 0]}, ("factors: got shape (6,)", "must be (6, F)")),
+        ({"factors": FACTORS[:, 0]}, ("factors: got shape (6,)", "must be (6, F)", "factors[:, None]")),
         ({"factors": FACTORS + 0.5}, ("factors: got dtype float64", "whole numbers", "np.unique")),
         ({"factors": FACTORS * np.nan}, ("factors: got dtype float64", "whole numbers")),
         ({"factors": FACTORS * 2**30}, ("factors:", "below 16777216")),

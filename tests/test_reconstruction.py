@@ -196,6 +196,25 @@ def test_bits_are_measured_as_bits(tmp_path: Path) -> None:
     assert found["mse"].unit == "squared bits of gray levels, mean over entries" and "peak 1" in found["psnr"].unit
 
 
+@pytest.mark.parametrize(
+    ("rows", "unit"),
+    [("counts", "counts"), ("bits", "units of the data"), ("standardised", "units of the model's scale")],
+)
+def test_errors_of_tables_say_what_they_are_counted_in(rows: str, unit: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = {
+        "counts": random.poisson(3.0, (80, 4)),
+        "bits": random.integers(0, 2, (80, 4)),
+        "standardised": 5 * random.standard_normal((80, 4)),
+    }[rows]
+    _, case = trained(tmp_path / "run", table, train={"steps": 2})
+    found = reconstruction(case)
+    assert found["mse"].unit == f"squared {unit}, mean over entries" and found["mae"].unit.startswith(unit)
+    assert found["mse_per_column"].unit == f"squared {unit.replace("the model's scale", 'the data')}"
+    same = found["mse"].value == pytest.approx(found["mse_per_column"].value.mean())
+    assert same == (rows != "standardised")
+
+
 def test_chunks_and_seeds_do_what_they_say(digits: tuple[Any, Case], monkeypatch: pytest.MonkeyPatch) -> None:
     _, case = digits
     whole = reconstruction(case)

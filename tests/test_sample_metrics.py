@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.stats import binom
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
@@ -218,7 +219,25 @@ def test_the_intervals_are_as_wide_as_other_rows_would_spread(size: int) -> None
 def test_a_share_of_all_rows_is_not_certain() -> None:
     rows = np.random.default_rng(0).standard_normal((20, 2))
     precision, _ = precision_recall(rows, rows)
-    assert precision.value == 1.0 and precision.interval > 0.1
+    assert precision.value == 1.0 and precision.interval > 0.1 and "1 at most" in precision.unit
+
+
+@pytest.mark.parametrize("chance", [0.75, 0.9, 0.97])
+def test_the_interval_of_a_share_holds_it_also_at_its_end(chance: float) -> None:
+    """Of ten and of a hundred independent rows: an interval around 1 reaches as far down as Agresti and Coull's."""
+    for count in (10, 100):
+        found = [measure._no_narrower(np.arange(count) < k, 0.0, "") for k in range(count + 1)]
+        held = [number.low <= chance <= number.high for number in found]
+        assert (binom.pmf(np.arange(count + 1), count, chance) * held).sum() > 0.94
+
+
+def test_an_interval_of_a_share_reaches_no_farther_than_0_and_1() -> None:
+    half, none = (measure._no_narrower(np.arange(4) < k, 3.0, "") for k in (2, 0))
+    assert (half.interval, none.interval) == (0.5, 1.0)
+    assert measure._no_narrower(np.arange(4.0), 3.0, "").interval == 3.0  # a density has no such end
+    random = np.random.default_rng(0)
+    shares = precision_recall(random.standard_normal((5, 2)), random.standard_normal((5, 2)))
+    assert all(number.interval <= max(number.value, 1 - number.value) for number in shares)
 
 
 @pytest.mark.parametrize("call", [frechet_distance, kernel_distance, precision_recall, coverage_density])
@@ -412,7 +431,9 @@ def test_a_users_extractor_is_named_and_too_many_features_say_so() -> None:
         return torch.cat([x * power for power in range(1, 21)], 1)
 
     found = samples(replace(case, extractor=wide))
-    assert np.isnan(found["frechet_distance"].value) and "80 features" in found["frechet_distance"].unit
+    assert not any("frechet" in name for name in found) and len(found) == 16
+    assert found["rows"].value == 60 and "80 features takes more than 80" in found["rows"].unit
+    assert all(np.isfinite(number.value) for number in found.values())
     assert "wide, 60 rows" in found["kernel_distance"].unit and np.isfinite(found["kernel_distance"].value)
     with pytest.raises(BadInput, match="rows: got 2"):
         samples(replace(case, x=case.x[:2]))

@@ -56,13 +56,14 @@ Break = tuple[Callable[[int], Any], Any, str, tuple[tuple[str, str], ...]]
 BREAKS: dict[str, Break] = {
     "log K is not subtracted": (LINEAR, importance, "log_mean_exp", ((".mean(0)", ".sum(0)"),)),
     "K - 1 is divided by": (LINEAR, importance, "log_mean_exp", ((".mean(0)", ".sum(0) / max(len(log_w) - 1, 1)"),)),
-    "the sign of log q": (LINEAR, importance, ROW, (("- q.log_prob", "+ q.log_prob"),)),
-    "the prior is left out": (LINEAR, importance, ROW, (("prior.log_prob(z).double() -", "-"),)),
+    "the sign of log q": (LINEAR, importance, ROW, (("- log_qz.double()", "+ log_qz.double()"),)),
+    "the prior is left out": (LINEAR, importance, ROW, (("+ log_pz.double() -", "-"),)),
     "the sign of the bound": (LINEAR, importance, ROW, (("[log_mean_exp(log_w)", "[-log_mean_exp(log_w)"),)),
     "weights are averaged in logarithms": (LINEAR, importance, ROW, (("[log_mean_exp(log_w)", "[log_w.mean(0)"),)),
     "a last chunk that is short is left out": (
         LINEAR, importance, ROW,
-        (("z.split(chunk)", "(z.split(chunk)[: samples // chunk] or [z])"), ("+ ratio)", "+ ratio[: len(log_px)])")),
+        (("z.split(chunk)", "(z.split(chunk)[: samples // chunk] or [z])"),
+         ("prior.log_prob(z), q.log_prob(z)", "prior.log_prob(z)[: len(log_px)], q.log_prob(z)[: len(log_px)]")),
     ),
     "chunks are averaged in logarithms": (
         LINEAR, importance, ROW,

@@ -265,7 +265,8 @@ def _factor_table(factors: Any, rows: int, where: str, count: int | None = None)
     table = np.asarray(factors)
     if table.ndim != 2 or len(table) != rows or (count is not None and table.shape[1] != count):
         wanted = f"({rows}, {'F' if count is None else count})"
-        raise BadInput(where, f"shape {table.shape}", f"must be {wanted}, a row for each row of the data")
+        fix = "factors[:, None] for a single factor" if table.ndim == 1 else ""
+        raise BadInput(where, f"shape {table.shape}", f"must be {wanted}, a row for each row of the data", fix)
     whole = table.dtype.kind in "biu" or (table.dtype.kind == "f" and (table == np.floor(table)).all())
     if not whole or np.abs(table).max(initial=0) >= EXACT_IN_FLOAT32:
         fix = "number the values of a factor, such as with np.unique(column, return_inverse=True)[1]"

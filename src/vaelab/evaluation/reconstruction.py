@@ -15,6 +15,7 @@ from ..measure.importance import draw_z
 from .case import Case, Numbers
 
 DECODED = 512  # rows at once
+OWN_UNITS = {"poisson": "counts", "categorical": "levels"}  # of what such a likelihood takes
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ def reconstruction(case: Case) -> Numbers:
 
     `mse`, `mae` are means over all entries; `bce`, for entries in [0, 1], is summed over a row; `psnr`, `ssim`, for
     images, are means over rows; `r2` is the share of the held-out rows' variance that comes back: of all pixels
-    together for images, the mean over columns for tables. Images are on the data's own scale, bits (binarised gray
-    levels) as 0 and 1. Columns have units of their own, so for tables the means over columns are of rows as the model
-    sees them, and `..._per_column` on the data's own scale, in the order of `case.spec.columns`.
+    together for images, the mean over columns for tables. Images are on the data's own scale, bits as 0 and 1. Columns
+    have units of their own, so for tables the means over columns are of rows as the model sees them, which are the
+    data's own where nothing scales them, such as counts; `..._per_column` is on the data's own scale, in the order of
+    `case.spec.columns`.
     """
     at_mean, at_draw = _fitted(case)
     found = _whole_rows(case, at_mean)
@@ -62,7 +64,9 @@ def _fitted(case: Case) -> tuple[Tensor, Tensor]:
 
 def _whole_rows(case: Case, fitted: Tensor) -> Numbers:
     """Numbers over rows and entries."""
-    scale = data_scale(case) if case.is_image else Scale(_as_seen, "units of the model's scale", 0.0)
+    scaled = case.spec.binarize == "none" and not case.spec.transform.is_identity
+    apart = scaled and not case.is_image  # columns of units of their own, which only the model's scale makes comparable
+    scale = Scale(_as_seen, "units of the model's scale", 0.0) if apart else data_scale(case)
     x, back = scale.of(case.x), scale.of(fitted)
     entries = "mean over entries"
     found = {
@@ -110,13 +114,13 @@ def data_scale(case: Case) -> Scale:
     """The data's own scale; for gray levels that became bits, that of the bits."""
     spec = case.spec
     if spec.binarize != "none":
-        return Scale(_as_seen, "bits of gray levels", 1.0 if case.is_image else 0.0)
+        return Scale(_as_seen, *(("bits of gray levels", 1.0) if case.is_image else ("bits", 0.0)))
 
     def of(rows: Tensor) -> np.ndarray:
         return spec.transform.inverse(rows.double()).numpy()
 
     peak = (float(np.ptp(of(case.x))) if spec.top is None else float(spec.top)) if case.is_image else 0.0
-    return Scale(of, "data units", peak)
+    return Scale(of, OWN_UNITS.get(case.config.likelihood.name, "units of the data"), peak)
 
 
 def _as_seen(rows: Tensor) -> np.ndarray:

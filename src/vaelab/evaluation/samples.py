@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from ..core.errors import BadInput
 from ..core.seeds import generator, seed_global
 from ..measure.estimate import Estimate
 from ..measure.features import INCEPTION_FEATURES, Features, inception, network, usual
-from ..measure.samples import coverage_density, frechet_distance, kernel_distance, precision_recall
+from ..measure.samples import coverage_density, frechet_distance, frechet_limit, kernel_distance, precision_recall
 from .case import Case, Numbers
 
 MOST_ROWS = 2000  # on either side: tables of distances have four million entries then
@@ -28,7 +27,8 @@ def samples(case: Case) -> Numbers:
     Names without an ending are of the model's samples, draws of p(x|z). `..._of_means` takes the means of p(x|z) at the
     same z, which are what is mostly shown, but no samples: they lack the noise. `..._of_training` compares as many
     training rows with the held-out ones: what a perfect model would come to with so many rows, where samples that
-    repeat training rows come too. `frechet_distance` is NaN, and its unit says why, where rows are too few for it.
+    repeat training rows come too. Where rows are too few for the Frechet distances they are left out,
+    and `rows` says how many it would take.
 
     Features are those of `case.extractor`, else of `measure.features.usual`: the few entries of a row, or principal
     components of the training rows. They are named with each number, as is how many rows were on either side.
@@ -44,6 +44,10 @@ def samples(case: Case) -> Numbers:
     real, others = _sets(case, features, count)
     unit = f"{features.name}, {count} rows"
     found: Numbers = {}
+    least = frechet_limit(real.shape[1])
+    if count <= least:
+        few = f"on either side, {features.name}; a Frechet distance of {real.shape[1]} features takes more than {least}"
+        found["rows"] = Estimate(float(count), None, few)
     for ending, made in others.items():
         found |= {f"{name}{ending}": number for name, number in _compared(real, made, unit).items()}
     return found
@@ -121,17 +125,16 @@ def _made(case: Case, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _compared(real: np.ndarray, made: np.ndarray, unit: str) -> Numbers:
-    """All distances and shares between two sets of as many rows."""
-    try:
-        plain, unbiased = frechet_distance(real, made, f"squared distance, {unit}")
-    except BadInput as error:
-        plain = unbiased = Estimate(math.nan, None, f"none, {unit}: {error}")
+    """All distances and shares between two sets of as many rows; without Frechet's where the rows are too few."""
+    frechet: Numbers = {}
+    if len(real) > frechet_limit(real.shape[1]):
+        distances = frechet_distance(real, made, f"squared distance, {unit}")
+        frechet = dict(zip(("frechet_distance", "frechet_unbiased"), distances, strict=True))
     precision, recall = precision_recall(real, made)
     coverage, density = coverage_density(real, made)
     shares = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
     return {
-        "frechet_distance": plain,
-        "frechet_unbiased": unbiased,
+        **frechet,
         "kernel_distance": kernel_distance(real, made, f"cubic kernel, {unit}"),
         **{name: replace(number, unit=f"{number.unit}, {unit}") for name, number in shares.items()},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.config import Config, build_config
+from ..core.config import Config, build_config, flat
 from ..core.durable import write_json, write_text
-from ..core.errors import BadInput
+from ..core.errors import BadInput, Interrupted
 from ..core.finding import Finding
 from ..core.seeds import generator
 from ..measure.baseline import spaced
@@ -63,6 +64,7 @@ class Point:
         negative_elbo: Their sum.
         negative_bound: Minus the importance-weighted bound on log p(x).
         behind: Its negative ELBO minus that of the best run, row by row.
+        latent: Dimensions of its code.
         active_units: Dimensions with more than 0.01 nats, or, where these are not known singly, the next number.
         active_by_mean: Dimensions whose posterior mean varies by more than 0.01 over rows.
     """
@@ -75,6 +77,7 @@ class Point:
     negative_elbo: Estimate
     negative_bound: Estimate
     behind: Estimate
+    latent: int
     active_units: Estimate
     active_by_mean: Estimate
 
@@ -141,10 +144,10 @@ def rate_distortion(
     Args:
         source: As for `vaelab.train`; None: `data.source`.
         betas: Weights of the divergence.
-        config: All other settings.
+        config: All other settings; one that sets beta itself is refused.
         out: A new folder, or that of the same scan: finished runs are kept, an interrupted one goes on, others are
             added. None: a fresh one under `runs/`.
-        progress: Show progress on standard error.
+        progress: Show progress on standard error, where damage in a kept run is told in any case.
 
     Raises:
         BadInput: for values, data or settings that break a rule, and for a folder that holds something else.
@@ -170,8 +173,8 @@ def intrinsic_dimension(
 
     Args:
         source: As for `vaelab.train`; None: `data.source`.
-        latents: Sizes; None: 1, 2, 4, 8, 16 and 32, none above the number of entries of a row.
-        config: All other settings.
+        latents: Sizes, none above the number of entries of a row; None: 1, 2, 4, 8, 16 and 32, as far as that goes.
+        config: All other settings; one that sets the size itself is refused.
         out, progress: As for `rate_distortion`.
 
     Raises:
@@ -192,11 +195,15 @@ def _scan(
     source = config.data.source if source is None else source
     if source is None:
         raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
+    _refuse_swept(kind, config)
     values = None if given is None else _checked(kind, given)
     with engine_for(config) as engine:
         job = prepare(source, config, engine, None, None)
     entries = math.prod(job.spec.shape)
     values = values or sorted({min(size, entries) for size in LATENTS})
+    if kind is SIZES and values[-1] > entries:
+        rule = f"must be at most {entries}, the entries of a row: in more directions rows cannot vary"
+        raise BadInput(kind.word, values[-1], rule, f"such as {entries}")
     configs = {value: config.edited({kind.setting: value}) for value in values}  # all settings are seen before a step
     resolved = {_name(kind, value): job.config.edited({kind.setting: value}) for value in values}
     coins = generator(config.seed, "coins", device=job.held_out.device)
@@ -205,14 +212,34 @@ def _scan(
         check_kept(folder, kind.word, kind.setting, resolved, job.spec.fingerprint)
         readings = []
         for number, value in enumerate(values, 1):
+            path, which = folder / _name(kind, value), f"run {number} of {len(values)}"
             if progress:
-                Lines().say(f"{kind.setting}={value:g}, {number} of {len(values)}")
-            run = run_of(source, configs[value], folder / _name(kind, value), progress)
+                Lines().say(f"{which}: {kind.setting}={value:g}, in {path}")
+            try:
+                run = run_of(source, configs[value], path, progress)
+            except Interrupted as error:
+                raise _stopped(error, which, path) from None
             readings.append(read_best(run, x, SAMPLES, config.seed, job.spec.log_abs_det))
         scan = _summed_up(kind, values, readings, job, len(x), folder)
         write_json(folder / "scan.json", scan.to_dict())
         write_text(folder / "scan.txt", f"{scan}\n")
     return scan
+
+
+def _refuse_swept(kind: Kind, config: Config) -> None:
+    """A setting of which the scan tries values cannot have one of its own beside them."""
+    given, default = (flat(one.model_dump())[kind.setting] for one in (config, Config()))
+    if given != default:
+        rule = f"the scan itself sets it, to another {kind.word} for each run"
+        raise BadInput(kind.setting, given, rule, f"leave it out, and name it among the values of {kind.word}")
+
+
+def _stopped(error: Interrupted, which: str, path: Path) -> Interrupted:
+    """The same error with what a scan needs to go on: training would advise an option that no scan has."""
+    number = error.status - 128
+    name = signal.Signals(number).name
+    text = f"{name}: stopped in {which}, {path.name}, and saved; to go on give the same command again with --out"
+    return Interrupted(f"{text} {path.parent}", number)
 
 
 def _checked(kind: Kind, given: Sequence[float]) -> list[float]:
@@ -274,6 +301,7 @@ def _point(value: float, reading: Reading, best: Reading) -> Point:
         negative_elbo=mean_of(-reading.elbo, NATS),
         negative_bound=mean_of(-reading.bound, NATS),
         behind=mean_of(best.elbo - reading.elbo, NATS),
+        latent=reading.mean.shape[1],
         active_units=coded.get("active_units_kl", by_mean),
         active_by_mean=by_mean,
     )

@@ -59,27 +59,76 @@ def plateau(active: Sequence[Estimate]) -> int:
     return next(place for place, one in enumerate(active) if one.high >= most)
 
 
+def ends(number: Estimate, size: int) -> tuple[float, float]:
+    """Between which counts of a number of dimensions lies: undecided ones go no further than none and all of them.
+
+    Example:
+        >>> ends(Estimate(3.0, 9.0, "dimensions"), 8)
+        (0.0, 8.0)
+    """
+    return max(number.low, 0.0), min(number.high, float(size))
+
+
 def judge_betas(points: Sequence[Any], readings: Sequence[Reading], entries: int) -> Iterator[Finding]:
     """Where the bound is best, and which runs are off the curve."""
-    best = min(points, key=lambda point: np.nan_to_num(point.negative_elbo.value, nan=np.inf))
-    like = [f"{point.value:g}" for point in points if point is not best and point.behind.low <= 0]
-    close = f"; not told from it: {', '.join(like)}" if like else ""
-    yield Finding(
-        "EV201",
-        "info",
-        f"the held-out bound at beta = 1 is best for beta = {best.value:g}",
-        best.negative_elbo.value,
-        f"{NATS}, negative ELBO",
-        best.negative_elbo.interval,
-        evidence=f"of {len(points)} runs on the same rows{close}",
-        edit={"objective.beta": float(best.value)},
-        expected="the lowest negative ELBO of this scan",
-    )
+    if (count := _measured(points)) < 2:
+        yield _nothing_to_compare(count)
+        return
+    yield _best_beta(points)
     beaten = [(one, other) for one in range(len(points)) if (other := _beaten_by(one, readings)) is not None]
     for code, larger in (("EV202", True), ("EV203", False)):
         cases = [(one, other) for one, other in beaten if (points[one].value > points[other].value) == larger]
         if cases:
             yield _off_the_curve(code, points, readings, cases)
+
+
+def _measured(points: Sequence[Any]) -> int:
+    return int(np.isfinite([point.negative_elbo.value for point in points]).sum())
+
+
+def _nothing_to_compare(count: int) -> Finding:
+    return Finding(
+        "EV200",
+        "info",
+        "no advice follows: it takes two runs with a finite bound to compare",
+        float(count),
+        _in_number(count, "run"),
+        advice="further values in the same folder, which keeps its runs",
+    )
+
+
+def _best_beta(points: Sequence[Any]) -> Finding:
+    """The best run by its bound; at an end of the scan it may be better still beyond, and is no advice yet."""
+    place = int(np.argmin([np.nan_to_num(point.negative_elbo.value, nan=np.inf) for point in points]))
+    best = points[place]
+    like = [f"{point.value:g}" for point in points if point is not best and point.behind.low <= 0]
+    close = f"; not told from it: {', '.join(like)}" if like else ""
+    measured: dict[str, Any] = {
+        "measured": best.negative_elbo.value,
+        "unit": f"{NATS}, negative ELBO",
+        "interval": best.negative_elbo.interval,
+        "evidence": f"of {len(points)} runs on the same rows{close}",
+    }
+    if 0 < place < len(points) - 1:
+        return Finding(
+            "EV201",
+            "info",
+            f"the held-out bound at beta = 1 is best for beta = {best.value:g}",
+            **measured,
+            edit={"objective.beta": float(best.value)},
+            expected="the lowest negative ELBO of this scan",
+        )
+    further = 2 * best.value if place else (best.value or points[1].value) / 2
+    free = "beta = 0 leaves the codes free of the prior, whose samples then mean nothing: it is no advice"
+    return Finding(
+        "EV204",
+        "info",
+        f"the held-out bound at beta = 1 is best where the scan ends: beta = {best.value:g} is the "
+        f"{'largest' if place else 'smallest'} tried",
+        **measured,
+        why=f"a {'larger' if place else 'smaller'} one may be better still" if best.value else free,
+        advice=f"go on to beta = {further:g} in the same folder, which keeps its runs",
+    )
 
 
 def _beaten_by(one: int, readings: Sequence[Reading]) -> int | None:
@@ -123,61 +172,104 @@ def _off_the_curve(
 
 
 def judge_latents(points: Sequence[Any], readings: Sequence[Reading], entries: int) -> Iterator[Finding]:
-    """How many dimensions the data need, by the bound and by active units."""
+    """How many dimensions the data need: the answer of the bound, then what the active units say of it."""
+    if (count := _measured(points)) < 2:
+        yield _nothing_to_compare(count)
+        return
     sizes, units = [int(point.value) for point in points], [point.active_by_mean for point in points]
     place, best = as_good(sizes, [reading.elbo for reading in readings])
     reached, end = plateau(units), len(sizes) - 1
     more = sizes[end] < entries
-    if more and place == end:
-        yield Finding(
-            "EV213",
-            "warning",
-            "the scan ends too early: its largest size has the best bound",
-            float(sizes[end]),
-            "dimensions at least",
-            evidence=_behind(points, end - 1) if end else "",
-            why="the rows vary in more directions than smaller codes hold, or the decoder's noise is too simple",
-            advice=f"go on to latent = {2 * sizes[end]} in the same folder, which keeps its runs; where columns differ "
-            "in their noise, likelihood.noise=pixel, since further dimensions else stand in for it",
-        )
-    else:
-        yield _by_bound(points, place, best, len(readings[0].elbo))
+    open_ended = more and place == end
+    yield _too_early(points, entries) if open_ended else _by_bound(points, place, best, len(readings[0].elbo))
     if units[reached].value < sizes[reached] or reached < end or not more:
-        yield Finding(
-            "EV212",
-            "info",
-            "units in use where more dimensions bring no more into use",
-            units[reached].value,
-            units[reached].unit,
-            units[reached].interval or None,
-            evidence=f"means of q that vary by more than 0.01 over rows, first reached at latent = {sizes[reached]}",
-        )
+        yield _by_units(units[reached], sizes, reached, None if open_ended else place)
     elif place < end:
         yield Finding(
             "EV214",
             "info",
-            "every dimension is in use at all sizes, although the bound stops improving: units tell nothing here",
+            "second reading: every dimension is in use at all sizes, although the bound stops improving",
             units[end].value,
             units[end].unit,
-            units[end].interval or None,
+            _half_width(units[end], sizes[end]),
             evidence="means of q that vary by more than 0.01 over rows",
             why="spare dimensions are fitted to the noise of the training rows, or are not switched off yet",
-            advice="go by the bound",
+            advice="trust EV211, the bound: units tell nothing here",
         )
 
 
+def _too_early(points: Sequence[Any], entries: int) -> Finding:
+    largest = int(points[-1].value)
+    return Finding(
+        "EV213",
+        "warning",
+        "the scan ends too early: its largest size has the best bound",
+        float(largest),
+        f"{_in_number(largest, 'dimension')} at least",
+        evidence=_behind(points, len(points) - 2),
+        why="the rows vary in more directions than smaller codes hold, or the decoder's noise is too simple",
+        advice=f"go on to latent = {min(2 * largest, entries)} in the same folder, which keeps its runs; where columns "
+        "differ in their noise, likelihood.noise=pixel, since further dimensions else stand in for it",
+    )
+
+
 def _by_bound(points: Sequence[Any], place: int, best: int, rows: int) -> Finding:
-    smaller = f"; {_behind(points, place - 1)}" if place else ""
+    """The answer; one below which nothing was tried is a ceiling and no advice yet."""
+    size, smaller = int(points[place].value), f"; {_behind(points, place - 1)}" if place else ""
+    ceiling = place == 0 and size > 1
+    expected = f"a bound as good as any of this scan, as far as {rows} held-out rows can tell"
+    further = f"go on to latent = {size // 2} in the same folder, which keeps its runs: the scan ends here"
     return Finding(
         "EV211",
         "info",
         "smallest latent size whose held-out bound is as good as the best",
-        float(points[place].value),
-        "dimensions",
+        float(size),
+        _in_number(size, "dimension") + " at most" * ceiling,
         evidence=f"the best is latent = {points[best].value:g}; {_behind(points, place)}{smaller}",
-        edit={"model.latent": int(points[place].value)},
-        expected=f"a bound as good as any of this scan, as far as {rows} held-out rows can tell",
+        advice=further if ceiling else "",
+        edit={} if ceiling else {"model.latent": size},
+        expected="" if ceiling else expected,
     )
+
+
+def _by_units(number: Estimate, sizes: Sequence[int], reached: int, place: int | None) -> Finding:
+    """The second reading beside the answer of the bound.
+
+    Args:
+        reached: Where units stop, as a place in the sizes.
+        place: Of the bound's answer; None: it is beyond the largest size.
+    """
+    low, high = ends(number, sizes[reached])
+    if place is None:
+        why, advice = "dimensions stay unused while the bound still improves", "trust EV213, the bound"
+    elif low <= sizes[place] and high > (sizes[place - 1] if place else 0):
+        why, advice = "it agrees with EV211, as far as the sizes tried and the undecided units can tell", ""
+    elif low > sizes[place]:
+        why = "a unit counts once its mean follows the rows, also where no gain in the bound can be seen"
+        advice = "trust EV211, the bound; with more held-out rows it tells smaller gains"
+    else:
+        why = "the larger size was trained to a better bound, although it leaves dimensions unused"
+        advice = "trust EV211, the bound"
+    return Finding(
+        "EV212",
+        "info",
+        "second reading: units in use where more dimensions bring no more into use",
+        number.value,
+        _in_number(number.value, "dimension"),
+        _half_width(number, sizes[reached]),
+        evidence=f"means of q that vary by more than 0.01 over rows, first reached at latent = {sizes[reached]}",
+        why=why,
+        advice=advice,
+    )
+
+
+def _half_width(number: Estimate, size: int) -> float | None:
+    low, high = ends(number, size)
+    return max(number.value - low, high - number.value) or None
+
+
+def _in_number(count: float, what: str) -> str:
+    return what if count == 1 else f"{what}s"
 
 
 def _behind(points: Sequence[Any], place: int) -> str:

@@ -23,6 +23,7 @@ from ..training.checkpoint import Checkpoints, load_weights
 from ..training.fit import fit, resume
 from ..training.folder import RunFolder, new_folder
 from ..training.run import Run
+from ..training.show import Lines
 
 FILES = ("scan.json", "scan.txt", "scan.svg", "scan.png")  # of a scan, beside its runs
 FREE = ("data.source", "data.data_dir", "report.", "train.device", "train.threads")  # a kept run may differ in these
@@ -110,6 +111,8 @@ def check_kept(folder: Path, word: str, setting: str, resolved: Mapping[str, Con
 def run_of(source: Any, config: Config, path: Path, progress: bool) -> Run:
     """The finished run in a folder: kept as it is, continued from where it stopped, or trained.
 
+    What is damaged in it is told on standard error, with or without progress: its numbers may differ from what they were.
+
     Raises:
         Diverged: if no evaluation of it was finite.
     """
@@ -117,10 +120,22 @@ def run_of(source: Any, config: Config, path: Path, progress: bool) -> Run:
         run = fit(source, config, out=path, progress=progress)
     else:
         run = Run(path)
+        for line in _damage(run):
+            Lines().say(f"{path}: {line}")
         run = run if run.is_finished else resume(path, x=source, progress=progress)
     if not run.metrics:
         raise Diverged(f"{path}: no held-out evaluation was finite; leave this value out of the scan")
     return run
+
+
+def _damage(run: Run) -> list[str]:
+    """What is amiss with the checkpoints of a run, and what comes of it, a line each."""
+    folder = run.folder / "checkpoints"
+    if any(folder.glob("step-*")):
+        return [f"damaged, an earlier checkpoint counts: {line}" for line in Checkpoints(folder).load_last()[2]]
+    trained = max((line["step"] for line in run.history), default=0)
+    # A run that was killed before its first checkpoint has none either; a finished one can do without.
+    return [f"its checkpoints of {trained} steps are gone, it is trained anew"] if trained and not run.is_finished else []
 
 
 def read_best(run: Run, x: Tensor, samples: int, seed: int, shift: float) -> Reading:

@@ -21,7 +21,7 @@ HALVES, T95 = 10, 2.262157  # random halves, and Student's t with one degree of 
 LEAST_ROWS = 20  # with other than the commonest value: a half then lacks them once in 500,000 times
 UNITS = {
     "mig": "of the factors' entropy",
-    "modularity": "1 where each dimension knows one factor",
+    "modularity": "1 where each dimension knows one factor, 0 where none knows any",
     "sap": "gap in balanced accuracy",
     "dci_disentanglement": "1 where each dimension serves one factor",
     "dci_completeness": "1 where one dimension serves each factor",
@@ -119,7 +119,7 @@ def modularity(shared: Shared) -> float:
     .. math:: 1 - \frac{\sum_{f \ne f^*} I(z_l; v_f)^2}{(F - 1) I(z_l; v_{f^*})^2}
 
     Codes without information (none above chance by `LOUD` deviations) are left out, about which the paper is silent;
-    0 where all are.
+    0 where all are, which is what factors by chance give: noise would otherwise count as evenly spread knowledge.
 
     Reference: Ridgeway and Mozer, Learning Deep Disentangled Embeddings with the F-Statistic Loss, 2018.
     """
@@ -191,13 +191,15 @@ def _estimate(halves: list[Any], whole: Any, unit: str) -> Estimate:
 def _check(codes: np.ndarray, factors: np.ndarray) -> None:
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or factors.dtype.kind not in "iu":
         received = f"codes {codes.shape} and factors {factors.shape} {factors.dtype}"
-        raise BadInput("factors", received, "must be [n, L] and whole numbers [n, F]")
+        fix = "factors[:, None] for a single factor" if factors.ndim == 1 else ""
+        raise BadInput("factors", received, "must be [n, L] and whole numbers [n, F]", fix)
     if not np.isfinite(codes).all():
         raise BadInput("codes", "a NaN or an infinity", "must be finite numbers", "look for it with vaelab diagnose")
     count = len(codes)
     used = [np.unique(column, return_counts=True)[1] for column in factors.T]
     if not any(len(rows) > 1 for rows in used):
-        raise BadInput("factors", "one value in every column", "at least one has to vary")
+        fix = "rows in which a factor varies; one that is constant says nothing of the code"
+        raise BadInput("factors", f"{len(used)}, all constant in {count} rows", "at least one has to vary", fix)
     for column, rows in enumerate(used):
         place = f"factors, column {column} (counting from 0)"
         if len(rows) > count // 2:

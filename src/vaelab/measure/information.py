@@ -6,7 +6,8 @@ The second equation holds for a prior with independent dimensions. The density o
 as the mixture of the posteriors of the rows at hand. With a row's own posterior counted in, the mixture is too high at
 its draw, and I(x; z) comes out too low, never above log N; with it left out, too high. A normal with the moments of
 q(z), and the prior, are too low on average as well: they give two more upper bounds. The lowest upper bound and the
-lower one are what N rows can say; the middle of the two has a bias of unknown sign within the interval. Densities of
+lower one are what N rows can say; the middle of the two has a bias of unknown sign within the interval. Where the
+upper one is above log N, the lower one cannot reach it: so many rows cannot tell, and the unit says so. Densities of
 single dimensions are bounded in the same way, where N rows say far more.
 
 References:
@@ -78,22 +79,26 @@ def information(
     """
     own = np.diag(pairs)
     counted, left_out = _mixture(pairs)
-    normal, bias = _matched_normal(z, mean, variance)
-    below = max((left_out, normal, prior), key=lambda reference: reference.mean())
+    normal, flattery = _matched_normal(z, mean, variance)
+    references = ((left_out, 0.0), (normal, flattery), (prior, 0.0))
+    below, bias = max(references, key=lambda reference: reference[0].mean() - reference[1])
+    ceiling = math.log(len(z))
+    told = (own - below).mean() <= ceiling
+    unit = NATS if told else f"{NATS}; cannot be told from {len(z)} rows, ceiling log N = {ceiling:.2f}"
     with_own, without = _marginals(z, mean, variance)
     each, spread = (with_own + without) / 2, np.abs(with_own - without).mean(0) / 2
     uncertain = float(np.abs((with_own - without).sum(1)).mean()) / 2
 
     def bounds(high: np.ndarray, low: np.ndarray, more: float) -> Estimate:
         ends = mean_of(low), mean_of(high)
-        return between(ends[0].value, ends[1].value, max(end.interval for end in ends) + more, NATS)
+        return between(ends[0].value, ends[1].value, max(end.interval for end in ends) + more, unit)
 
     known = prior_each is not None
     return Information(
         mutual=bounds(own - below, own - counted, bias),
         marginal=bounds(counted - prior, below - prior, bias),
         correlation=bounds(counted - each.sum(1), below - each.sum(1), bias + uncertain),
-        ceiling=math.log(len(z)),
+        ceiling=ceiling,
         single=_widened((each - prior_each).sum(1), uncertain) if known else None,
         each=_widened(each - prior_each, spread) if known else None,
     )

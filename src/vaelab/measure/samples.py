@@ -48,8 +48,8 @@ def frechet_distance(left: np.ndarray, right: np.ndarray, unit: str = "squared d
     """
     left, right = _sets(left, right)
     count, size = min(len(left), len(right)), left.shape[1]
-    if count <= max(size, PARTS):
-        rule = f"a covariance of {size} features and its jackknife need more than {max(size, PARTS)} rows"
+    if count <= frechet_limit(size):
+        rule = f"a covariance of {size} features and its jackknife need more than {frechet_limit(size)} rows"
         raise BadInput("rows", count, rule, "take more rows, or features of fewer dimensions")
     value = _frechet(left, right)
     parts = zip(*(np.array_split(np.arange(len(rows)), PARTS) for rows in (left, right)), strict=True)
@@ -57,6 +57,11 @@ def frechet_distance(left: np.ndarray, right: np.ndarray, unit: str = "squared d
     bias = (PARTS - 1) * (without.mean() - value)
     half_width = T_PARTS * math.sqrt((PARTS - 1) * without.var())
     return Estimate(value, half_width + abs(bias), unit), Estimate(value - bias, half_width, unit)
+
+
+def frechet_limit(features: int) -> int:
+    """How many rows a side has to have more than, for a covariance of full rank and ten parts of the jackknife."""
+    return max(features, PARTS)
 
 
 def _frechet(left: np.ndarray, right: np.ndarray) -> float:
@@ -128,7 +133,8 @@ def precision_recall(
 
     A manifold is the union of balls around its rows to the k-th nearest other one. Precision falls where samples are
     wrong, recall where some kind of row is never made. Both depend on the number of rows and are below 1 for equal
-    distributions too: compare with real against real rows, as many. Intervals as those of `coverage_density`.
+    distributions too: compare with real against real rows, as many. Intervals as those of `coverage_density`: a share
+    of 1 has one too, of which only the lower side is meant.
 
     Reference: Kynkäänniemi, Karras, Laine, Lehtinen and Aila, Improved Precision and Recall Metric for Assessing
     Generative Models, 2019.
@@ -160,7 +166,8 @@ def coverage_density(real: np.ndarray, made: np.ndarray, neighbours: int = NEIGH
     for rows of the same distribution (coverage: 1 - 2^-k for as many made as real rows). Rows share neighbourhoods, so
     that their spread alone says too little: intervals come from twenty random halves of the rows, and are no narrower
     than for independent rows of which two more are 0 and two more are 1 (Agresti and Coull, Approximate Is Better than
-    "Exact" for Interval Estimation of Binomial Proportions, 1998).
+    "Exact" for Interval Estimation of Binomial Proportions, 1998), whose interval around its own middle they hold.
+    For a share they end where the farther of 0 and 1 is reached.
 
     Reference: Naeem, Oh, Uh, Choi and Yoo, Reliable Fidelity and Diversity Metrics for Generative Models, 2020.
 
@@ -201,11 +208,18 @@ def _halved(
         for _ in range(HALVES)
     ]
     widths = T_HALVES * np.std(halves, 0, ddof=1)
-    first, second = (
-        Estimate(float(part.mean()), max(float(width), mean_of(np.append(part, (0, 0, 1, 1))).interval), unit)
-        for part, width, unit in zip(statistic(np.arange(left), np.arange(right)), widths, units, strict=True)
-    )
+    whole = statistic(np.arange(left), np.arange(right))
+    first, second = (_no_narrower(*each) for each in zip(whole, widths, units, strict=True))
     return first, second
+
+
+def _no_narrower(rows: np.ndarray, width: float, unit: str) -> Estimate:
+    """The mean of rows, within at least Agresti and Coull's interval and, for yes and no, at most [0, 1]."""
+    value, careful = float(rows.mean()), mean_of(np.append(rows, (0, 0, 1, 1)))
+    if rows.dtype != bool:
+        return Estimate(value, max(float(width), careful.interval), unit)
+    reach = abs(careful.value - value) + careful.interval  # theirs lies around its own middle, not around the share
+    return Estimate(value, min(max(float(width), reach), max(value, 1 - value)), f"{unit}, 1 at most")
 
 
 def _sets(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.durable import write_bytes
 from ..core.errors import BadInput
-from ..evaluation.scan_judge import envelope
+from ..evaluation.scan_judge import ends, envelope
 from .style import BLUE, DOTS, FULL, GRAY, GREEN, LIGHT, ORANGE, SETTINGS, plain_log
 
 # Without a date and with fixed names of its parts a picture is the same bytes for the same scan.
@@ -74,8 +74,9 @@ def _dimension(figure: Figure, scan: Any) -> None:
         ("active_units", "more than 0.01 nats", {"fmt": "s-", "color": ORANGE, "markersize": 7, "fillstyle": "none"}),
         ("active_by_mean", "mean of q varies", {"fmt": "o--", "color": BLUE, "markersize": 4}),
     ):
-        count, undecided = _numbers(scan, name)
-        right.errorbar(sizes, count, undecided, elinewidth=1, label=label, **look)
+        count = _numbers(scan, name)[0]
+        low, high = np.array([ends(getattr(point, name), point.latent) for point in scan.points]).T
+        right.errorbar(sizes, count, (count - low, high - count), elinewidth=1, label=label, **look)
     right.plot(sizes, sizes, ":", color=GRAY, label="all")
     right.set(title="Units in use", xlabel="latent size", ylabel="dimensions")
     _ticks(right, sizes)
