@@ -210,7 +210,8 @@ def test_errors_of_tables_say_what_they_are_counted_in(rows: str, unit: str, tmp
     _, case = trained(tmp_path / "run", table, train={"steps": 2})
     found = reconstruction(case)
     assert found["mse"].unit == f"squared {unit}, mean over entries" and found["mae"].unit.startswith(unit)
-    assert found["mse_per_column"].unit == f"squared {unit.replace("the model's scale", 'the data')}"
+    own = unit.replace("the model's scale", "the data")
+    assert found["mse_per_column"].unit == f"squared {own}"
     same = found["mse"].value == pytest.approx(found["mse_per_column"].value.mean())
     assert same == (rows != "standardised")
 

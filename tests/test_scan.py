@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
+import shutil
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +19,19 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_wine
 
-from vaelab.core.errors import BadInput, Diverged, InUse
+from vaelab.core.config import build_config
+from vaelab.core.errors import BadInput, Diverged, Interrupted, InUse
 from vaelab.core.finding import Finding
 from vaelab.evaluation import scan_runs
 from vaelab.evaluation.scan import LATENTS, Scan, intrinsic_dimension, rate_distortion
-from vaelab.evaluation.scan_judge import as_good, envelope, judge_betas, judge_latents, plateau
+from vaelab.evaluation.scan_judge import as_good, ends, envelope, judge_betas, judge_latents, plateau
 from vaelab.evaluation.scan_runs import Reading
+from vaelab.evaluation.scan_text import as_text
 from vaelab.measure.estimate import Estimate, mean_of
 from vaelab.report.scan_plot import write_scan_plot
 from vaelab.training.loop import Loop
 from vaelab.training.run import Run
+from vaelab.training.show import Display
 
 RANDOM = np.random.default_rng(0)
 LINEAR: dict[str, Any] = {"encoder": "linear", "decoder": "linear"}
@@ -206,20 +213,24 @@ def reading(rate: np.ndarray, distortion: np.ndarray, latent: int = 2) -> Readin
 
 
 def judged(
-    kind: str, values: list[float], readings: list[Reading], used: list[int] | None = None
+    kind: str,
+    values: Sequence[float],
+    readings: list[Reading],
+    used: Sequence[int | Estimate] | None = None,
+    entries: int = 50,
 ) -> dict[str, Finding]:
-    best = max(readings, key=lambda one: one.elbo.mean())
+    best, units = max(readings, key=lambda one: one.elbo.mean()), used or [0] * 9
     points = [
         SimpleNamespace(
             value=value,
             negative_elbo=mean_of(-one.elbo),
             behind=mean_of(best.elbo - one.elbo),
-            active_by_mean=Estimate(float((used or [0] * 9)[place]), 0.0, "dimensions"),
+            active_by_mean=units[place] if isinstance(units[place], Estimate) else Estimate(units[place], 0.0),
         )
         for place, (value, one) in enumerate(zip(values, readings, strict=True))
     ]
     judge = judge_betas if kind == "betas" else judge_latents
-    return {finding.code: finding for finding in judge(points, readings, 50)}
+    return {finding.code: finding for finding in judge(points, readings, entries)}
 
 
 NOISE = 0.1 * RANDOM.standard_normal((4, 400))
@@ -244,9 +255,37 @@ def test_runs_within_their_errors_are_not_told_apart() -> None:
     loud = 3 * RANDOM.standard_normal((2, 40))
     loud -= loud.mean(1, keepdims=True)
     readings = [reading(5 + loud[0], 20 - loud[0]), reading(5.05 + loud[1], 20.05 - 1.3 * loud[1])]
-    found = judged("betas", [1.0, 2.0], readings)
+    readings.insert(0, reading(9 + loud[0], 30 + loud[1]))
+    found = judged("betas", [0.5, 1.0, 2.0], readings)
     assert envelope([5, 5.05], [20, 20.05]) == [True, False]
-    assert set(found) == {"EV201"} and "not told from it: 2" in found["EV201"].evidence
+    assert "not told from it: 2" in found["EV201"].evidence
+    assert not {pair for code in found for pair in ("1 by 2", "2 by 1") if pair in found[code].evidence}
+
+
+ENDS = {  # betas, their ELBOs, what is said, and where to go on
+    "smallest": ((0.25, 1.0, 4.0), (-20, -21, -22), "0.25 is the smallest tried", "a smaller one", "beta = 0.125 "),
+    "largest": ((0.25, 1.0, 4.0), (-22, -21, -20), "4 is the largest tried", "a larger one", "beta = 8 "),
+    "zero": ((0.0, 0.5, 1.0), (-20, -21, -22), "0 is the smallest tried", "no advice", "beta = 0.25 "),
+    "of two": ((1.0, 2.0), (-20, -21), "1 is the smallest tried", "a smaller one", "beta = 0.5 "),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_best_beta_at_an_end_of_the_scan_is_no_advice_but_to_go_on(name: str) -> None:
+    betas, bounds, title, why, advice = ENDS[name]
+    found = judged("betas", list(betas), [reading(np.ones(40), -bound - 1 + NOISE[0, :40]) for bound in bounds])
+    assert "EV201" not in found and not any(finding.edit for finding in found.values())
+    assert found["EV204"].title.endswith(title) and why in found["EV204"].why and advice in found["EV204"].advice
+    assert found["EV204"].measured == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["betas", "latents"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_fewer_than_two_runs_lead_to_no_advice(kind: str, lost: int) -> None:
+    readings = [reading(np.ones(40), np.full(40, cost)) for cost in (20.0, math.nan)[: 1 + lost]]
+    found = judged(kind, [1, 2][: 1 + lost], readings)
+    assert set(found) == {"EV200"} and not found["EV200"].edit
+    assert (found["EV200"].number, found["EV200"].severity) == ("1 run", "info")
 
 
 BOUNDS = {  # ELBOs of sizes 1, 2, 4, 8, units in use, and what is found
@@ -266,6 +305,56 @@ def test_the_dimension_is_read_in_two_ways(name: str) -> None:
     found = judged("latents", [1, 2, 4, 8], readings, list(used))
     assert {code: finding.measured for code, finding in found.items()} == expected
     assert found.get("EV211", found.get("EV213")).severity == ("info" if "EV211" in expected else "warning")  # type: ignore[union-attr]
+
+
+# ELBOs of sizes 1, 2, 4, 8, units in use, what the second reading says, and which is to be trusted
+SECOND: dict[str, tuple[Any, Any, str, str]] = {
+    "agree": ((-30, -25, -20, -20.02), (1, 2, 4, 4), "agrees with EV211", ""),
+    "agree between sizes tried": ((-30, -25, -20, -20.02), (1, 2, 3, 3), "agrees with EV211", ""),
+    "agree but for the undecided": ((-30, -20, -21, -22), (1, 2, Estimate(3.0, 1.0), 3), "agrees with EV211", ""),
+    "more units": ((-30, -20, -21, -22), (1, 2, 3, 3), "no gain in the bound", "trust EV211, the bound; with more"),
+    "fewer units": ((-30, -25, -20, -21), (1, 2, 2, 2), "trained to a better bound", "trust EV211, the bound"),
+    "all units": ((-30, -25, -20, -20.5), (1, 2, 4, 8), "noise of the training rows", "trust EV211, the bound: units"),
+    "open end": ((-30, -25, -20, -15), (1, 2, 3, 3), "while the bound still improves", "trust EV213, the bound"),
+    "open end, nearly all": ((-30, -25, -20, -15), (1, 2, 4, 7), "the bound still improves", "trust EV213, the bound"),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_the_bound_is_the_answer_and_units_a_second_reading_that_says_which_to_trust(name: str) -> None:
+    bounds, used, why, advice = SECOND[name]
+    readings = [reading(np.zeros(400), -bound + 0.05 * noise) for bound, noise in zip(bounds, NOISE, strict=True)]
+    first, second = judged("latents", [1, 2, 4, 8], readings, used).values()
+    assert first.code in ("EV211", "EV213") and not second.edit
+    assert second.title.startswith("second reading") and why in second.why
+    assert second.advice.startswith(advice) and bool(second.advice) == bool(advice)
+
+
+def test_an_answer_below_which_nothing_was_tried_is_a_ceiling() -> None:
+    readings = [reading(np.zeros(400), 20 + 0.05 * noise) for noise in NOISE[:2]]
+    found = judged("latents", [6, 8], readings, [3, 3])["EV211"]
+    assert found.number == "6 dimensions at most" and not found.edit and "latent = 3 " in found.advice
+    found = judged("latents", [1, 8], readings, [1, 1])["EV211"]
+    assert found.number == "1 dimension" and found.edit == {"model.latent": 1}
+
+
+@pytest.mark.parametrize(("entries", "further"), [(50, 16), (13, 13)])
+def test_larger_sizes_are_advised_as_far_as_a_row_has_entries(entries: int, further: int) -> None:
+    readings = [reading(np.zeros(400), 20 - size + 0.05 * NOISE[0]) for size in (4, 8)]
+    found = judged("latents", [4, 8], readings, [4, 8], entries)
+    assert f"latent = {further} " in found["EV213"].advice
+
+
+def test_undecided_units_are_between_none_and_all(gaussian: Scan) -> None:
+    assert [ends(Estimate(value, 9.0), 8) for value in (0.0, 3.0, 8.0)] == [(0, 8)] * 3
+    assert ends(Estimate(3.0, 2.0), 8) == (1, 5) and ends(Estimate(3.0, None), 8) == (3, 3)
+    points = [dataclasses.replace(point, active_by_mean=Estimate(2.0, 388.0)) for point in gaussian.points]
+    assert [point.latent for point in points] == [3] * 4
+    text = as_text(dataclasses.replace(gaussian, points=tuple(points)))
+    assert text.count("2 (0 to 3)") == 4 and "388" not in text
+    readings = [reading(np.zeros(400), 20 + 0.05 * noise) for noise in NOISE[:2]]
+    found = judged("latents", [1, 8], readings, [Estimate(1.0, 0.0), Estimate(3.0, 388.0)])
+    assert found["EV212"].interval == 5
 
 
 def test_as_good_is_within_the_paired_error_not_that_of_each() -> None:
@@ -311,6 +400,117 @@ def test_an_interrupted_scan_goes_on_where_it_stopped(tmp_path: Path, monkeypatc
     assert digests(out / "beta-0.5") == before
     assert again.to_dict() == whole.to_dict()
     assert (out / "scan.json").read_bytes() == (tmp_path / "whole" / "scan.json").read_bytes()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_answered_with_how_the_scan_goes_on(
+    number: signal.Signals, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the message, also one that was chosen for the user, is that in which the same call goes on."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", ROWS)
+    advance = Loop._advance
+
+    def signalled(loop: Loop, step: int) -> bool:
+        if loop.config.objective.beta == 1.0 and step == 30:
+            signal.raise_signal(number)
+        return advance(loop, step)
+
+    monkeypatch.setattr(Loop, "_advance", signalled)
+    with pytest.raises(Interrupted) as caught:
+        rate_distortion("rows.npy", (0.5, 1.0, 2.0), config=TINY, out="mine" if named else None, progress=False)
+    assert caught.value.status == 128 + number and "--resume" not in str(caught.value)
+    assert str(caught.value).startswith(f"{number.name}: stopped in run 2 of 3, beta-1, and saved")
+    advice, _, folder = str(caught.value).rpartition("the same command again with --out ")
+    assert advice and sorted(path.name for path in Path(folder).glob("beta-*")) == ["beta-0.5", "beta-1"]
+    assert folder == ("mine" if named else str(next(Path("runs").glob("rows-rate-distortion-*"))))
+    monkeypatch.setattr(Loop, "_advance", advance)
+    starts: list[int] = []
+    monkeypatch.setattr(Display, "begin", lambda _, *steps: starts.append(steps[0]))
+    assert len(rate_distortion("rows.npy", (0.5, 1.0, 2.0), config=TINY, out=folder, progress=False).points) == 3
+    assert starts == [31, 0]
+
+
+def test_without_a_terminal_each_run_is_told_with_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate_distortion(ROWS, (0.5, 2.0), config=TINY, out=tmp_path / "s", progress=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run ")]
+    folder = tmp_path / "s"
+    assert told == [
+        f"run 1 of 2: objective.beta=0.5, in {folder / 'beta-0.5'}",
+        f"run 2 of 2: objective.beta=2, in {folder / 'beta-2'}",
+    ]
+    rate_distortion(ROWS, (0.5, 2.0), config=TINY, out=tmp_path / "s", progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def cut(pattern: str) -> Callable[[Path], None]:
+    """Damage: the last file of a pattern loses a byte."""
+
+    def damage(run: Path) -> None:
+        path = sorted(run.glob(pattern))[-1]
+        path.write_bytes(path.read_bytes()[:-1])
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "last weights": (cut("checkpoints/step-*/model.safetensors"), "damaged, an earlier checkpoint counts"),
+    "last progress": (cut("checkpoints/step-*/progress.json"), "damaged, an earlier checkpoint counts"),
+    "all checkpoints": (
+        lambda run: shutil.rmtree(run / "checkpoints"),
+        "damaged, its checkpoints are gone after 40 steps: trained anew",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_run_is_told_even_without_progress(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = DAMAGES[name]
+    rate_distortion(ROWS, (1.0, 2.0), config=TINY, out=tmp_path / "s", progress=False)
+    assert capsys.readouterr().err == ""
+    damage(tmp_path / "s" / "beta-2")
+    rate_distortion(ROWS, (1.0, 2.0), config=TINY, out=tmp_path / "s", progress=False)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 's' / 'beta-2'}: {words}")
+
+
+def test_a_kept_run_without_its_full_checkpoints_is_not_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = rate_distortion(ROWS, (1.0,), config=TINY, out=tmp_path / "s", progress=False)
+    for path in (tmp_path / "s" / "beta-1" / "checkpoints").glob("step-*"):
+        shutil.rmtree(path)
+    again = rate_distortion(ROWS, (1.0,), config=TINY, out=tmp_path / "s", progress=False)
+    assert capsys.readouterr().err == "" and [point.folder for point in again.points] == [first.points[0].folder]
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize(
+    ("scan", "section", "name", "value"),
+    [(rate_distortion, "objective", "beta", 3.0), (intrinsic_dimension, "model", "latent", 3)],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_setting_that_the_scan_sets_itself_is_refused(
+    scan: Callable[..., Scan], section: str, name: str, value: float, listed: bool, built: bool, tmp_path: Path
+) -> None:
+    config: Any = {**TINY, section: {**TINY.get(section, {}), name: value}}
+    config = build_config(config) if built else config
+    with pytest.raises(BadInput, match=rf"^{section}\.{name}: got {value}; the scan itself sets it"):
+        scan(ROWS, *([(1, 2)] if listed else []), config=config, out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+def test_sizes_above_the_entries_of_a_row_are_refused_with_the_rule(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^latent: got 6; must be at most 5, the entries of a row"):
+        intrinsic_dimension(ROWS, (1, 6), config=TINY, out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+    scan = intrinsic_dimension(ROWS, (1, 5), config=TINY, out=tmp_path / "s", progress=False)
+    assert [point.latent for point in scan.points] == [1, 5]
 
 
 def test_a_finished_scan_is_read_again_and_can_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,16 +58,16 @@ BREAKS: dict[str, Break] = {
     "K - 1 is divided by": (LINEAR, importance, "log_mean_exp", ((".mean(0)", ".sum(0) / max(len(log_w) - 1, 1)"),)),
     "the sign of log q": (LINEAR, importance, ROW, (("- log_qz.double()", "+ log_qz.double()"),)),
     "the prior is left out": (LINEAR, importance, ROW, (("+ log_pz.double() -", "-"),)),
-    "the sign of the bound": (LINEAR, importance, ROW, (("[log_mean_exp(log_w)", "[-log_mean_exp(log_w)"),)),
-    "weights are averaged in logarithms": (LINEAR, importance, ROW, (("[log_mean_exp(log_w)", "[log_w.mean(0)"),)),
+    "the sign of the bound": (LINEAR, importance, ROW, (("[values", "[-values"),)),
+    "weights are averaged in logarithms": (LINEAR, importance, ROW, (("[values", "[log_w.mean(0)"),)),
     "a last chunk that is short is left out": (
         LINEAR, importance, ROW,
         (("z.split(chunk)", "(z.split(chunk)[: samples // chunk] or [z])"),
-         ("prior.log_prob(z), q.log_prob(z)", "prior.log_prob(z)[: len(log_px)], q.log_prob(z)[: len(log_px)]")),
+         ("log_pz = prior.log_prob(z)", "log_pz, log_qz = prior.log_prob(z)[: len(log_px)], log_qz[: len(log_px)]")),
     ),
     "chunks are averaged in logarithms": (
         LINEAR, importance, ROW,
-        (("[log_mean_exp(log_w)", "[np.mean([*map(log_mean_exp, np.array_split(log_w, -(-samples // chunk)))], 0)"),),
+        (("[values", "[np.mean([*map(log_mean_exp, np.array_split(log_w, -(-samples // chunk)))], 0)"),),
     ),
     "codes and chunks are out of step": (LINEAR, importance, ROW, (("(x, part)", "(x, part.flip(0))"),)),
     "the divergence of the ELBO is halved": (LINEAR, importance, ROW, (("- kl)", "- kl / 2)"),)),
@@ -80,15 +80,17 @@ BREAKS: dict[str, Break] = {
         LINEAR, observations.NormalObservation, "log_prob", ((" - constant", " - 0 * constant"),),
     ),
     "the half has all samples": (
-        LINEAR, importance, "_quality", (("[:middle]", ""), ("[middle : 2 * middle]", "")),
+        LINEAR, importance, "_half", (("[:middle]", ""), ("[middle : 2 * middle]", "")),
     ),
     "the error is of half the samples": (
-        LINEAR, importance, "_quality", (("mean(0) ** 2 / samples", "mean(0) ** 2 / middle"),),
+        LINEAR, importance, "weight_numbers", (("mean(0) ** 2 / samples", "mean(0) ** 2 / (samples // 2)"),),
     ),
-    "the weights of the sample size": (LINEAR, importance, "_quality", (("(weights**2).sum(0)", "weights.sum(0)"),)),
-    "the noise is too wide": (LINEAR, importance, "draw_z", (("torch.stack(", "1.05 * torch.stack("),)),
+    "the weights of the sample size": (
+        LINEAR, importance, "weight_numbers", (("(weights**2).sum(0)", "weights.sum(0)"),),
+    ),
+    "the noise is too wide": (LINEAR, importance, "draw", (("torch.stack(", "1.05 * torch.stack("),)),
     "bits are drawn the wrong way round": (
-        room._discrete, importance, "draw_z", (("q.sample(samples)", "1 - q.sample(samples)"),),
+        room._discrete, importance, "draw", (("q.sample(samples)", "1 - q.sample(samples)"),),
     ),
     "a stranger's prior is left out": (
         room._discrete, latent, "_per_row", (("reshape(samples", "mul(name != 'log_pz').reshape(samples"),),
@@ -96,7 +98,7 @@ BREAKS: dict[str, Break] = {
     "the tail is off by a factor": (room._tails, pareto, "pareto_k", (("shape * size", "1.2 * shape * size"),)),
     "the tail has another sign": (room._tails, pareto, "_fit", (("return np.log1p(-best", "return -np.log1p(-best"),)),
     "AIS adds chains up": (
-        room._annealing, ais, "_mean_weight", (("log_mean_exp(log_w),", "log_mean_exp(log_w) + math.log(count),"),),
+        room._annealing, ais._Plan, "numbers", (("np.stack([lower,", "np.stack([lower + math.log(self.chains),"),),
     ),
     "AIS turns the upper bound": (room._annealing, ais._Plan, "numbers", (("-upper,", "upper,"),)),
 }  # fmt: skip

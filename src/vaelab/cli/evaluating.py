@@ -45,6 +45,8 @@ def evaluate(
     from ..core.errors import BadInput
     from ..core.finding import worst
 
+    if self_test and json:
+        raise BadInput("json", True, "the self test is printed as a table", "leave --json out")
     if self_test:
         return _self_test(run, seed)
     if run is None:

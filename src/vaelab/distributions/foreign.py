@@ -98,7 +98,7 @@ class Foreign:
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Samples without gradients, [count, L] where B = 1, else [count, B, L]."""
-        with _seeded(generator):
+        with seeded(generator):
             return self.inner.sample(torch.Size((count,))).squeeze(1)
 
     def as_torch(self) -> td.Distribution:
@@ -111,7 +111,7 @@ class Foreign:
 
 
 @contextmanager
-def _seeded(generator: torch.Generator | None) -> Iterator[None]:
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
     """Draw from the generator by seeding the global one for a moment: `torch.distributions` knows no generators."""
     if generator is None:
         yield

@@ -61,9 +61,21 @@ class Normal(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
 
+    @property
+    @abstractmethod
+    def half_log_det(self) -> Tensor:
+        """Half the logarithm of the covariance's determinant, [B]."""
+
     @abstractmethod
     def as_torch(self) -> TorchDistribution:
         """The same distribution as one of `torch.distributions`."""
+
+    def log_prob_pushed(self, noise: Tensor) -> Tensor:
+        """Log-density in nats of what `push` makes of standard noise [K, B, L], [K, B].
+
+        It needs no division by the deviation, which leaves no digit of a sample that lies within its rounding.
+        """
+        return noise.square().sum(-1) * -0.5 - self.half_log_det - noise.shape[-1] * HALF_LOG_2PI
 
     def rsample(self, samples: int, noise: Tensor | None = None) -> Tensor:
         """Samples [K, B, L] that carry gradients; from base noise of that shape where it is given.
@@ -112,6 +124,11 @@ class StandardNormal(Normal):
         """The identity, [1, L, L]."""
         return torch.diag_embed(self.variance)
 
+    @property
+    def half_log_det(self) -> Tensor:
+        """Zero, [1]."""
+        return self.mean.new_zeros(1)
+
     def push(self, noise: Tensor) -> Tensor:
         """The noise itself."""
         return noise
@@ -154,6 +171,11 @@ class DiagonalNormal(Normal):
         """Cholesky factor of the covariance, [B, L, L]."""
         return torch.diag_embed(self.std)
 
+    @property
+    def half_log_det(self) -> Tensor:
+        """The sum of the logarithms of the deviations, [B]."""
+        return self.log_std.sum(-1)
+
     def push(self, noise: Tensor) -> Tensor:
         """mean + std * noise, [K, B, L]."""
         return torch.addcmul(self.mean, self.std, noise)
@@ -161,7 +183,7 @@ class DiagonalNormal(Normal):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
         squares = ((z - self.mean) / self.std).square().sum(-1)
-        return squares * -0.5 - self.log_std.sum(-1) - z.shape[-1] * HALF_LOG_2PI
+        return squares * -0.5 - self.half_log_det - z.shape[-1] * HALF_LOG_2PI
 
     def as_torch(self) -> TorchDistribution:
         """The same distribution as one of `torch.distributions`."""
@@ -184,6 +206,11 @@ class FullNormal(Normal):
         """Variance of each dimension, [B, L]."""
         return self.scale_tril.square().sum(-1)
 
+    @property
+    def half_log_det(self) -> Tensor:
+        """The sum of the logarithms of the factor's diagonal, [B]."""
+        return half_log_det(self.scale_tril)
+
     def push(self, noise: Tensor) -> Tensor:
         """mean + scale_tril noise, [K, B, L]."""
         # Mixed precision would round a matrix product to bfloat16.
@@ -193,7 +220,7 @@ class FullNormal(Normal):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
         squares = whiten(self.scale_tril, (z - self.mean).permute(1, 2, 0)).square().sum(1).T
-        return squares * -0.5 - half_log_det(self.scale_tril) - z.shape[-1] * HALF_LOG_2PI
+        return squares * -0.5 - self.half_log_det - z.shape[-1] * HALF_LOG_2PI
 
     def as_torch(self) -> TorchDistribution:
         """The same distribution as one of `torch.distributions`."""

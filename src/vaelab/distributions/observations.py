@@ -48,8 +48,8 @@ class BernoulliObservation:
         if self.logits.requires_grad:
             loss = F.binary_cross_entropy_with_logits(self.logits, target.expand_as(self.logits), reduction="none")
             return -_per_row(loss)
-        # x l - log(1 + e^l) is the same; without a backward pass to serve it takes a third of the time for many codes.
-        return _products(self.logits.flatten(2), target.flatten(1)) - _per_row(F.softplus(self.logits))
+        # log(1 + e^l) - x l is the same; without a backward pass to serve it takes half the time for many codes.
+        return -_per_row(F.softplus(self.logits).addcmul(self.logits, target, value=-1))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -167,11 +167,6 @@ class PoissonObservation:
     def sample(self, generator: Generator = None) -> Tensor:
         """Counts in the rate's type, [K, B, *shape]."""
         return torch.poisson(self.mean, generator=generator)
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """The inner product of every row: [K, B, D] and [B, D] to [K, B]."""
-    return left @ right[0] if len(right) == 1 else torch.linalg.vecdot(left, right)
 
 
 def _per_row(entries: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .rows import Taken, is_mass
 
 LOOSE_NATS = 0.1  # gained by the second half of the samples: the papers' tables are read to a tenth of a nat
 HEAVY_TAIL = 0.7  # of k-hat: above it a mean of weights converges too slowly to be used (Vehtari et al., 2024)
-HEAVY_SHARE = 0.1  # of rows with such weights
+HEAVY_SHARE, MOST_ROWS_HEAVY = 0.1, 0.5  # of rows with such weights: worth a note; the mean itself rests on them
 WIDE_NATS = 1.0  # between the two sides of annealed importance sampling
 
 
@@ -62,27 +62,27 @@ def judge_bound(bound: Bound) -> Iterator[Finding]:
     if np.isfinite(bound.k_hat).any() and heavy.value > HEAVY_SHARE:
         yield Finding(
             "EV102",
-            "info",
+            "warning" if heavy.value > MOST_ROWS_HEAVY else "info",
             "a few weights carry the sum in many rows",
             heavy.value,
             heavy.unit,
             heavy.interval,
             evidence="shape of a generalised Pareto distribution fitted to the largest weights of each row",
-            why="where the tail is so heavy, the value is still a bound, but its error for these rows is understated",
-            advice="read the standard error over rows, and the gain from K/2 to K; --ais for a tighter bound",
+            why="the value is still a bound, but so heavy a tail hides how loose it is: its gain and its error for "
+            "these rows are understated",
+            advice="--ais, which says how much is missing",
         )
 
 
-def judge_rows(run: Any, taken: Taken, whole: bool, dequantized: bool) -> Iterator[Finding]:
+def judge_rows(run: Any, taken: Taken, dequantized: bool) -> Iterator[Finding]:
     """What the rows and the likelihood make of the numbers."""
     if taken.trained_on:
         yield Finding(
             "EV113",
             "warning",
-            "rows that the model was trained on are among them",
+            "rows that equal training rows are among them",
             float(taken.trained_on),
             f"of {len(taken.x)} rows",
-            evidence="rows that equal a training row",
             why="a model has seen them, so that their numbers are better than those of new rows",
             advice="leave the rows out, which takes the held-out ones of the run",
         )
@@ -96,7 +96,7 @@ def judge_rows(run: Any, taken: Taken, whole: bool, dequantized: bool) -> Iterat
             why=taken.kept_only,
             advice="name the rows: vaelab evaluate RUN FILE",
         )
-    if not is_mass(run) and whole and not dequantized:
+    if not is_mass(run) and taken.whole and not dequantized:
         yield Finding(
             "EV111",
             "info",

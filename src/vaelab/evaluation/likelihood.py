@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, whole
 from ..measure.ais import Bracket
 from ..measure.ais import ais as anneal
 from ..measure.importance import Bound, importance_bound
@@ -22,8 +23,8 @@ def log_likelihood(
     """The importance-weighted bound on log p(x) of every row, in nats; higher is better.
 
     Args:
-        model: A run, a model of ours, or an object or mapping with `encode(x)`, `log_px(x, z)` and, where the prior is
-            not the standard normal, `log_pz(z)`; see `vaelab.measure.latent.latent_model` for their shapes.
+        model: A run or its folder, a model of ours, or an object or mapping with `encode(x)`, `log_px(x, z)` and, where
+            the prior is not the standard normal, `log_pz(z)`; see `vaelab.measure.latent.latent_model` for their shapes.
         x: Rows [n, ...]: for a run on the data's own scale, and so are the nats; else as the model sees them. Gray
             levels that a run draws anew as bits are drawn once, by the seed.
         samples: K. The same K with other chunks gives the same number.
@@ -46,12 +47,20 @@ def log_likelihood(
         >>> bound.values.shape, bound.unit, bool(bound.mean < 0)
         ((5,), 'nats per sample', True)
     """
-    rows, shift = _rows(model, x, seed, dequantize)
-    return importance_bound(_bare(model), rows, samples, seed=seed, chunk=chunk).shifted(shift)
+    subject = _subject(model)
+    rows, shift = _rows(subject, x, seed, dequantize)
+    return importance_bound(_bare(subject), rows, samples, seed=seed, chunk=chunk).shifted(shift)
 
 
 def ais(
-    model: Any, x: Any, steps: int = 1000, chains: int = 16, *, seed: int = 0, **options: Any
+    model: Any,
+    x: Any,
+    steps: int = 1000,
+    chains: int = 16,
+    *,
+    seed: int = 0,
+    dequantize: bool = False,
+    **options: Any,
 ) -> Bracket:
     """Annealed importance sampling: a lower and an upper bound around log p(x) of every row, in nats.
 
@@ -61,6 +70,7 @@ def ais(
         steps: Distributions between the start and the posterior; more are tighter.
         chains: Independent chains a row.
         seed: Of all draws.
+        dequantize: As for `log_likelihood`.
         options: `start` ("encoder" begins at q(z|x), "prior" at p(z)) and the others of `vaelab.measure.ais.ais`.
 
     Returns:
@@ -69,8 +79,14 @@ def ais(
     Raises:
         BadInput: for rows, numbers or functions that do not fit.
     """
-    rows, shift = _rows(model, x, seed, False)
-    return anneal(_bare(model), rows, steps, chains, seed=seed, **options).shifted(shift)
+    subject = _subject(model)
+    rows, shift = _rows(subject, x, seed, dequantize)
+    return anneal(_bare(subject), rows, steps, chains, seed=seed, **options).shifted(shift)
+
+
+def _subject(model: Any) -> Any:
+    """A run for its folder."""
+    return Run(model) if isinstance(model, str | os.PathLike) else model
 
 
 def _bare(model: Any) -> Any:
@@ -79,6 +95,7 @@ def _bare(model: Any) -> Any:
 
 def _rows(model: Any, x: Any, seed: int, dequantize: bool) -> tuple[Tensor, float]:
     """Rows as the model sees them, and log|det| of the way there."""
+    whole("seed", seed, 0)
     if isinstance(model, Run):
         return given_rows(model, x, seed, dequantize), model.spec.log_abs_det
     if dequantize:

@@ -20,6 +20,8 @@ from ..measure.baseline import spaced
 from ..training.job import fingerprint_of, held_out_of
 
 MOST_TRAINING = 10_000  # training rows that held-out ones and samples are compared with
+MOST_FACTORS = 5000  # rows whose factors are looked at
+BLOCK = 4096  # rows turned to float32 at once
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Taken:
         factors: All rows with their known factors, [N, F]; None where the data has none.
         factor_names: F names.
         trained_on: How many of the rows equal a training row; 0 for the run's own held-out rows.
+        whole: Whether all entries are whole numbers on the data's own scale.
     """
 
     x: Tensor
@@ -43,6 +46,7 @@ class Taken:
     factors: tuple[Tensor, np.ndarray] | None = None
     factor_names: tuple[str, ...] = ()
     trained_on: int = 0
+    whole: bool = False
 
 
 def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
@@ -70,6 +74,9 @@ def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
     if is_mass(run):
         rule = "is for densities, and this run's likelihood is a mass, whose number is exact"
         raise BadInput("dequantize", True, rule, "leave it out")
+    if run.config.likelihood.name == "continuous_bernoulli":
+        rule = "its noise leaves [0, 1], where this likelihood has its density"
+        raise BadInput("dequantize", True, rule, "train with likelihood=gaussian")
     rows = np.asarray(x, np.float64)
     if not np.array_equal(rows, np.round(rows)):
         raise BadInput("dequantize", True, "is for whole numbers, and these rows hold others", "leave it out")
@@ -82,7 +89,9 @@ def is_mass(run: Any) -> bool:
     return bool(kind and kind.discrete)
 
 
-def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = False) -> Taken:
+def take(
+    run: Any, given: Any, seed: int, count: int | None, dequantize: bool = False, with_factors: bool = False
+) -> Taken:
     """The rows that were given, or all held-out rows of the run, read again from where its data came from.
 
     Where that is not there any more, or was an object in memory, the held-out rows that the folder keeps have to do.
@@ -93,6 +102,7 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
         seed: Of what is drawn.
         count: Only so many rows, evenly spaced; None for all.
         dequantize: Add uniform noise to whole numbers.
+        with_factors: Whether rows with known factors are wanted too.
     """
     if count is not None:
         whole("rows", count)
@@ -105,11 +115,13 @@ def take(run: Any, given: Any, seed: int, count: int | None, dequantize: bool = 
         held, _, index = held_out_of(source, run.config)
         raw, where = held if index is None else held[index], f"held-out rows of {source.name}"
     rows = raw if count is None else raw[spaced(len(raw), count).numpy()]
-    x = given_rows(run, np.asarray(rows), seed, dequantize)
-    training, factors = _training(run, source, seed), _factors(run, source, seed)
+    rows = np.asarray(rows)
+    x = given_rows(run, rows, seed, dequantize)
+    training, factors = _training(run, source, seed), _factors(run, source, seed) if with_factors else None
     names = () if source is None else source.factor_names
     seen = 0 if given is None else _trained_on(run, source, rows)
-    return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names, seen)
+    whole_numbers = bool((rows == np.round(rows)).all())
+    return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names, seen, whole_numbers)
 
 
 def _trained_on(run: Any, source: Source | None, rows: Any) -> int:
@@ -125,7 +137,9 @@ def _trained_on(run: Any, source: Source | None, rows: Any) -> int:
 
 def _digests(rows: np.ndarray) -> Iterator[bytes]:
     """The entries of each row as float32, whatever its shape and type."""
-    return (row.tobytes() for row in np.ascontiguousarray(rows.reshape(len(rows), -1), np.float32))
+    flat = rows.reshape(len(rows), -1)
+    blocks = (flat[start : start + BLOCK] for start in range(0, len(flat), BLOCK))
+    return (row.tobytes() for block in blocks for row in np.ascontiguousarray(block, np.float32))
 
 
 def own_source(run: Any) -> tuple[Source | None, str]:
@@ -162,6 +176,11 @@ def _training(run: Any, source: Source | None, seed: int) -> Tensor | None:
 
 
 def _factors(run: Any, source: Source | None, seed: int) -> tuple[Tensor, np.ndarray] | None:
+    """Rows with known factors: the held-out ones where they have some, else a random choice of all."""
     if source is None or source.factors is None:
         return None
-    return given_rows(run, as_numpy(source.train), seed), source.factors
+    held_out = source.test is not None and source.factors_test is not None
+    rows, factors = (source.test, source.factors_test) if held_out else (source.train, source.factors)
+    assert rows is not None and factors is not None
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(factors))[:MOST_FACTORS])
+    return given_rows(run, as_numpy(rows[chosen]), seed), factors[chosen]

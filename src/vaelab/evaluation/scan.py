@@ -208,7 +208,7 @@ def _scan(
     resolved = {_name(kind, value): job.config.edited({kind.setting: value}) for value in values}
     coins = generator(config.seed, "coins", device=job.held_out.device)
     x = job.held_out.take(spaced(len(job.held_out), MOST_ROWS), coins)
-    with scan_folder(out, f"{job.spec.name}-{kind.name}", kind.word) as folder:
+    with scan_folder(out, f"{Path(job.spec.name).stem}-{kind.name}", kind.word) as folder:
         check_kept(folder, kind.word, kind.setting, resolved, job.spec.fingerprint)
         readings = []
         for number, value in enumerate(values, 1):

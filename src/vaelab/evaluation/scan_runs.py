@@ -111,7 +111,7 @@ def check_kept(folder: Path, word: str, setting: str, resolved: Mapping[str, Con
 def run_of(source: Any, config: Config, path: Path, progress: bool) -> Run:
     """The finished run in a folder: kept as it is, continued from where it stopped, or trained.
 
-    What is damaged in it is told on standard error, with or without progress: its numbers may differ from what they were.
+    Damage in it is told on standard error, with or without progress: its numbers may differ from what they were.
 
     Raises:
         Diverged: if no evaluation of it was finite.
@@ -134,8 +134,9 @@ def _damage(run: Run) -> list[str]:
     if any(folder.glob("step-*")):
         return [f"damaged, an earlier checkpoint counts: {line}" for line in Checkpoints(folder).load_last()[2]]
     trained = max((line["step"] for line in run.history), default=0)
-    # A run that was killed before its first checkpoint has none either; a finished one can do without.
-    return [f"its checkpoints of {trained} steps are gone, it is trained anew"] if trained and not run.is_finished else []
+    if run.is_finished or not trained:  # it can do without them, or was killed before the first
+        return []
+    return [f"damaged, its checkpoints are gone after {trained} steps: trained anew"]
 
 
 def read_best(run: Run, x: Tensor, samples: int, seed: int, shift: float) -> Reading:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..measure.estimate import Estimate
-from .scan_judge import envelope, ends
+from .scan_judge import ends, envelope
 
 DRAWN = {"dynamic": "; gray levels were drawn as bits once, the same for all runs", "threshold": "; cut at one half"}
 

@@ -60,6 +60,8 @@ def _table(found: Mapping[str, Estimate], names: Sequence[str] | None) -> Iterab
         cells = [_cell(number, entry) for number in found.values()]
         joined = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         yield f"  {row[:30]:<{left}}{joined}"
+    units = [f"{head}: {number.unit}" for head, number in zip(heads, found.values(), strict=True) if number.unit]
+    yield from textwrap.wrap("; ".join(units), WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _cell(number: Estimate, entry: int) -> str:

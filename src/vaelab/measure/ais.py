@@ -16,7 +16,7 @@ from ..core.seeds import derive, generator
 from ..distributions.normal import Distribution
 from .estimate import Z95, Estimate, between, mean_of
 from .hmc import EXTRA_NOISE, Path, anneal, find_sizes, resampled, temperatures
-from .importance import CHUNK_VALUES, DEVICE_VALUES, LEAST_DECODED, UNIT, draw_z, evaluating, log_mean_exp
+from .importance import CHUNK_VALUES, DEVICE_VALUES, LEAST_DECODED, UNIT, draw_z, evaluating, weight_numbers
 from .latent import LatentModel, latent_model, takes_noise
 
 STARTS = ("encoder", "prior")
@@ -274,9 +274,10 @@ class _Plan:
         # A move at one temperature collects no weight, so that these leave the bound what it is.
         back = [1.0] * MIXING + betas[::-1]
         _, log_v, _ = anneal(path, begin, back, torch.cat([sizes[-1:].expand(MIXING, -1), sizes.flip(0)]), noise)
-        lower, lower_error, ess = _mean_weight(log_w.cpu().numpy())
-        upper, upper_error, _ = _mean_weight(log_v.cpu().numpy())
-        return np.stack([lower, -upper, lower_error, upper_error, ess, acceptance.cpu().numpy()])
+        lower, variance, ess, _ = weight_numbers(log_w.cpu().numpy())
+        upper, upper_variance, _, _ = weight_numbers(log_v.cpu().numpy())
+        errors = np.sqrt([variance, upper_variance])
+        return np.stack([lower, -upper, *errors, ess, acceptance.cpu().numpy()])
 
     def _path(self, x: Tensor, first: int) -> Path:
         """From q(z|x) or p(z) to p(x, z), scaled by the variances of either."""
@@ -326,11 +327,3 @@ def _prior(model: LatentModel, x: Tensor, seed: int) -> Any:
         rule = "must offer sample(count, generator): log_pz gives its density alone"
         raise BadInput("prior", type(prior).__name__, rule, "start from the encoder, on rows of your own")
     return prior
-
-
-def _mean_weight(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log of the mean weight, its standard error by the delta method, and the effective number of weights, [B] each."""
-    weights = np.exp(log_w - log_w.max(0))
-    mean, count = weights.mean(0), len(weights)
-    error = weights.std(0, ddof=1) / mean / math.sqrt(count) if count > 1 else np.full_like(mean, np.nan)
-    return log_mean_exp(log_w), error, weights.sum(0) ** 2 / np.square(weights).sum(0)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 Z95 = 1.959964  # half-width of a normal's 95 % interval, in standard errors
+FEW = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's, where the expansion has not converged
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,35 @@ class Estimate:
         return cls(_read(plain["value"], math.nan), _read(plain["interval"], None), str(plain["unit"]))
 
 
+def student95(count: int) -> float:
+    """Half-width of a 95 % interval in standard errors that were themselves estimated from so many rows.
+
+    Student's quantile, by Cornish and Fisher's expansion in 1/(n - 1), which is right to 1e-3 from 6 rows on.
+
+    Example:
+        >>> round(student95(11), 3), round(student95(10**6), 3)
+        (2.228, 1.96)
+    """
+    free = count - 1
+    if free in FEW:
+        return FEW[free]
+    z = Z95
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / free + second / free**2 + third / free**3
+
+
 def mean_of(values: np.ndarray, unit: str = "") -> Estimate:
     """The mean over rows [n] or [n, L], with the half-width from the spread of the rows.
 
     Example:
-        >>> round(mean_of(np.array([1.0, 3.0])).interval, 2)
-        1.96
+        >>> round(mean_of(np.arange(11.0)).interval, 2)
+        2.23
     """
     count = len(values)
     spread = values.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(values.shape[1:], np.inf)
-    return Estimate(_plain_or_array(values.mean(0)), _plain_or_array(Z95 * spread), unit)
+    half = student95(count) if count > 1 else Z95
+    return Estimate(_plain_or_array(values.mean(0)), _plain_or_array(half * spread), unit)
 
 
 def ratio_of(top: np.ndarray, bottom: np.ndarray, unit: str = "") -> Estimate:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInput, whole
-from ..core.seeds import generator, seed_global
+from ..core.seeds import generator
 from ..core.units import bits_per_dimension, readable_bytes
-from ..distributions.foreign import Foreign
+from ..distributions.foreign import Foreign, seeded
 from ..distributions.kl import divergence
-from ..distributions.normal import Distribution
+from ..distributions.normal import Distribution, Normal
 from .estimate import Estimate, mean_of
 from .latent import LatentModel, latent_model, takes_noise
 from .pareto import pareto_k
@@ -171,36 +171,43 @@ def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: 
     """The numbers of `Bound` for rows x [B, ...], of which the first is row `first`, [6, B]."""
     q = model.encode(x)
     if takes_noise(q) or len(x) == 1:
-        z = draw_z(q, samples, seed, first)
+        z, log_qz = draw(q, samples, seed, first)
     else:  # what knows no noise of a row is drawn row by row, so that the others do not change its value
         z = torch.cat([draw_z(model.encode(row[None]), samples, seed, at) for at, row in enumerate(x, first)], 1)
+        log_qz = q.log_prob(z)
     prior = model.prior(z)
     log_px = torch.cat([model.log_px(x, part) for part in z.split(chunk)])
-    log_pz, log_qz = prior.log_prob(z), q.log_prob(z)
+    log_pz = prior.log_prob(z)
     for name, nats in (("log p(x|z)", log_px), ("log p(z)", log_pz), ("log q(z|x)", log_qz)):
         _refuse_nan(name, nats, first)
     log_w = (log_px.double() + log_pz.double() - log_qz.double()).cpu().numpy()
     kl = divergence(q, prior, z)[0].double().sum(1)
     elbo = (log_px.double().mean(0) - kl).cpu().numpy()
-    return np.stack([log_mean_exp(log_w), elbo, *_quality(log_w)])
+    values, variance, ess, k_hat = weight_numbers(log_w)
+    return np.stack([values, elbo, _half(log_w), ess, k_hat, variance])
 
 
 def _refuse_nan(name: str, nats: Tensor, first: int) -> None:
-    """Refuses numbers [K, B] that are NaN; minus infinity is one, of a row that the model holds impossible."""
-    if nats.isnan().any():
-        row = first + int(nats.isnan().any(0).nonzero()[0])
-        raise BadInput("x", f"row {row}, for which {name} is NaN", "every row needs a number", "look at row and model")
+    """Refuses numbers [K, B] that are none; minus infinity is one, of a row that the model holds impossible."""
+    wrong = nats.isnan() | nats.isposinf()
+    if wrong.any():
+        row, what = first + int(wrong.any(0).nonzero()[0]), "NaN" if nats.isnan().any() else "infinite"
+        raise BadInput("x", f"row {row}, for which {name} is {what}", "every row needs a number", "look at both")
 
 
 def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
     """Samples [K, B, L] of q, whose row 0 is row `first` of all: each row has noise of its own, by (seed, row)."""
+    return draw(q, samples, seed, first)[0]
+
+
+def draw(q: Distribution, samples: int, seed: int, first: int) -> tuple[Tensor, Tensor]:
+    """The samples of `draw_z` and log q(z) in nats, [K, B]; a normal's from the noise itself, which loses no digits."""
     if not takes_noise(q):
-        with GLOBAL:
-            seed_global(seed, "importance", first)
-            if not isinstance(q, Foreign):
-                return q.rsample(samples)
-            z = q.sample(samples)  # discrete ones have no other
-            return z if z.ndim == 3 else z.unsqueeze(1)
+        with GLOBAL, seeded(generator(seed, "importance", first)):
+            z = q.sample(samples) if isinstance(q, Foreign) else q.rsample(samples)  # discrete ones have no other
+        z = z if z.ndim == 3 else z.unsqueeze(1)
+        return z, q.log_prob(z)
+    assert isinstance(q, Normal)
     rows, size = q.mean.shape
     device, dtype = q.mean.device, q.mean.dtype
     if samples * size > MOST_NOISE:
@@ -210,7 +217,8 @@ def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
         torch.randn(samples, size, generator=generator(seed, "importance", first + row, device=device), device=device)
         for row in range(rows)
     ]
-    return q.rsample(samples, torch.stack(noise, 1).to(dtype))
+    together = torch.stack(noise, 1).to(dtype)
+    return q.push(together), q.log_prob_pushed(together)
 
 
 def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
@@ -231,20 +239,27 @@ def _shift(log_w: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(top), top, 0.0)
 
 
-def _quality(log_w: np.ndarray) -> list[np.ndarray]:
-    """Bound with half the samples, effective sample size, tail, and variance of the bound, from [K, B]."""
+def weight_numbers(log_w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of weights [K, B]: log of their mean, its variance by the delta method (NaN for one), effective number, tail.
+
+    Each [B]. The effective number is (sum w)² / sum w² (Kong, A Note on Importance Sampling, 1992).
+    """
     samples = len(log_w)
     # A row that is impossible has no largest weight; its other numbers are those of equal weights.
     relative = np.where(np.isneginf(log_w).all(0), 0.0, log_w - _shift(log_w))
     weights = np.exp(relative)
     ess = weights.sum(0) ** 2 / (weights**2).sum(0)
-    if samples < 2:
-        nan = np.full(log_w.shape[1], np.nan)
-        return [nan, ess, nan, nan]
-    middle = samples // 2
-    half = (log_mean_exp(log_w[:middle]) + log_mean_exp(log_w[middle : 2 * middle])) / 2
-    variance = weights.var(0, ddof=1) / weights.mean(0) ** 2 / samples
-    return [half, ess, pareto_k(relative), variance]
+    nan = np.full(log_w.shape[1], np.nan)
+    variance = weights.var(0, ddof=1) / weights.mean(0) ** 2 / samples if samples > 1 else nan
+    return log_mean_exp(log_w), variance, ess, pareto_k(relative)
+
+
+def _half(log_w: np.ndarray) -> np.ndarray:
+    """The bound with half the samples, the mean over both halves, [B] from [K, B]; NaN for one sample."""
+    middle = len(log_w) // 2
+    if middle == 0:
+        return np.full(log_w.shape[1], np.nan)
+    return (log_mean_exp(log_w[:middle]) + log_mean_exp(log_w[middle : 2 * middle])) / 2
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput, did_you_mean
-from ..distributions.foreign import as_distribution, diagonal_normal
+from ..distributions.foreign import Foreign, as_distribution, diagonal_normal, seeded
 from ..distributions.normal import Distribution, Normal, StandardNormal
 
 PARTS = ("encode", "log_px", "log_pz", "draw_x")
@@ -128,8 +128,9 @@ def _foreign(functions: Mapping[str, Any], module: nn.Module | None) -> LatentMo
     def encode(x: Tensor) -> Distribution:
         found = functions["encode"](x)
         q = diagonal_normal(found, "encode") if isinstance(found, tuple | list | Tensor) else as_distribution(found)
-        if len(q.mean) != len(x):
-            raise BadInput("encode", f"{len(q.mean)} posteriors for {len(x)} rows", "must give one for each row")
+        count = len(q.mean) if isinstance(q, Normal) else q.inner.batch_shape[0] if isinstance(q, Foreign) else len(x)
+        if count != len(x):
+            raise BadInput("encode", f"{count} posteriors for {len(x)} rows", "must give one for each row")
         return q
 
     def log_px(x: Tensor, z: Tensor) -> Tensor:
@@ -141,8 +142,7 @@ def _foreign(functions: Mapping[str, Any], module: nn.Module | None) -> LatentMo
 
     def draw_x(z: Tensor, coins: torch.Generator) -> Tensor:
         assert draw is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=coins)))
+        with seeded(coins):
             found = torch.as_tensor(draw(z.reshape(-1, z.shape[-1])))
         return found.reshape(*z.shape[:2], *found.shape[1:])
 

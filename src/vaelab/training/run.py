@@ -65,7 +65,16 @@ class Run:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """What the last `vaelab evaluate` of these weights found; empty where there is none."""
-        return self._of_these_weights("evaluation")
+        kept = self._of_these_weights("evaluation")
+        try:
+            numbers = [one for group in kept.get("numbers", {}).values() for one in group.values()]
+            sound = all({"value", "interval", "unit"} <= one.keys() for one in numbers)
+            sound &= isinstance(kept.get("facts", {}), dict) and isinstance(kept.get("findings", []), list)
+        except AttributeError:
+            sound = False
+        if not sound:
+            raise Corrupt(f"{self.folder / 'evaluation.json'}: no evaluation; remove it, and evaluate again")
+        return kept
 
     def _of_these_weights(self, name: str) -> dict[str, Any]:
         kept = self._files.kept(name)
