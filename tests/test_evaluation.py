@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import lognorm, multivariate_normal, norm
 from sklearn.datasets import load_digits, load_wine
 from torch import nn
 
 import vaelab
 from vaelab.cli import main
-from vaelab.evaluation.judge import judge_bound
+from vaelab.evaluation.judge import judge_bound, judge_bracket
 from vaelab.evaluation.rows import given_rows, take
+from vaelab.measure.estimate import Estimate
 from vaelab.measure.exact import linear_gaussian_of
-from vaelab.measure.importance import importance_bound
+from vaelab.measure.importance import Bound, importance_bound
 
 LINEAR = {"model": {"encoder": "linear", "decoder": "linear", "latent": 2}, "train": {"steps": 400}}
 SHORT = {"train": {"steps": 60}, "report": {"html": False}}
@@ -322,3 +325,133 @@ def test_columns_without_names_are_matched_by_position(wine: Any, tmp_path: Path
 def test_one_row_and_one_sample_have_no_interval_and_say_nothing_of_it(wine: Any) -> None:
     shown = str(vaelab.evaluate(wine, wine.preview[:1], samples=1))
     assert "inf" not in shown and "nan" not in shown
+
+
+# What nothing noticed when it was broken ------------------------------------------------------------------------------
+
+
+def test_the_headline_of_an_evaluation_is_that_of_the_rows_as_given(wine: Any) -> None:
+    held_out = wine.preview
+    found, exact = vaelab.evaluate(wine, samples=2000), on_own_scale(wine, wine.preview)
+    bound = vaelab.log_likelihood(wine, held_out, 2000)
+    assert found["bound.log_likelihood"].value == pytest.approx(bound.mean, abs=1e-6)
+    assert found["bound.log_likelihood"].value == pytest.approx(exact.mean(), abs=0.02)
+    error = found["bound.log_likelihood_of_these_rows"].interval
+    assert error == pytest.approx(1.959964 * bound.sampling_error, rel=1e-6)
+
+
+def test_annealing_in_an_evaluation_is_of_the_rows_that_it_names(wine: Any) -> None:
+    """Twelve of all rows, evenly spaced: their exact mean, and the bound of these very rows beside it."""
+    rows = load_wine().data
+    found = vaelab.evaluate(wine, rows, samples=2000, rows=12, ais={"steps": 100, "chains": 8})
+    exact = on_own_scale(wine, rows[np.linspace(0, 177, 12).astype(int)]).mean()
+    for name in ("ais.lower", "ais.upper", "ais.importance_bound_of_these_rows", "bound.log_likelihood"):
+        assert found[name].value == pytest.approx(exact, abs=0.1), name
+    assert abs(found["ais.gain_over_importance_bound"].value) < 0.1
+    assert found["ais.between_for_these_rows"].low < exact < found["ais.between_for_these_rows"].high
+
+
+def test_the_annealed_rows_are_compared_with_their_own_bound(bits: Any) -> None:
+    """Fifty of 180 rows where none were asked for: their bound is the mean of theirs, not of the first fifty."""
+    found = vaelab.evaluate(bits, samples=20, ais={"steps": 2, "chains": 1})
+    spaced = np.linspace(0, 179, 50).astype(int)
+    taken = take(bits, None, 0, None).x
+    values = importance_bound(bits.model, taken, 20).values[spaced]
+    assert found["ais.rows"].value == 50
+    assert found["ais.importance_bound_of_these_rows"].value == pytest.approx(values.mean(), abs=1e-6)
+
+
+def test_bits_per_dimension_are_those_of_a_mass_and_of_dequantised_rows(bits: Any, tmp_path: Path) -> None:
+    found = vaelab.evaluate(bits, samples=20)
+    assert found["bound.bits_per_dimension"].value == pytest.approx(
+        -found["bound.log_likelihood"].value / (64 * np.log(2))
+    )
+    assert found["bound.bits_per_dimension"].value > 0
+    rolls = np.random.default_rng(0).integers(1, 7, size=(60, 4)).astype(float)
+    config = SHORT | {"likelihood": "gaussian", "data": {"scale": "standardize"}}
+    run = vaelab.train(rolls, out=tmp_path / "run", config=config, progress=False)
+    assert "bits_per_dimension" in vaelab.evaluate(run, rolls, samples=5, dequantize=True).numbers["bound"]
+    assert "bits_per_dimension" not in vaelab.evaluate(run, rolls, samples=5).numbers["bound"]
+
+
+def test_heavy_tails_and_wide_gaps_are_told() -> None:
+    count = 40
+    numbers = {name: np.full(count, -3.0) for name in ("values", "elbo", "half")}
+    heavy = Bound(**numbers, ess=np.ones(count), k_hat=np.full(count, 0.9), variance=np.zeros(count),
+                  samples=100, dimensions=3)  # fmt: skip
+    told = {finding.code: finding.severity for finding in judge_bound(heavy)}
+    assert told["EV102"] == "warning"
+    some = replace(heavy, k_hat=np.where(np.arange(count) < 8, 0.9, 0.2))
+    assert {finding.code: finding.severity for finding in judge_bound(some)}["EV102"] == "info"
+    light = replace(heavy, k_hat=np.full(count, 0.2))
+    assert "EV102" not in {finding.code for finding in judge_bound(light)}
+    bracket = SimpleNamespace(lower=np.full(5, -3.0), unit="nats per sample")
+    codes = [[f.code for f in judge_bracket(bracket, Estimate(gap, 0.1, "nats"))] for gap in (1.5, 0.5)]
+    assert codes == [["EV120", "EV121"], ["EV120"]]
+
+
+def test_narrow_posteriors_lose_no_digits() -> None:
+    """log q from the noise: a deviation of 1e-7 is below the rounding of a mean of 1 in float32."""
+    x = torch.ones(3, 2)
+    found = []
+    for kind in (torch.float32, torch.float64):
+        log_variance = torch.full((3, 2), 2 * np.log(1e-7), dtype=kind)
+        functions = {
+            "encode": lambda rows, spread=log_variance: (rows, spread),
+            "log_px": lambda rows, z: torch.distributions.Normal(z, 1.0).log_prob(rows).sum(1),
+        }
+        found.append(vaelab.log_likelihood(functions, x.to(kind), 50).mean)
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_a_posterior_without_a_mean_is_taken() -> None:
+    """A flow knows its density and its draws alone: z = exp(n) about the truth of a log-normal prior is exact."""
+    td = torch.distributions
+    flow = lambda count: td.TransformedDistribution(  # noqa: E731
+        td.Normal(torch.zeros(count, 1), 1.0), [td.ExpTransform()]
+    )
+    functions = {
+        "encode": lambda x: td.Independent(flow(len(x)), 1),
+        "log_px": lambda x, z: td.Normal(z, 1.0).log_prob(x).sum(1),
+        "log_pz": lambda z: td.LogNormal(0.0, 1.0).log_prob(z).sum(1),
+    }
+    x = torch.tensor([[1.0], [2.0]])
+    bound = vaelab.log_likelihood(functions, x, 20_000)
+    z = np.exp(np.linspace(-8, 8, 20_001))
+    density = norm.pdf(x.numpy(), z) * lognorm.pdf(z, 1.0)
+    exact = np.log(np.trapezoid(density, z, axis=1))
+    assert np.allclose(bound.values, exact, atol=0.03)
+
+
+def test_groups_that_do_not_apply_are_refused_before_the_bound(wine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelab.evaluation.run.importance_bound", lambda *a, **b: pytest.fail("computed the bound"))
+    with pytest.raises(vaelab.BadInput):
+        vaelab.evaluate(wine, metrics="disentanglement")
+    with pytest.raises(vaelab.BadInput):
+        vaelab.evaluate(wine, inception="nofile.pth")
+
+
+def test_an_annealing_stays_kept_with_its_findings_until_the_seed_changes(bits: Any) -> None:
+    vaelab.evaluate(bits, samples=5, ais={"steps": 2, "chains": 1})
+    vaelab.evaluate(bits, samples=6)
+    kept = vaelab.load(bits.folder).evaluation
+    assert "ais" in kept["numbers"] and "EV120" in {finding["code"] for finding in kept["findings"]}
+    vaelab.evaluate(bits, samples=6, seed=1)
+    assert "ais" not in vaelab.load(bits.folder).evaluation["numbers"]
+
+
+def test_a_damaged_evaluation_is_told_by_its_name(bits: Any) -> None:
+    path = bits.folder / "evaluation.json"
+    before = path.read_text() if path.exists() else None
+    path.write_text(json.dumps({"step": bits.metrics["step"], "numbers": {"bound": {"elbo": 3}}}))
+    with pytest.raises(vaelab.VaelabError, match=r"evaluation\.json: no evaluation"):
+        _ = vaelab.load(bits.folder).evaluation
+    path.unlink()
+    if before is not None:
+        path.write_text(before)
+
+
+def test_large_real_numbers_are_not_taken_for_whole_ones(tmp_path: Path) -> None:
+    rows = 2e5 + np.random.default_rng(0).normal(0, 3e4, size=(60, 3)).round(1)
+    run = vaelab.train(rows, out=tmp_path / "run", config=SHORT, progress=False)
+    assert not any(f.code == "EV111" for f in vaelab.evaluate(run, rows, samples=5).findings)

@@ -13,7 +13,7 @@ from torch import nn
 from vaelab.core.errors import BadInput
 from vaelab.core.tables import pick
 from vaelab.distributions.likelihoods import LIKELIHOODS, LOG_RATE_BOUND, LOG_SIGMA_BOUND, Decoder, Gaussian
-from vaelab.distributions.observations import LOG_SINHC
+from vaelab.distributions.observations import LOG_SINHC, BernoulliObservation
 from vaelab.nets.conv import ConvDecoder
 from vaelab.nets.mlp import MLP
 
@@ -276,3 +276,16 @@ def test_bad_input_is_refused_in_a_sentence(call, message):
     with pytest.raises(BadInput) as refusal:
         call()
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("spread", [10.0, 30.0, 100.0])
+def test_bernoulli_masses_without_a_backward_pass_keep_their_digits(spread: float) -> None:
+    """Sums of hundreds of large terms that nearly cancel, against double precision."""
+    torch.manual_seed(0)
+    logits = spread * torch.randn(50, 1, 784)
+    x = (logits[0] + torch.randn(1, 784) > 0).float()
+    exact = BernoulliObservation(logits.double()).log_prob(x.double())
+    found = BernoulliObservation(logits).log_prob(x)
+    with_gradient = BernoulliObservation(logits.requires_grad_()).log_prob(x).detach()
+    assert (found - exact).abs().max() < 2e-7 * exact.abs().max() + 1e-4
+    assert (found - with_gradient).abs().max() < 2e-7 * exact.abs().max() + 1e-4

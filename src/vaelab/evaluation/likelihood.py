@@ -23,8 +23,8 @@ def log_likelihood(
     """The importance-weighted bound on log p(x) of every row, in nats; higher is better.
 
     Args:
-        model: A run or its folder, a model of ours, or an object or mapping with `encode(x)`, `log_px(x, z)` and, where
-            the prior is not the standard normal, `log_pz(z)`; see `vaelab.measure.latent.latent_model` for their shapes.
+        model: A run or its folder, a model of ours, or an object or mapping with `encode(x)`, `log_px(x, z)` and, for
+            another prior than the standard normal, `log_pz(z)`; see `vaelab.measure.latent.latent_model` for shapes.
         x: Rows [n, ...]: for a run on the data's own scale, and so are the nats; else as the model sees them. Gray
             levels that a run draws anew as bits are drawn once, by the seed.
         samples: K. The same K with other chunks gives the same number.

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..distributions.normal import HALF_LOG_2PI, Distribution
+from ..rulers import log_sum_exp
 from .estimate import Estimate, between, mean_of
 
 NATS = "nats per sample"
@@ -122,8 +123,8 @@ def in_use(number: Estimate, limit: float) -> Estimate:
         >>> in_use(Estimate(np.array([2.0, 0.5, 0.1]), np.array([0.1, 0.6, 0.1])), 0.3)
         Estimate(value=2.0, interval=1.0, unit='dimensions')
     """
-    undecided = np.sum((number.low <= limit) & (limit <= number.high))
-    return Estimate(float(np.sum(number.value > limit)), float(undecided), "dimensions")
+    count, sure, possible = (float(np.sum(part > limit)) for part in (number.value, number.low, number.high))
+    return Estimate(count, max(count - sure, possible - count), "dimensions")
 
 
 def _widened(values: np.ndarray, more: float | np.ndarray) -> Estimate:
@@ -137,7 +138,7 @@ def _mixture(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = len(pairs)
     without = pairs.copy()
     np.fill_diagonal(without, -np.inf)
-    return _log_sum(pairs) - math.log(count), _log_sum(without) - math.log(max(count - 1, 1))
+    return log_sum_exp(pairs, 1) - math.log(count), log_sum_exp(without, 1) - math.log(max(count - 1, 1))
 
 
 def _marginals(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,11 +161,3 @@ def _matched_normal(z: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tu
     squares = np.linalg.solve(factor, (z - centre).T) ** 2
     log_density = -0.5 * squares.sum(0) - np.log(np.diag(factor)).sum() - size * HALF_LOG_2PI
     return log_density, size * (size + 3) / (4 * count)
-
-
-def _log_sum(table: np.ndarray) -> np.ndarray:
-    """log of the sum of exponentials along each row."""
-    top = table.max(1)
-    top = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return top + np.log(np.exp(table - top[:, None]).sum(1))
