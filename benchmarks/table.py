@@ -22,7 +22,8 @@ def hardware() -> str:
 
 def write_table(name: str, title: str, lines: Sequence[str]) -> None:
     """Prints a table and writes it to `benchmarks/results/NAME.txt`."""
-    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    command = " ".join(["python", os.path.relpath(sys.argv[0]), *words])
     today = datetime.date.today().isoformat()
     text = "\n".join([title, f"date: {today}", f"hardware: {hardware()}", f"command: {command}", "", *lines]) + "\n"
     print(text)
