@@ -90,6 +90,7 @@ def test_bits_are_drawn_from_the_gray_levels_by_the_seed(bits: Any) -> None:
     assert torch.equal(drawn, given_rows(bits, gray, seed=1))
     assert not torch.equal(drawn, given_rows(bits, gray, seed=2))
     assert drawn.double().mean().item() == pytest.approx(gray.mean() / 16, abs=0.01)
+    assert "drawn once as a bit, with seed 3" in repr(vaelab.log_likelihood(bits, gray[:2], 5, seed=3))
     once, again = (vaelab.log_likelihood(bits, gray[:5], 50, seed=3).mean for _ in range(2))
     assert once == again
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..measure.ais import Bracket
 from ..measure.ais import ais as anneal
 from ..measure.importance import Bound, importance_bound
 from ..training.run import Run
-from .rows import given_rows
+from .rows import given_rows, how_read
 
 
 def log_likelihood(
@@ -48,8 +49,9 @@ def log_likelihood(
         ((5,), 'nats per sample', True)
     """
     subject = _subject(model)
-    rows, shift = _rows(subject, x, seed, dequantize)
-    return importance_bound(_bare(subject), rows, samples, seed=seed, chunk=chunk).shifted(shift)
+    rows, shift, note = _rows(subject, x, seed, dequantize)
+    found = importance_bound(_bare(subject), rows, samples, seed=seed, chunk=chunk).shifted(shift)
+    return replace(found, note=note)
 
 
 def ais(
@@ -80,8 +82,8 @@ def ais(
         BadInput: for rows, numbers or functions that do not fit.
     """
     subject = _subject(model)
-    rows, shift = _rows(subject, x, seed, dequantize)
-    return anneal(_bare(subject), rows, steps, chains, seed=seed, **options).shifted(shift)
+    rows, shift, note = _rows(subject, x, seed, dequantize)
+    return replace(anneal(_bare(subject), rows, steps, chains, seed=seed, **options).shifted(shift), note=note)
 
 
 def _subject(model: Any) -> Any:
@@ -93,13 +95,14 @@ def _bare(model: Any) -> Any:
     return model.model if isinstance(model, Run) else model
 
 
-def _rows(model: Any, x: Any, seed: int, dequantize: bool) -> tuple[Tensor, float]:
-    """Rows as the model sees them, and log|det| of the way there."""
+def _rows(model: Any, x: Any, seed: int, dequantize: bool) -> tuple[Tensor, float, str]:
+    """Rows as the model sees them, log|det| of the way there, and what was done to their entries."""
     whole("seed", seed, 0)
     if isinstance(model, Run):
-        return given_rows(model, x, seed, dequantize), model.spec.log_abs_det
+        rows, note = given_rows(model, x, seed, dequantize), how_read(model, seed, dequantize)
+        return rows, model.spec.log_abs_det, note if dequantize or model.spec.binarize != "none" else ""
     if dequantize:
         raise BadInput("dequantize", True, "needs a run, which knows the data's own scale", "add the noise yourself")
     if not isinstance(x, Tensor | np.ndarray):
         raise BadInput("x", type(x).__name__, "must be a tensor or an array of rows, as the model takes them")
-    return torch.as_tensor(x), 0.0
+    return torch.as_tensor(x), 0.0, ""

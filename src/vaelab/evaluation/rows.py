@@ -70,6 +70,16 @@ def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
     return torch.bernoulli(y, generator=generator(seed, "evaluation coins"))
 
 
+def how_read(run: Any, seed: int, dequantize: bool) -> str:
+    """What was done to the entries of rows before the model saw them, in words."""
+    drawn = {
+        "dynamic": f"each gray level was drawn once as a bit, with seed {seed}",
+        "threshold": "values were cut at one half",
+        "none": "as they are",
+    }
+    return "uniform noise of width 1 was added to whole numbers" if dequantize else drawn[run.spec.binarize]
+
+
 def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
     if is_mass(run):
         rule = "is for densities, and this run's likelihood is a mass, whose number is exact"

@@ -28,7 +28,7 @@ from .judge import judge_bound, judge_bracket, judge_rows, worst_first
 from .latent import latent
 from .progress import telling
 from .reconstruction import reconstruction
-from .rows import Taken, is_mass, take
+from .rows import Taken, how_read, is_mass, take
 from .samples import fid
 from .samples import samples as sample_metrics
 from .text import as_text
@@ -250,18 +250,12 @@ def _case(run: Any, taken: Taken, extractor: Any, seed: int) -> Case:
 
 def _facts(run: Any, taken: Taken, samples: int, seed: int, dequantize: bool) -> dict[str, str]:
     """What a person must know to read the numbers, and to get them again."""
-    drawn = {
-        "dynamic": f"each gray level was drawn once as a bit, with seed {seed}",
-        "threshold": "values were cut at one half",
-        "none": "as they are",
-    }
-    values = "uniform noise of width 1 was added to whole numbers" if dequantize else drawn[run.spec.binarize]
     chose = "; these rows also chose which weights were kept" if "held-out rows" in taken.where else ""
     kind = "a mass" if is_mass(run) else "a density on the data's own scale"
     return {
         "run": f"{run.folder}, step {run.metrics['step']}",
         "rows": taken.where + chose,
-        "values": values,
+        "values": how_read(run, seed, dequantize),
         "likelihood": f"{run.config.likelihood.name}, {kind}",
         "samples": f"K = {samples} of q(z|x)",
         "seed": f"{seed}",

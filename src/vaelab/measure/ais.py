@@ -46,6 +46,7 @@ class Bracket:
         start: Where they started: "encoder" or "prior".
         upper_is_exact: Whether the chains back began at exact draws of the posterior.
         unit: Of the bounds.
+        note: As of `Bound`.
     """
 
     lower: np.ndarray
@@ -59,6 +60,7 @@ class Bracket:
     start: str
     upper_is_exact: bool
     unit: str = UNIT
+    note: str = ""
 
     @property
     def mean(self) -> float:

@@ -46,6 +46,7 @@ class Bound:
         samples: K.
         dimensions: Entries of a row.
         unit: Of all of them.
+        note: What was done to the rows before the model saw them, such as drawing bits; empty where nothing was.
     """
 
     values: np.ndarray
@@ -57,6 +58,7 @@ class Bound:
     samples: int
     dimensions: int
     unit: str = UNIT
+    note: str = ""
 
     @property
     def mean(self) -> float:
@@ -95,7 +97,8 @@ class Bound:
 
     def __repr__(self) -> str:
         error = f"{self.mean:.4f} ± {self.standard_error:.4f} (standard error)"
-        return f"Bound({error} {self.unit}, {len(self.values)} rows, K = {self.samples})"
+        note = f"; {self.note}" if self.note else ""
+        return f"Bound({error} {self.unit}, {len(self.values)} rows, K = {self.samples}{note})"
 
 
 def importance_bound(
