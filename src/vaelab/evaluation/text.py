@@ -103,10 +103,10 @@ def spread(interval: float | None) -> str:
     """The half-width of an interval, or nothing.
 
     Example:
-        >>> spread(0.01234), spread(None)
-        ('± 0.012', '')
+        >>> spread(0.01234), spread(6123.0), spread(None)
+        ('± 0.012', '± 6100', '')
     """
-    return "" if interval is None or not math.isfinite(interval) else f"± {interval:.2g}"
+    return "" if interval is None or not math.isfinite(interval) else f"± {float(f'{interval:.2g}'):g}"
 
 
 def _folded(name: str, text: str) -> str:
