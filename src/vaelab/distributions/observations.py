@@ -49,7 +49,8 @@ class BernoulliObservation:
             loss = F.binary_cross_entropy_with_logits(self.logits, target.expand_as(self.logits), reduction="none")
             return -_per_row(loss)
         # log(1 + e^l) - x l is the same; without a backward pass to serve it takes half the time for many codes.
-        return -_per_row(F.softplus(self.logits).addcmul(self.logits, target, value=-1))
+        add = Tensor.addcmul_ if len(target) in (1, self.logits.shape[1]) else Tensor.addcmul  # rows may be spread
+        return -_per_row(add(F.softplus(self.logits), self.logits, target, value=-1))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
