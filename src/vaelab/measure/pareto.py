@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 LEAST_TAIL = 5  # values that a tail is fitted to at least
+EQUAL = 1e-6  # of the largest weight: what weights differ by when they are equal but for float32's rounding
 PRIOR_SHAPE, PRIOR_VALUES = 0.5, 10  # what a short tail is drawn towards, as if by so many values
 
 
@@ -37,7 +38,7 @@ def pareto_k(log_weights: np.ndarray) -> np.ndarray:
     top = np.sort(np.partition(log_weights, samples - size - 1, axis=0)[samples - size - 1 :], axis=0).T
     weights = np.exp(top - top[:, -1:])
     excess = weights[:, 1:] - weights[:, :1]
-    flat = excess[:, -1] <= 0
+    flat = excess[:, -1] <= EQUAL
     excess[flat] = 1.0
     shape = _fit(np.maximum(excess, np.finfo(np.float64).tiny))
     return np.where(flat, -np.inf, (shape * size + PRIOR_SHAPE * PRIOR_VALUES) / (size + PRIOR_VALUES))
