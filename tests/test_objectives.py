@@ -14,7 +14,8 @@ from vaelab import schedules
 from vaelab.core.config import build_config
 from vaelab.core.errors import BadInput
 from vaelab.core.output import VAEOutput
-from vaelab.objectives.elbo import ELBO, build_objective
+from vaelab.objectives.build import build_objective
+from vaelab.objectives.elbo import ELBO
 
 
 def output(kl: torch.Tensor, log_px: torch.Tensor, **extra: torch.Tensor) -> VAEOutput:

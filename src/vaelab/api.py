@@ -13,7 +13,7 @@ from .core.config import Config, build_config
 from .core.errors import BadInput, Diverged
 from .core.files import read_yaml
 from .health import diagnose
-from .objectives.elbo import ELBO
+from .objectives.base import Objective
 from .recipes import recipe as find_recipe
 from .report.page import write_report
 from .training.fit import fit
@@ -29,7 +29,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     config: Settings | None = None,
     model: nn.Module | None = None,
-    objective: ELBO | None = None,
+    objective: Objective | None = None,
     recipe: str | None = None,
     resume: str | os.PathLike[str] | None = None,
     on_nan: str | None = None,

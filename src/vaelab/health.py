@@ -18,7 +18,7 @@ from .core.errors import BadInput
 from .core.finding import Finding
 from .diagnosis.run import Diagnosis, diagnose_run
 from .monitoring.causes import explained
-from .objectives.elbo import ELBO
+from .objectives.base import Objective
 from .training.fit import checked, constant_baseline, engine_for
 from .training.job import prepare
 from .training.rules import applicable
@@ -32,7 +32,7 @@ def check(
     x: Any,
     *,
     config: Mapping[str, Any] | None = None,
-    objective: ELBO | None = None,
+    objective: Objective | None = None,
     loss: Any = None,
 ) -> list[Finding]:
     """Everything that can be known before training: the data against the likelihood, and one step of the model.

@@ -145,8 +145,7 @@ def _loud_noise(facts: Facts) -> Iterator[Finding]:
             "the fixed noise is larger than the data's own variation",
             ratio,
             "times the deviation of the entries",
-            evidence=f"a deviation of {sigma:.3g}; the entries deviate by {facts.spread:.3g} on the model's "
-            "scale",
+            evidence=f"a deviation of {sigma:.3g}; the entries deviate by {facts.spread:.3g} on the model's scale",
             why="with so much noise hardly any detail is worth its nats in the code: blurred rows, or a collapse",
             edit={"likelihood.noise": "shared"},
             expected="a learned noise near the residuals, a higher KL and sharper reconstructions",

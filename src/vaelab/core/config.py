@@ -16,7 +16,33 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from .errors import BadInput, did_you_mean
 
 NetName = Literal["linear", "mlp", "conv"]
-LikelihoodName = Literal["auto", "bernoulli", "continuous_bernoulli", "gaussian", "categorical", "poisson"]
+EncoderName = Literal["linear", "mlp", "conv", "recurrent", "transformer"]
+DecoderName = Literal["linear", "mlp", "conv", "pixel_cnn", "recurrent", "transformer"]
+PosteriorName = Literal[
+    "diagonal", "full", "iaf", "coupling", "spline", "vmf", "delta", "vq", "residual_vq", "fsq", "gumbel"
+]
+PriorName = Literal["auto", "standard", "mixture", "vamp", "exemplar", "flow", "sphere", "uniform"]
+LikelihoodName = Literal[
+    "auto",
+    "bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "laplace",
+    "student_t",
+    "categorical",
+    "logistic_mixture",
+    "beta_binomial",
+    "poisson",
+    "negative_binomial",
+    "zero_inflated_negative_binomial",
+    "multinomial",
+    "tokens",
+    "mixed",
+]
+ObjectiveName = Literal[
+    "elbo", "iwae", "miwae", "ciwae", "dreg", "beta_tc", "factor", "dip_i", "dip_ii", "info", "wae", "wae_gan"
+]
+Part = Literal["encoder", "prior", "decoder"]
 
 
 def _no_bool(value: Any) -> Any:
@@ -71,25 +97,71 @@ class DataConfig(Section):
     binarize: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="dynamic draws every value anew as a Bernoulli with that probability"
     )
+    condition: Literal["labels"] | tuple[str, ...] | None = Field(
+        None, description="what is given beside a row: labels, or names of columns; None: nothing"
+    )
+    labelled: Int | None = Field(None, ge=1, description="training rows that keep their label; None: all")
+    kinds: dict[str, Literal["number", "category", "count"]] | None = Field(
+        None, description="kinds of a table's columns, where the choice from the data is not wanted"
+    )
+    text_column: str | None = Field(None, description="the column of a table that holds strings to learn")
 
 
 class ModelConfig(Section):
     """The encoder, the posterior's head and the decoder."""
 
     latent: Int | None = Field(None, ge=1, le=65536, description="latent dimensions; None: from the data's size")
-    encoder: NetName | None = Field(None, description="None: conv for images of more than 1024 entries, else mlp")
-    decoder: NetName | None = Field(None, description="None: the same kind as the encoder")
+    encoder: EncoderName | None = Field(None, description="None: conv for images of more than 1024 entries, else mlp")
+    decoder: DecoderName | None = Field(None, description="None: the same kind as the encoder")
     hidden: Layers = Field((256, 256), description="widths of the MLP encoder's layers")
     decoder_hidden: Layers | None = Field(None, description="None: the encoder's widths, mirrored")
     channels: Layers = Field((32, 64, 128), description="channels of the convolutional blocks")
     activation: Literal["relu", "leaky_relu", "silu", "gelu", "tanh"] = "silu"
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: Float = Field(0.0, ge=0, lt=1)
-    posterior: Literal["diagonal", "full"] = Field("diagonal", description="covariance of q(z|x)")
+    posterior: PosteriorName = Field("diagonal", description="family of q(z|x)")
+    flow_steps: Int = Field(2, ge=1, le=64, description="transformations of a posterior flow")
+    flow_hidden: Layers = Field((128, 128), description="widths of the networks in a posterior flow")
+    groups: Layers | None = Field(
+        None, description="latent sizes of a hierarchy, from the top down; None: no hierarchy"
+    )
+    ladder: bool = Field(True, description="hierarchy: a deterministic path down, skips and residual cells")
+    condition_on: tuple[Part, ...] = Field(
+        ("encoder", "decoder"), description="parts that read data.condition, where there is one"
+    )
+    missing_labels: Literal["refuse", "marginal", "gumbel"] = Field(
+        "refuse", description="labels that are not known: refused, summed over, or drawn by Gumbel-softmax"
+    )
+    classifier_weight: Float = Field(0.1, ge=0, description="weight of the labels' cross-entropy, times the rows")
+    codebook: Int = Field(128, ge=2, le=65536, description="entries of a codebook, or classes of a Gumbel code")
+    code_size: Int = Field(16, ge=1, le=4096, description="dimensions of a codebook's entry")
+    code_levels: Layers = Field((8, 5, 5), description="levels of each dimension of an FSQ code")
+    quantizers: Int = Field(4, ge=1, le=64, description="codebooks of a residual quantiser")
+    commitment: Float = Field(0.25, ge=0, description="weight that keeps an encoder near its codes")
+    temperature: Float = Field(0.5, gt=0, description="of a relaxed (Gumbel-softmax) code at the end of training")
+    embedding: Int = Field(64, ge=1, le=65536, description="width of a token's embedding")
+    layers: Int = Field(2, ge=1, le=64, description="layers of a recurrent, transformer or PixelCNN network")
+    width: Int = Field(64, ge=1, le=65536, description="channels or hidden units of such a network's layer")
+    word_dropout: Float = Field(0.0, ge=0, le=1, description="share of tokens or pixels hidden from such a decoder")
     scale: Literal["log_variance", "softplus"] = Field("log_variance", description="how the head sets the scale")
     init: Literal["fan", "pytorch"] = Field(
         "fan", description="fan: Xavier for linear layers, He for convolutions, log-variance bias -1"
     )
+
+
+class PriorConfig(Named):
+    """The distribution p(z)."""
+
+    name: PriorName = Field(
+        "auto", description="auto: standard, or what the posterior needs: sphere for vmf, uniform for codes"
+    )
+    components: Int = Field(100, ge=1, le=65536, description="of a mixture; pseudo-inputs; exemplars")
+    steps: Int = Field(4, ge=1, le=64, description="transformations of a flow")
+    hidden: Layers = Field((128, 128), description="widths of the networks in a flow, or in p(z|c)")
+    after: Literal["none", "gmm", "flow", "two_stage", "autoregressive"] = Field(
+        "none", description="what replaces the prior after training, fitted to the aggregate posterior"
+    )
+    after_steps: Int = Field(3000, ge=1, le=10**9, description="steps of that fit")
 
 
 class LikelihoodConfig(Named):
@@ -100,12 +172,14 @@ class LikelihoodConfig(Named):
         "shared", description="Gaussian noise: one learned scale, a fixed one, one per entry from z, or the closed form"
     )
     sigma: Float = Field(1.0, gt=0, description="the fixed noise, and the start of the learned shared one")
+    components: Int = Field(5, ge=1, le=256, description="of a logistic mixture")
+    levels: Int = Field(256, ge=2, le=65536, description="whole numbers from 0 that an entry can be")
 
 
 class ObjectiveConfig(Named):
     """The bound that is minimised and the weights of its terms."""
 
-    name: Literal["elbo"] = "elbo"
+    name: ObjectiveName = "elbo"
     beta: Float = Field(1.0, ge=0, description="weight of the divergence at the end of the warm-up")
     anneal: Literal["constant", "linear", "cosine", "sigmoid", "cyclical"] = "constant"
     warmup_steps: Int = Field(0, ge=0, description="steps from 0 to beta (a cyclical schedule: steps of one cycle)")
@@ -121,6 +195,18 @@ class ObjectiveConfig(Named):
         None, description="-log p(x|z) in nats per sample, on the data's own scale, held by moving beta; None: off"
     )
     samples: Int = Field(1, ge=1, description="posterior samples per row and step")
+    outer: Int = Field(8, ge=1, description="MIWAE: groups that the samples fall into")
+    mix: Float = Field(0.5, ge=0, le=1, description="CIWAE: weight of the ELBO beside the importance-weighted bound")
+    penalty: Float | None = Field(
+        None, ge=0, description="weight of the objective's own term; None: the default of its paper"
+    )
+    diagonal: Float | None = Field(None, ge=0, description="DIP: weight of the diagonal; None: the paper's")
+    estimator: Literal["weighted", "stratified", "naive"] = Field(
+        "weighted", description="beta-TC: how log q(z) is estimated from a batch"
+    )
+    kernel: Literal["imq", "rbf"] = Field("imq", description="of a maximum mean discrepancy")
+    balance: bool = Field(False, description="hierarchy: balance the groups' divergences during the warm-up")
+    adversarial: Float = Field(0.0, ge=0, description="weight of a discriminator of decoded rows; 0: none")
 
     @model_validator(mode="after")
     def _one_floor(self) -> Self:
@@ -163,6 +249,8 @@ class TrainConfig(Section):
     on_nan: Literal["stop", "skip", "rollback"] = Field(
         "stop", description="what a non-finite loss or gradient does; rollback lowers the rate until it is safe again"
     )
+    aggressive: Int = Field(1, ge=1, description="steps of which all but one move the encoder alone, at first")
+    aggressive_until: Int = Field(0, ge=0, description="the step at which that ends")
     on_collapse: Literal["none", "anneal"] = Field(
         "none", description="what a posterior without information does; anneal brings beta up from 0 again, once"
     )
@@ -208,6 +296,7 @@ class Config(Section):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    prior: PriorConfig = PriorConfig()
     likelihood: LikelihoodConfig = LikelihoodConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
@@ -318,7 +407,7 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
         known = merged.get(key)
         if isinstance(known, Mapping) and isinstance(value, str):
             value = {"name": value}
-        elif isinstance(known, str) and isinstance(value, Mapping) and key in ("likelihood", "objective"):
+        elif isinstance(known, str) and isinstance(value, Mapping) and key in ("prior", "likelihood", "objective"):
             known = {"name": known}
         both = isinstance(known, Mapping) and isinstance(value, Mapping)
         merged[key] = _merge(known, value) if both else value  # type: ignore[arg-type]

@@ -27,6 +27,8 @@ class VAEOutput:
         prior: The distribution p(z).
         likelihood: The distribution p(x|z) at `z`.
         extra: Further named [B] terms in nats, such as a commitment loss; an objective adds them to its total.
+        log_q: log q(z|x) in nats, [K, B], where drawing z gave it anyway, as a flow does; None: computed when read.
+        condition: What is given beside the rows, [B, C]; None where nothing is.
     """
 
     x: Tensor
@@ -38,6 +40,8 @@ class VAEOutput:
     prior: Any
     likelihood: Any
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    log_q: Tensor | None = None
+    condition: Tensor | None = None
 
     @cached_property
     def log_pz(self) -> Tensor:
@@ -47,7 +51,12 @@ class VAEOutput:
     @cached_property
     def log_qz(self) -> Tensor:
         """log q(z|x) in nats, [K, B]; computed when first read."""
-        return self.posterior.log_prob(self.z)
+        return self.posterior.log_prob(self.z) if self.log_q is None else self.log_q
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z|x) in nats, [K, B]: what importance-weighted bounds are made of."""
+        return self.log_px + self.log_pz - self.log_qz
 
     @property
     def elbo(self) -> Tensor:
@@ -63,8 +72,16 @@ class Loss:
         total: The scalar to minimise, a mean over the batch.
         terms: Named [B] terms in nats per sample, unweighted and without gradient: what is shown.
         weights: The floats really used for this step, such as `{"beta": 0.5}`.
+        player: The scalar that the objective's own parameters minimise, such as a discriminator's loss; it must reach
+            no other parameters, and `total` none of these. None for an objective without parameters.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     weights: dict[str, float]
+    player: Tensor | None = None
+
+    @property
+    def minimised(self) -> Tensor:
+        """A scalar of the value of `total` whose gradient is that of both players."""
+        return self.total if self.player is None else self.total + (self.player - self.player.detach())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.durable import to_json
 from ..core.errors import BadInput
+from ..core.facts import Column, Facts
 from .arrays import as_numpy, column_name
 from .transforms import Affine
 
@@ -40,6 +41,10 @@ class Spec:
         log_abs_det: Of the transform, nats per sample; 0 for a discrete likelihood.
         binarize: "threshold" is applied to new rows too; for "dynamic" they stay probabilities.
         transform: From the data's own scale to the model's.
+        condition: Names of the entries of what is given beside a row; empty where nothing is.
+        classes: Of the labels, where the condition is a one-hot label; else 0.
+        mixed: The columns of a mixed table; empty for other data.
+        vocabulary: The tokens of sequences; empty for other data.
     """
 
     name: str
@@ -55,6 +60,15 @@ class Spec:
     log_abs_det: float
     binarize: str
     transform: Affine
+    condition: tuple[str, ...] = ()
+    classes: int = 0
+    mixed: tuple[Column, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> Facts:
+        """What a model must know of the data."""
+        return Facts(self.shape, len(self.condition), self.classes, self.mixed, len(self.vocabulary), self.rows)
 
     def to_model(self, x: Any) -> Tensor:
         """New rows [n, ...] as the user has them, as float32 [n, *shape] on the model's scale.
@@ -137,12 +151,14 @@ class Spec:
         return files | ({"labels.npy": _npy(labels)} if labels is not None else {})
 
     @classmethod
-    def from_files(
-        cls, files: Mapping[str, bytes]
-    ) -> tuple[Spec, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def from_files(cls, files: Mapping[str, bytes]) -> tuple[Spec, np.ndarray, np.ndarray | None, np.ndarray | None]:
         """What `to_files` wrote: the spec, the preview, its labels, and the training rows."""
         plain = json.loads(files["spec.json"])
-        tuples = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
+        tuples: dict[str, Any] = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
+        tuples |= {key: tuple(plain.get(key, ())) for key in ("condition", "vocabulary")}
+        tuples["mixed"] = tuple(
+            Column(**(column | {"levels": tuple(column["levels"])})) for column in plain.get("mixed", ())
+        )
         transform = Affine.from_state(load_tensors(files["transform.safetensors"]))
         labels = _array(files["labels.npy"]) if "labels.npy" in files else None
         training = _array(files["training.npy"]) if "training.npy" in files else None

@@ -12,18 +12,20 @@ from typing import Any
 from torch import Tensor
 from torch import distributions as td
 
-from .normal import DiagonalNormal, Distribution, FullNormal, Normal, StandardNormal, half_log_det, whiten
+from .normal import DiagonalNormal, FullNormal, Normal, StandardNormal, half_log_det, whiten
 
 
-def divergence(q: Distribution, p: Distribution, z: Tensor) -> tuple[Tensor, bool]:
+def divergence(q: Any, p: Any, z: Tensor, log_q: Tensor | None = None) -> tuple[Tensor, bool]:
     """KL(q || p) in nats for each row, and whether it is exact.
 
-    The closed form of `EXACT`, else the one PyTorch knows, else mean_K(log q(z) - log p(z)).
+    The posterior's own form, else the closed form of `EXACT`, else the one PyTorch knows, else
+    mean_K(log q(z) - log p(z)).
 
     Args:
         q: The posterior, B rows.
         p: The prior, B rows or one.
         z: Samples of q, [K, B, L]; read only where there is no closed form.
+        log_q: log q(z) in nats, [K, B], where it is at hand.
 
     Returns:
         [B, L], a number for each dimension, where both are independent over dimensions, else [B, 1]; and True for a
@@ -35,11 +37,15 @@ def divergence(q: Distribution, p: Distribution, z: Tensor) -> tuple[Tensor, boo
         >>> divergence(q, StandardNormal(2), q.rsample(1))[0][0]
         tensor([0.5000, 0.5000])
     """
+    own = getattr(q, "divergence", None)
+    if own is not None and (found := own(p, z)) is not None:
+        return found
     formula = EXACT.get((type(q), type(p)), _by_torch)
     exact = formula(q, p)
     if exact is not None:
         return exact, True
-    return (q.log_prob(z) - p.log_prob(z)).mean(0).unsqueeze(1), False
+    log_q = q.log_prob(z) if log_q is None else log_q
+    return (log_q - p.log_prob(z)).mean(0).unsqueeze(1), False
 
 
 def _from_diagonal(mean: Tensor, log_std: Tensor) -> Tensor:

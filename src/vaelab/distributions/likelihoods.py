@@ -241,13 +241,15 @@ class Decoder(nn.Module):
         self.net, self.likelihood = net, likelihood
         self.shape = None if shape is None else tuple(shape)
 
-    def forward(self, z: Tensor) -> Any:
-        """The distribution of x for each z, [K, B, L]; [B, L] counts as K = 1.
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Any:
+        """The distribution of x for each z, [K, B, L]; [B, L] counts as K = 1. A condition [B, C] is set beside z.
 
         Raises:
             BadInput: where the network's output has another number of entries than the likelihood reads.
         """
         samples, rows = (1, *z.shape[:-1])[-2:]
+        if condition is not None:
+            z = torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
         output = self.net(z.reshape(-1, z.shape[-1]))
         channels = self.likelihood.channels
         first, *rest = output.shape[1:]

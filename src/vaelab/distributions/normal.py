@@ -21,8 +21,21 @@ from ..core.errors import BadInput
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+EUCLIDEAN = frozenset({"density", "euclidean"})
+NORMAL = EUCLIDEAN | {"normal"}
+
+
 class Distribution(Protocol):
-    """What a posterior or a prior is: anything with these four, and `sample` where it serves as a prior."""
+    """What a posterior or a prior is: anything with these four, and `sample` where it serves as a prior.
+
+    Attributes that need not be there:
+        offers: Words for what other parts may ask of it; see `vaelab.models.fits`.
+        noise_shape: (B, N), where samples are a function of N standard normal numbers for each row; then `pushed`
+            takes noise [K, B, N] to samples [K, B, L] and their log-density [K, B].
+        divergence: From a prior and samples z to KL(q || p), as the function `divergence` returns it; None where only
+            the Monte Carlo estimate is left.
+        extra: Named [B] terms that come with it, such as a commitment loss.
+    """
 
     @property
     def mean(self) -> Tensor:
@@ -47,6 +60,17 @@ class Normal(ABC):
 
     mean: Tensor
     scale_tril: Tensor
+    offers = NORMAL
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Rows, and standard normal numbers that a sample of one takes."""
+        rows, size = self.mean.shape
+        return rows, size
+
+    def pushed(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples from standard noise, both [K, B, L], and their log-density in nats, [K, B]."""
+        return self.push(noise), self.log_prob_pushed(noise)
 
     @property
     @abstractmethod
@@ -106,6 +130,8 @@ class StandardNormal(Normal):
         tensor([[-1.8379, -1.8379, -1.8379]])
     """
 
+    offers = NORMAL | {"diagonal"}
+
     def __init__(self, size: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         self.size, self.device, self.dtype = size, device, dtype
 
@@ -150,6 +176,8 @@ class DiagonalNormal(Normal):
         log_std: Logarithm of the standard deviation, [B, L].
         std: The standard deviation itself, where it is at hand; None: computed when first read.
     """
+
+    offers = NORMAL | {"diagonal"}
 
     def __init__(self, mean: Tensor, log_std: Tensor, std: Tensor | None = None) -> None:
         self.mean, self.log_std = mean, log_std

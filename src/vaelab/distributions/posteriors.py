@@ -47,7 +47,7 @@ class GaussianPosterior(nn.Module):
         self, net: nn.Module, features: int, latent: int, covariance: str = "diagonal", scale: str = "log_variance"
     ) -> None:
         super().__init__()
-        self.latent, self.scale = latent, scale
+        self.latent, self.noise_size, self.scale = latent, latent, scale
         self.deviations, _ = pick(SCALES, scale, "model.scale")
         self.build, below = pick(COVARIANCES, covariance, "model.posterior")
         self.net = net
@@ -59,9 +59,10 @@ class GaussianPosterior(nn.Module):
         with torch.no_grad():
             self.head.bias[self.latent : 2 * self.latent].fill_(begin)
 
-    def forward(self, x: Tensor) -> Normal:
-        """The posterior of each row of x, [B, ...]."""
-        parameters = full_precision(self.head(self.net(x)))
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Normal:
+        """The posterior of each row of x, [B, ...]; a network that reads a condition [B, C] takes it as well."""
+        features = self.net(x) if condition is None else self.net(x, condition)
+        parameters = full_precision(self.head(features))
         mean, raw, below = parameters.tensor_split((self.latent, 2 * self.latent), dim=-1)
         return self.build(mean, *self.deviations(raw), below)
 

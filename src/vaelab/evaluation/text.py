@@ -29,9 +29,7 @@ def as_text(
     return "\n".join([*lines, "", *map(str, findings)]).rstrip()
 
 
-def _group(
-    found: Mapping[str, Estimate], names: Mapping[int, Sequence[str]], heads: Sequence[str]
-) -> Iterable[str]:
+def _group(found: Mapping[str, Estimate], names: Mapping[int, Sequence[str]], heads: Sequence[str]) -> Iterable[str]:
     """A line for each number; those with many entries come last, as columns of tables."""
     width = max((len(name) for name in found), default=0) + 2
     for name, number in found.items():

@@ -83,9 +83,9 @@ def separability(left: np.ndarray, right: np.ndarray) -> Estimate | None:
     parts: list[tuple[str, Any]] = [("near", near)]
     if smallest > 2 * left.shape[1]:
         parts.append(("quadratic", QuadraticDiscriminantAnalysis(reg_param=SHRINK)))
-    scores = cross_val_predict(
-        VotingClassifier(parts, voting="soft"), rows, labels, cv=FOLDS, method="predict_proba"
-    )[:, 1]
+    scores = cross_val_predict(VotingClassifier(parts, voting="soft"), rows, labels, cv=FOLDS, method="predict_proba")[
+        :, 1
+    ]
     return area_under_curve(scores[: len(left)], scores[len(left) :])
 
 

@@ -19,7 +19,7 @@ from ..core.seeds import generator
 from ..core.units import bits_per_dimension, readable_bytes
 from ..distributions.foreign import Foreign, seeded
 from ..distributions.kl import divergence
-from ..distributions.normal import Distribution, Normal
+from ..distributions.normal import Distribution
 from .estimate import Estimate, mean_of
 from .latent import LatentModel, latent_model, takes_noise
 from .pareto import pareto_k
@@ -210,8 +210,7 @@ def draw(q: Distribution, samples: int, seed: int, first: int) -> tuple[Tensor, 
             z = q.sample(samples) if isinstance(q, Foreign) else q.rsample(samples)  # discrete ones have no other
         z = z if z.ndim == 3 else z.unsqueeze(1)
         return z, q.log_prob(z)
-    assert isinstance(q, Normal)
-    rows, size = q.mean.shape
+    rows, size = q.noise_shape  # type: ignore[attr-defined]
     device, dtype = q.mean.device, q.mean.dtype
     if samples * size > MOST_NOISE:
         rule = f"the noise of one row would take {readable_bytes(4.0 * samples * size)}"
@@ -221,7 +220,7 @@ def draw(q: Distribution, samples: int, seed: int, first: int) -> tuple[Tensor, 
         for row in range(rows)
     ]
     together = torch.stack(noise, 1).to(dtype)
-    return q.push(together), q.log_prob_pushed(together)
+    return q.pushed(together)  # type: ignore[attr-defined]
 
 
 def log_mean_exp(log_w: np.ndarray) -> np.ndarray:

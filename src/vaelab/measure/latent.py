@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch, condition_of, rows_of
 from ..core.errors import BadInput, did_you_mean
 from ..distributions.foreign import Foreign, as_distribution, diagonal_normal, seeded
 from ..distributions.normal import Distribution, Normal, StandardNormal
@@ -105,7 +106,7 @@ def latent_model(given: Any) -> LatentModel:
 def _ours(model: Any) -> LatentModel:
     return LatentModel(
         encode=model.encode,
-        log_px=lambda x, z: model.decode(z).log_prob(x),
+        log_px=lambda x, z: _decoded(model, z, x).log_prob(rows_of(x)),
         prior=lambda z: model.prior_distribution(),
         draw_x=lambda z, coins: model.decode(z).sample(coins),
         module=model,
@@ -113,6 +114,11 @@ def _ours(model: Any) -> LatentModel:
         thread_safe=True,
         likelihood=getattr(getattr(model, "decoder", None), "likelihood", None),
     )
+
+
+def _decoded(model: Any, z: Tensor, x: Tensor | Batch) -> Any:
+    condition = condition_of(x)
+    return model.decode(z) if condition is None else model.decode(z, condition)
 
 
 def _refuse_outside(likelihood: Any, x: Tensor) -> None:
@@ -179,5 +185,5 @@ def _per_row(name: str, found: Any, samples: int, rows: int) -> Tensor:
 
 
 def takes_noise(q: Distribution) -> bool:
-    """Whether samples of a distribution are a function of standard normal noise of z's shape."""
-    return isinstance(q, Normal)
+    """Whether samples of a distribution are a function of standard normal noise."""
+    return getattr(q, "noise_shape", None) is not None

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.config import Config, LikelihoodConfig, ModelConfig
+from ..core.batch import Batch
+from ..core.config import Config
 from ..core.errors import BadInput
+from ..core.facts import Facts, Shape
 from ..core.seeds import derive
-from ..distributions.likelihoods import LIKELIHOODS, Decoder, Gaussian, Likelihood
-from ..distributions.posteriors import GaussianPosterior
-from ..nets.conv import ConvDecoder, ConvEncoder
+from ..core.tables import pick
+from ..distributions.likelihoods import Decoder
 from ..nets.init import initialise
-from ..nets.mlp import MLP
-from .vae import VAE
+from .fits import prior_of
+from .parts import DECODERS, ENCODERS, POSTERIORS, PRIORS, Plan, build_likelihood
+from .vae import VAE, Model
 
-Shape = tuple[int, ...]
 LEAST_RATE = 1e-2  # counts a row, where a column of the training rows holds none or next to none
 LEAST_SPREAD = 1e-6  # of what an encoder of counts sees; below it they are one number
 LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many times as fast
@@ -37,8 +38,13 @@ class Prepare(nn.Module):
         self.register_buffer("shift", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net((self.function(x) - self.shift) / self.scale)
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
+        return self.net((self.function(x) - self.shift) / self.scale, *condition)
+
+    @property
+    def features(self) -> int:
+        """Width of the network's output."""
+        return int(self.net.features)  # type: ignore[arg-type]
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """Weights that were saved before there were shift and scale have none."""
@@ -52,33 +58,19 @@ PREPARE: dict[str, Callable[[Tensor], Tensor]] = {
     "categorical": lambda x: x / 127.5 - 1,
     "poisson": torch.log1p,
 }
-ENCODERS: dict[str, Callable[[Shape, ModelConfig, dict[str, Any]], nn.Module]] = {
-    "linear": lambda shape, model, style: MLP(prod(shape)),
-    "mlp": lambda shape, model, style: MLP(prod(shape), model.hidden, **style),
-    "conv": lambda shape, model, style: ConvEncoder(shape, model.channels, **style),
-}
-DECODERS: dict[str, Callable[[int, Shape, ModelConfig, dict[str, Any]], nn.Module]] = {
-    "linear": lambda latent, shape, model, style: MLP(latent, (), prod(shape)),
-    "mlp": lambda latent, shape, model, style: MLP(latent, mirrored(model), prod(shape), **style),
-    "conv": lambda latent, shape, model, style: ConvDecoder(latent, model.channels, shape, **style),
-}
 
 
-def resolve(config: Config, shape: Shape, layout: str) -> Config:
+def resolve(config: Config, facts: Facts, layout: str) -> Config:
     """The config with every choice that depends on the data made.
 
     Latent dimensions: half the entries of a row, at most 16; unused ones cost nothing, the bound switches them off.
     """
-    model = config.model
+    model, shape = config.model, facts.shape
     big = layout == "image" and prod(shape) > LARGE_IMAGE and min(shape[1:]) >= 2 ** len(model.channels)
     encoder = model.encoder or ("conv" if big else "mlp")
     latent = model.latent or min(16, max(1, prod(shape) // 2))
-    return config.updated(model={"latent": latent, "encoder": encoder, "decoder": model.decoder or encoder})
-
-
-def mirrored(model: ModelConfig) -> tuple[int, ...]:
-    """Widths of the decoder's hidden layers."""
-    return model.decoder_hidden if model.decoder_hidden is not None else tuple(reversed(model.hidden))
+    chosen = {"latent": latent, "encoder": encoder, "decoder": model.decoder or encoder}
+    return config.updated(model=chosen, prior={"name": prior_of(config)})
 
 
 def start_at(model: Any, mean: Tensor, std: Tensor) -> None:
@@ -97,38 +89,61 @@ def start_at(model: Any, mean: Tensor, std: Tensor) -> None:
         prepare.scale.copy_(spread if spread > LEAST_SPREAD else torch.ones(()))
 
 
-def build_likelihood(config: LikelihoodConfig) -> Likelihood:
-    """The likelihood that a config describes."""
-    kind = LIKELIHOODS[config.name]
-    return Gaussian(config.noise, config.sigma) if kind is Gaussian else kind()
-
-
-def build_model(config: Config, shape: Shape) -> VAE:
+def build_model(config: Config, facts: Facts | Shape) -> Model:
     """The model that a resolved config describes, for rows of a shape; its weights follow from the seed.
 
     Args:
-        config: With encoder, decoder, latent size and likelihood all named, as `resolve` leaves it.
-        shape: [D] for a table's row, [C, H, W] for an image.
+        config: With encoder, decoder, latent size, prior and likelihood all named, as `resolve` leaves it.
+        facts: Of the data, or only the shape of a row: [D] for a table's row, [C, H, W] for an image.
 
     Raises:
         BadInput: for a convolutional network over rows that are no images, or too many blocks for their size.
     """
-    parts = config.model
-    assert parts.latent and parts.encoder and parts.decoder, "the config is not resolved"
-    style = {"activation": parts.activation, "norm": parts.norm, "dropout": parts.dropout}
-    likelihood = build_likelihood(config.likelihood)
+    plan = Plan(config, facts if isinstance(facts, Facts) else Facts(tuple(facts)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        net: Any = ENCODERS[parts.encoder](as_image(shape, parts.encoder, "model.encoder"), parts, style)
-        features = net.features
-        if config.likelihood.name in PREPARE:
-            net = Prepare(PREPARE[config.likelihood.name], net)
-        encoder = GaussianPosterior(net, features, parts.latent, parts.posterior, parts.scale)
-        wide = widened(as_image(shape, parts.decoder, "model.decoder"), likelihood.channels)
-        decoder = Decoder(DECODERS[parts.decoder](parts.latent, wide, parts, style), likelihood, shape)
-        model = VAE(encoder, decoder)
-        initialise(model, parts.init)
+        model = next(build for applies, build in FAMILIES if applies(plan))(plan)
+        initialise(model, config.model.init)
         return model
+
+
+def build_encoder(plan: Plan) -> nn.Module:
+    """The encoder network that a plan names, with an attribute `features`."""
+    parts, shape = plan.config.model, plan.facts.shape
+    assert parts.encoder, "the config is not resolved"
+    net = pick(ENCODERS, parts.encoder, "model.encoder")(plan, as_image(shape, parts.encoder, "model.encoder"))
+    return Prepare(PREPARE[plan.config.likelihood.name], net) if plan.config.likelihood.name in PREPARE else net
+
+
+def build_flat(plan: Plan) -> VAE:
+    """A model of one encoder, one prior and one decoder."""
+    parts, facts = plan.config.model, plan.facts
+    assert parts.latent and parts.decoder, "the config is not resolved"
+    likelihood = build_likelihood(plan.config.likelihood, facts)
+    net: Any = build_encoder(plan)
+    encoder = pick(POSTERIORS, parts.posterior, "model.posterior").build(plan, net, net.features)
+    prior = pick(PRIORS, prior_of(plan.config), "prior.name").build(plan, encoder)
+    wide = widened(as_image(facts.shape, parts.decoder, "model.decoder"), likelihood.channels)
+    inputs = parts.latent + plan.given_to("decoder")
+    network = pick(DECODERS, parts.decoder, "model.decoder")(plan, inputs, wide)
+    condition = parts.condition_on if facts.condition else ()
+    return VAE(encoder, Decoder(network, likelihood, facts.shape), prior, latent=parts.latent, condition=condition)
+
+
+# The first that applies builds the model.
+FAMILIES: list[tuple[Callable[[Plan], Any], Callable[[Plan], Model]]] = [
+    (lambda plan: True, build_flat),
+]
+
+
+def acquaint(model: Any, rows: Tensor | Batch) -> None:
+    """Shows training rows, on the model's scale, to every part with a method `see`, before training starts.
+
+    Pseudo-inputs, exemplars and codebooks begin at them.
+    """
+    for part in model.modules():
+        if callable(see := getattr(part, "see", None)):
+            see(rows)
 
 
 def as_image(shape: Shape, net: str | None, argument: str) -> Shape:

@@ -29,7 +29,7 @@ MOST_ROWS = 16  # rows that are named
 Forward = Callable[..., Tensor]
 
 
-def find_culprit(forward: Forward, model: nn.Module, batch: Tensor | None = None) -> dict[str, Any]:
+def find_culprit(forward: Forward, model: nn.Module, batch: Any = None) -> dict[str, Any]:
     """What made a step non-finite, as plain values for JSON; weights, gradients, buffers and random state stay.
 
     The cause is one of: `data` (entries of the batch are not finite, or far too large), `rate` (weights are not finite,

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..core.across import global_mean
-from ..core.config import ObjectiveConfig
 from ..core.errors import BadInput, whole
 from ..core.output import Loss, VAEOutput
 from ..core.tables import pick
-from ..schedules import SHAPES, Schedule, constant
+from ..schedules import Schedule, constant
 
 
 class ELBO:
@@ -38,6 +37,9 @@ class ELBO:
         >>> ELBO(beta=4.0).weights(step=0)
         {'beta': 4.0}
     """
+
+    bound_samples = 1
+    requires = frozenset({"density"})
 
     def __init__(
         self,
@@ -103,20 +105,3 @@ class ELBO:
             target = weights["capacity"]
             return ((local - target) * (everywhere - target).sign()).sum()
         return local.where(everywhere > self.free_bits, everywhere.new_tensor(self.free_bits)).sum()
-
-
-def build_objective(config: ObjectiveConfig) -> ELBO:
-    """The objective that a config describes."""
-    assert config.anneal in SHAPES
-    cycles = config.cycles if config.anneal == "cyclical" else 1
-    beta = Schedule(config.anneal, 0.0, config.beta, config.warmup_steps, cycles)
-    capacity: float | Schedule | None = config.capacity
-    if config.capacity is not None and config.capacity_steps:
-        capacity = Schedule("linear", 0.0, config.capacity, config.capacity_steps)
-    return ELBO(
-        beta if beta.ends else config.beta,
-        free_bits=config.free_bits,
-        free_bits_per=config.free_bits_per,
-        capacity=capacity,
-        samples=config.samples,
-    )

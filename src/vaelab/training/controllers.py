@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..core.config import Config, ObjectiveConfig
-from ..objectives.elbo import ELBO
+from ..objectives.base import Objective
 from ..schedules import linear
 from .checkpoint import Progress
 
@@ -89,7 +89,7 @@ class Weighting:
         shift: log|det| of the data's transform, nats per sample.
     """
 
-    def __init__(self, objective: ELBO, config: Config, shift: float) -> None:
+    def __init__(self, objective: Objective, config: Config, shift: float) -> None:
         self.objective, self.controller = objective, build_controller(config.objective, shift)
         self.total, self.anneals = config.train.total, config.train.on_collapse == "anneal"
 

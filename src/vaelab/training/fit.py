@@ -24,7 +24,7 @@ from ..data.spec import Spec, preview_count
 from ..measure.baseline import baseline, spaced
 from ..monitoring.causes import PRESSING, explained
 from ..monitoring.rules import judge as judge_trace
-from ..objectives.elbo import ELBO
+from ..objectives.base import Objective
 from .checkpoint import Progress, load_weights
 from .engine import Engine
 from .environment import MAY_CHANGE, describe, settings_digest
@@ -46,7 +46,7 @@ def fit(
     *,
     out: str | os.PathLike[str] | None = None,
     model: nn.Module | None = None,
-    objective: ELBO | None = None,
+    objective: Objective | None = None,
     progress: bool = True,
 ) -> Run:
     """Trains on data and returns the run.
@@ -78,7 +78,7 @@ def resume(
     *,
     x: Any = None,
     model: nn.Module | None = None,
-    objective: ELBO | None = None,
+    objective: Objective | None = None,
     progress: bool = True,
 ) -> Run:
     """Continues a run from its newest whole checkpoint, on the same data and settings.
@@ -113,7 +113,7 @@ def resume(
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
             raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
-        if type(job.objective) is ELBO and repr(job.objective) != environment["objective"]:
+        if objective is None and repr(job.objective) != environment["objective"]:
             raise BadInput("objective", job.objective, f"must be that of the run, {environment['objective']}")
         with _lock(folder_path, engine):
             folder = RunFolder(folder_path, writes=engine.is_main)

@@ -14,17 +14,21 @@ from torch import nn
 from ..core.config import Config, TrainConfig
 from ..core.errors import BadInput
 from ..core.finding import Finding
+from ..core.seeds import generator
 from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
 from ..data.source import Source, fingerprint, load, split
 from ..data.spec import Spec
 from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
-from ..models.build import build_model, resolve, start_at
-from ..objectives.elbo import ELBO, build_objective
+from ..models.build import acquaint, build_model, resolve, start_at
+from ..models.fits import refuse_misfits
+from ..objectives.base import Objective
+from ..objectives.build import build_objective
 from .engine import Engine
 from .trial import check_kinds, try_out
 
 DEFAULT_PASSES, LEAST_STEPS, MOST_STEPS = 200, 2_000, 10_000
+SEEN = 10_000  # training rows that parts of a model may look at before training starts
 SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
 
 
@@ -38,13 +42,13 @@ class Job:
     held_out: Rows
     labels: np.ndarray | None
     model: Any
-    objective: ELBO
+    objective: Objective
     findings: list[Finding]
     own_model: bool
     own_objective: bool
 
 
-def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: ELBO | None) -> Job:
+def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: Objective | None) -> Job:
     """Reads and checks the data, makes every choice that depends on it, and builds the model."""
     check_kinds(model, objective)
     source = load(x, key=config.data.key, data_dir=config.data.data_dir)
@@ -60,17 +64,6 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         shape = shape[1:]  # a network of one's own sees images as one has them
     config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
     count = len(source.train) if index is None else len(index)
-    if model is None:
-        config = resolve(config, shape, source.layout)
-    else:
-        config = config.updated(model={"latent": getattr(model, "latent", None)})
-    config, capped = _batch_within(config, count)
-    config = _with_rate(_in_steps(config, count))
-    built = model if model is not None else build_model(config, shape)
-    if model is None and choice.likelihood == "poisson":
-        start_at(built, *(torch.from_numpy(part).float() for part in (trained_on.mean, trained_on.std)))
-    if engine.device.type == "cpu":
-        torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     rows, held_out = (
         Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device)
         for raw, part in ((source.train, index), (held_rows, held_index))
@@ -84,18 +77,40 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         label_names=source.label_names,
         top=source.top,
         fingerprint=fingerprint_of(source),
-        rows=len(rows),
+        rows=count,
         held_out_rows=len(held_out),
         log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
         binarize=config.data.binarize,
         transform=choice.transform,
     )
+    if model is None:
+        config = resolve(config, spec.facts, source.layout)
+    else:
+        config = config.updated(model={"latent": getattr(model, "latent", None)})
+    config, capped = _batch_within(config, count)
+    config = _with_rate(_in_steps(config, count))
+    chosen = objective or build_objective(config.objective, spec.facts, config.model.latent or 0)
+    if model is None:
+        refuse_misfits(config, spec.facts, getattr(chosen, "requires", frozenset()))
+    built = model if model is not None else build_model(config, spec.facts)
+    if model is None:
+        _begin(built, rows, config, trained_on)
+    if engine.device.type == "cpu":
+        torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     findings = [*source.findings, *choice.findings, *capped]
-    chosen = objective if objective is not None else build_objective(config.objective)
     if model is not None or objective is not None:
         try_out(built.to(engine.device), chosen, rows)
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _begin(model: Any, rows: Rows, config: Config, trained_on: Any) -> None:
+    """Start values that depend on the training rows."""
+    if config.likelihood.name == "poisson":
+        start_at(model, *(torch.from_numpy(part).float() for part in (trained_on.mean, trained_on.std)))
+    coins = generator(config.seed, "seen", device=rows.device)
+    some = torch.randperm(len(rows), generator=generator(config.seed, "seen rows"))[:SEEN]
+    acquaint(model, rows.take(some, coins))
 
 
 def _threads(model: nn.Module, batch: int) -> int:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.config import Config
 from ..core.errors import Diverged, Interrupted
 from ..data.batches import Rows
 from ..models.vae import Model
 from ..monitoring.culprit import find_culprit
-from ..objectives.elbo import ELBO
+from ..objectives.base import Objective
 from ..schedules import Schedule
 from .average import Averaged
 from .checkpoint import Checkpoints, Progress, load_weights, optimizer_tensors, restore_optimizer
@@ -45,7 +46,7 @@ class Loop:
     def __init__(
         self,
         model: Model,
-        objective: ELBO,
+        objective: Objective,
         rows: Rows,
         held_out: Rows,
         *,
@@ -60,9 +61,13 @@ class Loop:
         self.config, self.engine, self.folder, self.display, self.shift = config, engine, folder, display, shift
         self.step = engine.wrap(Step(model, objective, torch.bfloat16 if train.precision == "bfloat16" else None))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.player = objective if isinstance(objective, nn.Module) else nn.Module()
+        groups = [{"params": self.parameters}, {"params": list(self.player.parameters())}]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=train.rate, weight_decay=train.weight_decay, fused=True
+            [group for group in groups if group["params"]], lr=train.rate, weight_decay=train.weight_decay, fused=True
         )
+        encoder = set(getattr(model, "encoder", nn.Module()).parameters())
+        self.others = [parameter for parameter in self.parameters if parameter not in encoder]
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
         self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
         self.averaged = Averaged(model, train.ema) if train.ema else None
@@ -153,6 +158,9 @@ class Loop:
         """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(number)
+        if self._encoder_only(number):
+            for parameter in self.others:
+                parameter.grad = None  # the optimiser passes over it
         logged = (number + 1) % self._every("log_every", 200) == 0
         before = [parameter.detach().clone() for parameter in self.parameters] if logged else []
         self.optimizer.step()
@@ -160,11 +168,13 @@ class Loop:
         if self.averaged is not None:
             self.averaged.update(number)
 
-    def _draw(self, number: int) -> tuple[Tensor, Tensor | None]:
+    def _draw(self, number: int) -> tuple[Tensor | Batch, Tensor | None]:
         """This process's share of the rows of a step and of their base noise; both are functions of the number."""
         return self.draws(number, getattr(self.model, "noise_size", None))
 
-    def _gradients(self, batch: tuple[Tensor, Tensor | None], weights: dict[str, float]) -> tuple[float, list[Any]]:
+    def _gradients(
+        self, batch: tuple[Tensor | Batch, Tensor | None], weights: dict[str, float]
+    ) -> tuple[float, list[Any]]:
         """Gradients of the global batch's mean loss; returns that loss (this process's part) and what to record."""
         (x, noise), count = batch, self.config.train.accumulate
         self.optimizer.zero_grad(set_to_none=True)
@@ -186,6 +196,11 @@ class Loop:
         if self.engine.world == 1:
             return math.isfinite(value)
         return bool(self.engine.total(torch.tensor(float(not math.isfinite(value)))) == 0)
+
+    def _encoder_only(self, number: int) -> bool:
+        """Whether step `number` moves the encoder alone (He et al., Lagging Inference Networks, 2019)."""
+        train = self.config.train
+        return number < train.aggressive_until and number % train.aggressive != train.aggressive - 1
 
     def _rate(self, number: int) -> float:
         train = self.config.train
@@ -337,12 +352,16 @@ class Loop:
             self.checkpoints.save_best(*self.selected)
             self._saved_best = progress.best_step
         tensors = {"model": self.state, "optimizer": optimizer_tensors(self.optimizer)}
+        if player := self.player.state_dict():
+            tensors["objective"] = player
         if self.averaged is not None:
             tensors["ema"] = self.averaged.values
         self.checkpoints.save(progress, tensors)
 
     def _load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         load_weights(self.model, tensors["model"], self.checkpoints.folder)
+        if "objective" in tensors:
+            load_weights(self.player, tensors["objective"], self.checkpoints.folder)
         restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
         if self.averaged is not None:
             self.averaged.load(tensors["ema"])

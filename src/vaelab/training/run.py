@@ -129,7 +129,7 @@ class Run:
             raise BadInput(
                 "model", None, "this run trained a model of your own", "pass it: vaelab.load(folder, model=...)"
             )
-        model = self._given or build_model(self.config, self.spec.shape)
+        model = self._given or build_model(self.config, self.spec.facts)
         decoder = getattr(model, "decoder", None)
         if isinstance(decoder, Decoder):
             decoder.shape = decoder.shape or self.spec.shape

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.seeds import derive, seed_global
 from ..data.batches import Order, Rows
 from ..models.vae import Model
-from ..objectives.elbo import ELBO
+from ..objectives.base import Objective
 from .engine import Engine
 
 
@@ -29,7 +30,7 @@ class Draws:
         self.order = Order(len(rows), size, derive(seed, "rows"))
         self._coins, self._noise = torch.Generator(engine.device), torch.Generator(engine.device)
 
-    def __call__(self, number: int, noise_size: int | None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, number: int, noise_size: int | None) -> tuple[Tensor | Batch, Tensor | None]:
         """This process's share of the rows of a step and of their base noise; the global generators are seeded too."""
         share = self.engine.share
         self._coins.manual_seed(derive(self.seed, "coins", number))
@@ -57,26 +58,26 @@ class Step(nn.Module):
 
     Args:
         model: Anything that offers `draw(x, samples, noise) -> VAEOutput`.
-        objective: A function of that record and of the step's weights.
+        objective: A function of that record and of the step's weights; its own parameters, if any, are trained too.
         autocast: The lower precision to compute the networks in; None for full precision.
     """
 
-    def __init__(self, model: Model, objective: ELBO, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, model: Model, objective: Objective, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         self.model, self.objective, self.autocast = model, objective, autocast
 
     def forward(
-        self, x: Tensor, weights: Mapping[str, float], noise: Tensor | None
+        self, x: Tensor | Batch, weights: Mapping[str, float], noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The loss to minimise (a mean over the batch), the sums over rows of its terms, and of KL per group [G]."""
+        """The loss of all players, a mean over the batch; sums over rows of its terms, and of KL per group [G]."""
         if self.autocast is None:
             return self._computed(x, weights, noise)
         with torch.autocast(x.device.type, self.autocast):
             return self._computed(x, weights, noise)
 
     def _computed(
-        self, x: Tensor, weights: Mapping[str, float], noise: Tensor | None
+        self, x: Tensor | Batch, weights: Mapping[str, float], noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         output = self.model.draw(x, samples=self.objective.samples, noise=noise)
         loss = self.objective(output, weights)
-        return loss.total, {name: term.sum() for name, term in loss.terms.items()}, output.kl.detach().sum(0)
+        return loss.minimised, {name: term.sum() for name, term in loss.terms.items()}, output.kl.detach().sum(0)

@@ -1,0 +1,45 @@
+"""What a model must know of the data before it can be built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a mixed table.
+
+    Args:
+        name: As the user calls it.
+        kind: "number" (a real number), "count" (a whole number of at least 0) or "category" (codes from 0).
+        levels: The values that the codes of a category stand for, as text; empty for other kinds.
+        missing: Whether entries were missing in the training rows.
+    """
+
+    name: str
+    kind: str
+    levels: tuple[str, ...] = ()
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model must know of the data.
+
+    Args:
+        shape: Of a row: [D] of a table, [C, H, W] of images, [T] of token sequences.
+        condition: Entries of what is given beside a row; 0: nothing is.
+        classes: Of the labels, where the condition is a one-hot label; else 0.
+        columns: Of a mixed table; empty for other data.
+        vocabulary: Tokens there are; 0 for other data.
+        rows: Training rows.
+    """
+
+    shape: Shape
+    condition: int = 0
+    classes: int = 0
+    columns: tuple[Column, ...] = ()
+    vocabulary: int = 0
+    rows: int = 0
