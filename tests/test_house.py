@@ -22,7 +22,7 @@ LAYERS = (
     {"training"},
     {"diagnosis", "evaluation"},
     {"report", "use"},
-    {"recipes", "api", "health", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
+    {"recipes", "catalogue", "api", "health", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS) - 1

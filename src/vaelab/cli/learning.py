@@ -173,11 +173,23 @@ def compare(
 
 @app.command
 def recipes() -> int:
-    """List the recipes."""
+    """List the recipes, a card each."""
+    from ..catalogue import card
     from ..recipes import RECIPES
 
-    for name, entry in RECIPES.items():
-        print(f"{name}\n  {entry.title}\n  source: {entry.source}\n  published: {entry.published}")
+    print("\n\n".join(map(card, RECIPES)))
+    return 0
+
+
+@app.command
+def models(
+    name: Annotated[str | None, Parameter(help="a part, such as vamp, or a recipe")] = None,
+    /,
+) -> int:
+    """List every part of a model, what goes with what, and the recipes; or say all about one of them."""
+    from ..catalogue import about, everything
+
+    print(everything() if name is None else about(name))
     return 0
 
 

@@ -1,0 +1,154 @@
+"""Every part by name, what goes with what, and a card for every recipe: what `vaelab models` prints.
+
+All of it is read from the tables that build the models, so that it cannot say something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_args
+
+import yaml
+
+from .core.config import DecoderName, EncoderName, LikelihoodConfig, ObjectiveConfig, PriorConfig
+from .core.errors import BadInput, did_you_mean
+from .core.facts import Column, Facts
+from .models.fits import missing
+from .models.parts import LIKELIHOOD_BUILDERS, POSTERIORS, PRIORS, build_likelihood
+from .objectives.build import OBJECTIVES, build_objective
+from .recipes import RECIPES
+
+# Facts of made-up data, for parts that cannot be built without.
+SOME = Facts(
+    (4,),
+    columns=(Column("a", "number"), *[Column(name, "category", ("x", "y")) for name in "bcd"]),
+    vocabulary=5,
+    rows=8,
+)
+
+
+def everything() -> str:
+    """All parts, the two tables of what goes together, and the names of the recipes."""
+    blocks = [
+        _listed("encoders", "model.encoder", dict.fromkeys(get_args(EncoderName), "")),
+        _listed("posteriors q(z|x)", "model.posterior", {name: kind.title for name, kind in POSTERIORS.items()}),
+        _listed("priors p(z)", "prior", {name: kind.title for name, kind in PRIORS.items()}),
+        _listed("fitted after training", "prior.after", dict.fromkeys(_after(), "")),
+        _listed("decoders", "model.decoder", dict.fromkeys(get_args(DecoderName), "")),
+        _listed("likelihoods p(x|z)", "likelihood", {name: _likelihood(name) for name in LIKELIHOOD_BUILDERS}),
+        _listed("objectives", "objective", {name: _objective(name) for name in OBJECTIVES}),
+        _matrix("posterior and prior", POSTERIORS, PRIORS, lambda q, p: missing(q, p) is None),
+        _matrix("posterior and objective", POSTERIORS, OBJECTIVES, lambda q, name: bool(_priors_for(q, name))),
+        "Every likelihood goes with all of them. A hierarchy is model.groups=[...], a condition data.condition=labels.",
+        _listed("recipes", "--recipe", {name: recipe.title for name, recipe in RECIPES.items()}),
+        "`vaelab models NAME` says more about a part or a recipe, `vaelab settings` lists all settings.",
+    ]
+    return "\n\n".join(blocks)
+
+
+def about(name: str) -> str:
+    """All about a part or a recipe.
+
+    Raises:
+        BadInput: with the nearest name there is.
+    """
+    if name in RECIPES:
+        return card(name)
+    found = [describe(name) for table, describe in KINDS if name in table]
+    if not found:
+        raise BadInput("name", name, "no such part or recipe", did_you_mean(name, [*RECIPES, *_all_parts()]))
+    return "\n\n".join(found)
+
+
+def card(name: str) -> str:
+    """The model card of a recipe: source, published figure, ours, command, settings."""
+    recipe = RECIPES[name]
+    settings = yaml.safe_dump(dict(recipe.settings), sort_keys=False, default_flow_style=None, width=110)
+    lines = [
+        name,
+        f"  {recipe.title}",
+        f"  source     {recipe.source}",
+        f"  published  {recipe.published}",
+        f"  ours       {recipe.ours}",
+        f"  command    {recipe.command(name)}",
+        *(f"    {line}" for line in settings.strip().splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _posterior(name: str) -> str:
+    fits = [prior for prior in PRIORS if missing(name, prior) is None]
+    goes = [objective for objective in OBJECTIVES if _priors_for(name, objective)]
+    return _part(name, "posterior", POSTERIORS[name].title, {"priors": fits, "objectives": goes})
+
+
+def _prior(name: str) -> str:
+    return _part(name, "prior", PRIORS[name].title, {"posteriors": [q for q in POSTERIORS if missing(q, name) is None]})
+
+
+def _of_objective(name: str) -> str:
+    goes = {q: _priors_for(q, name) for q in POSTERIORS}
+    lines = {"with": [f"{q} ({', '.join(priors)})" for q, priors in goes.items() if priors]}
+    return _part(name, "objective", _objective(name), lines)
+
+
+def _of_likelihood(name: str) -> str:
+    likelihood = build_likelihood(LikelihoodConfig(name=name), SOME)
+    kind = "mass" if likelihood.discrete else "density"
+    return _part(name, f"likelihood, a {kind}", _likelihood(name), {"entries": [likelihood.support]})
+
+
+def _part(name: str, what: str, title: str, lines: Mapping[str, Iterable[str]]) -> str:
+    return "\n".join([f"{name} ({what})", f"  {title}", *(f"  {key}: {', '.join(v)}" for key, v in lines.items())])
+
+
+def _priors_for(posterior: str, objective: str) -> list[str]:
+    requires = build_objective(ObjectiveConfig(name=objective), SOME, 4).requires
+    return [prior for prior in PRIORS if missing(posterior, prior, requires) is None]
+
+
+def _first(documented: Any) -> str:
+    """The first sentence of a docstring."""
+    return " ".join((documented.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+
+
+def _likelihood(name: str) -> str:
+    return _first(build_likelihood(LikelihoodConfig(name=name), SOME))
+
+
+def _objective(name: str) -> str:
+    return _first(build_objective(ObjectiveConfig(name=name), SOME, 4))
+
+
+def _after() -> list[str]:
+    return [name for name in get_args(PriorConfig.model_fields["after"].annotation) if name != "none"]
+
+
+def _all_parts() -> list[str]:
+    return [name for table, _ in KINDS for name in table]
+
+
+def _listed(title: str, setting: str, names: Mapping[str, str]) -> str:
+    wide = max(map(len, names))
+    return "\n".join(
+        [f"{title}: {setting}=...", *(f"  {name:<{wide}}  {text}".rstrip() for name, text in names.items())]
+    )
+
+
+def _matrix(title: str, rows: Iterable[str], columns: Iterable[str], fits: Callable[[str, str], bool]) -> str:
+    """A table with a mark where two parts go together."""
+    columns, wide = list(columns), max(map(len, rows)) + 2
+    head = " " * wide + "  ".join(columns)
+    lines = [
+        f"{row:<{wide}}" + "  ".join(("x" if fits(row, column) else ".").center(len(column)) for column in columns)
+        for row in rows
+    ]
+    return "\n".join([f"{title} (x: they go together)", head, *(line.rstrip() for line in lines)])
+
+
+KINDS: list[tuple[Mapping[str, Any], Callable[[str], str]]] = [
+    (POSTERIORS, _posterior),
+    (PRIORS, _prior),
+    (OBJECTIVES, _of_objective),
+    (LIKELIHOOD_BUILDERS, _of_likelihood),
+]
