@@ -30,6 +30,8 @@ class LinearRun:
     findings: list[Finding] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=lambda: {"seed": 0, "data": {"name": "digits"}})
     name: str = "digits"
+    preview_condition: None = None  # nothing is given beside its rows
+    _book: None = None
     diagnosis: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
@@ -46,6 +48,10 @@ class LinearRun:
             top=self.top,
             rows=len(self.rows),
             held_out_rows=len(self.preview),
+            condition=(),
+            classes=0,
+            mixed=(),
+            vocabulary=(),
         )
         flat = self.rows.reshape(len(self.rows), -1).astype(np.float64)
         self.mean, self.unit = flat.mean(0), flat.std() if image else flat.std(0) + 1e-12
@@ -57,20 +63,23 @@ class LinearRun:
         self.history, self.metrics = self._told()
         self.training_preview = self.rows
 
-    def posterior(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def posterior(self, x: np.ndarray, condition: None = None) -> tuple[np.ndarray, np.ndarray]:
         centred = (x.reshape(len(x), -1) - self.mean) / self.unit
         mean = centred @ self.weights @ self.inverse
         return mean, np.broadcast_to(np.sqrt(self.noise * np.diag(self.inverse)), mean.shape)
 
-    def embed(self, x: np.ndarray) -> np.ndarray:
+    def _middle(self, condition: None) -> np.ndarray:
+        return np.zeros(self.latent)
+
+    def embed(self, x: np.ndarray, condition: None = None) -> np.ndarray:
         return self.posterior(x)[0]
 
-    def decode(self, z: np.ndarray) -> np.ndarray:
+    def decode(self, z: np.ndarray, condition: None = None) -> np.ndarray:
         return ((z @ self.weights.T) * self.unit + self.mean).reshape(
             len(z), *(self.shape[1:] if self.spec.axes else self.shape)
         )
 
-    def reconstruct(self, x: np.ndarray) -> np.ndarray:
+    def reconstruct(self, x: np.ndarray, condition: None = None) -> np.ndarray:
         return self.decode(self.embed(x))
 
     def sample(self, n: int, seed: int = 0, noisy: bool = False) -> np.ndarray:
@@ -79,7 +88,7 @@ class LinearRun:
         spread = (np.sqrt(self.noise) * self.unit) if noisy else 0.0
         return means + (random.standard_normal((n, self.mean.size)) * spread).reshape(means.shape)
 
-    def interpolate(self, a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+    def interpolate(self, a: np.ndarray, b: np.ndarray, steps: int, condition: None = None) -> np.ndarray:
         first, last = self.embed(np.stack([a, b]))
         share = np.linspace(0, 1, steps)[:, None]
         return self.decode((1 - share) * first + share * last)

@@ -64,7 +64,7 @@ def test_every_room_has_a_layer() -> None:
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
         "__version__", "train", "load", "check", "diagnose", "evaluate", "log_likelihood", "ais", "Monitor", "audit",
-        "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO",
+        "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO", "objectives",
         "schedules", "distributions", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
@@ -101,11 +101,11 @@ def test_flags_are_frozen() -> None:
         ],
         "report": ["--to"],
         "compare": ["--to"],
-        "sample": ["--count", "--no-noisy", "--noisy", "--seed", "--to"],
-        "reconstruct": ["--count", "--to"],
+        "sample": ["--condition", "--count", "--no-noisy", "--noisy", "--seed", "--to"],
+        "reconstruct": ["--condition", "--count", "--to"],
         "embed": ["--count", "--no-sample", "--sample", "--to"],
         "interpolate": ["--first", "--path", "--second", "--steps", "--to"],
-        "traverse": ["--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
+        "traverse": ["--condition", "--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [
             "--ais", "--chains", "--dequantize", "--inception", "--json", "--metrics", "--quiet", "--rows", "--samples",
             "--seed", "--self-test", "--steps",

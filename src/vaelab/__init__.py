@@ -30,6 +30,7 @@ _HOMES = {
     "Loss": "core.output",
     "VAE": "models.vae",
     "ELBO": "objectives.elbo",
+    "objectives": "objectives",
     "schedules": "schedules",
     "distributions": "distributions",
     "VaelabError": "core.errors",
@@ -40,6 +41,7 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from . import distributions as distributions
+    from . import objectives as objectives
     from . import schedules as schedules
     from .api import load as load
     from .api import train as train

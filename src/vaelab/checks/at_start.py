@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.batch import beside, rows_of
 from ..core.finding import Finding
 from ..core.output import VAEOutput
 from ..distributions.likelihoods import Decoder
@@ -40,6 +41,11 @@ def _median_largest(values: Tensor) -> float:
     return values.abs().flatten(1).amax(1).median().item()
 
 
+def _sizes(variance: Tensor) -> Tensor:
+    """Variances, with 1 in place of a 0, which is no small variance but a posterior that is a point."""
+    return variance.where(variance > 0, 1.0)
+
+
 @dataclass(frozen=True)
 class _Range:
     """A number at the start, its bound, and what it means to be beyond."""
@@ -54,7 +60,7 @@ class _Range:
 
 def _size(output: VAEOutput) -> float:
     """Mean size of the first reconstructions' entries over the largest of the data's."""
-    return output.likelihood.mean.abs().double().mean().item() / max(output.x.abs().max().item(), 1e-12)
+    return output.likelihood.mean.abs().double().mean().item() / max(output.x.nan_to_num().abs().max().item(), 1e-12)
 
 
 RANGES = (
@@ -69,7 +75,7 @@ RANGES = (
     _Range(
         "CH111",
         "the posterior variances are extreme at the start",
-        lambda output: _median_largest(output.posterior.variance.log()),
+        lambda output: _median_largest(_sizes(output.posterior.variance).log()),
         LARGE_LOG_VARIANCE,
         "size of the log-variance, the largest of a row, median over rows",
         "codes are pure noise, or so exact that the first steps overshoot; e to that power is near overflow",
@@ -107,9 +113,10 @@ def _start(step: Step, output: VAEOutput, baseline: float | None) -> Iterator[Fi
     decoder = getattr(step.model, "decoder", None)
     if not isinstance(decoder, Decoder):
         return
-    shape = (1, len(step.batch), decoder.likelihood.channels, *step.batch.shape[1:])
+    rows = rows_of(step.batch)
+    shape = (1, len(rows), *decoder.likelihood.layout(tuple(rows.shape[1:])))
     with torch.no_grad(), undisturbed(step.model, step.seed):
-        untrained = -decoder.likelihood(step.batch.new_zeros(shape)).log_prob(step.batch).mean().item()
+        untrained = -decoder.likelihood(rows.new_zeros(shape)).log_prob(rows).mean().item()
     found = -output.log_px.mean().item()
     excess = (found - untrained) / max(abs(untrained), step.batch[0].numel())
     beat = f"; the best decoder that ignores z has {baseline:.6g}" if baseline is not None else ""
@@ -138,9 +145,10 @@ def _out_of_reach(step: Step, output: VAEOutput) -> Iterator[Finding]:
     decode = getattr(step.model, "decode", None)
     if not isinstance(output.likelihood, NormalObservation) or not callable(decode):
         return
+    given = beside(step.batch[torch.arange(MANY_CODES) % len(step.batch)])
     with undisturbed(step.model, step.seed):
         step.model.eval()
-        reached = decode(WIDE * torch.randn(1, MANY_CODES, output.z.shape[-1], device=output.z.device)).mean
+        reached = decode(WIDE * torch.randn(1, MANY_CODES, output.z.shape[-1], device=output.z.device), *given).mean
     low, high = reached.min().item(), reached.max().item()
     ends_at_0 = 0 <= low < NEAR and high > low + 0.5
     below = (output.x < 0).double().mean().item() if ends_at_0 else 0.0

@@ -59,9 +59,10 @@ class Facts:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Training rows on the model's scale, [n, D]."""
+        """Training rows on the model's scale, [n, D]; of a mixed table standard scores, 0 where an entry is missing."""
         coins = generator(self.config.seed, "check", device=self.rows.device)
-        return self.rows.take(torch.from_numpy(self.index), coins).flatten(1).double().cpu().numpy()
+        x = self.rows.x(torch.from_numpy(self.index), coins).flatten(1).double().cpu().numpy()
+        return _scores(x) if self.spec.mixed else x
 
     @cached_property
     def raw(self) -> np.ndarray:
@@ -113,6 +114,18 @@ class Facts:
         values = np.linalg.eigvalsh(np.cov(self.x, rowvar=False).reshape(self.x.shape[1], -1))[::-1].clip(0)
         return int(np.searchsorted(np.cumsum(values) / values.sum(), MOST_VARIANCE) + 1)
 
+    @property
+    def missing(self) -> float:
+        """Share of entries that are missing."""
+        return float(np.isnan(self.raw).mean()) if self.raw.dtype.kind == "f" else 0.0
+
     def names(self, which: np.ndarray) -> str:
         """The names of some columns; nothing for images."""
         return listed([name for name, chosen in zip(self.spec.columns, which, strict=True) if chosen])
+
+
+def _scores(codes: np.ndarray) -> np.ndarray:
+    """Standard scores of each column, levels counted in their order; 0 where an entry is missing."""
+    masked = np.ma.masked_invalid(codes)
+    std = masked.std(0).filled(0)
+    return ((masked - masked.mean(0)) / np.where(std > 0, std, 1.0)).filled(0)

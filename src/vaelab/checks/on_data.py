@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..core.finding import Finding
+from ..core.tokens import PADDING
+from ..models.codes import has_codes
 from .copies import leaked
 from .facts import MOST_VARIANCE, Facts
 from .on_likelihood import wrong_likelihood
@@ -29,12 +31,31 @@ INDEPENDENT = 3.0  # standard errors of the mean squared correlation within whic
 
 def check_data(facts: Facts) -> list[Finding]:
     """All findings about the data."""
-    return [finding for rule in RULES for finding in rule(facts)]
+    rules = OF_STRINGS if facts.spec.vocabulary else RULES
+    return [finding for rule in rules for finding in rule(facts)]
 
 
 def describe_data(facts: Facts) -> Finding:
     """What reaches the model, as numbers."""
     x, raw = facts.x, facts.raw
+    if facts.spec.mixed:
+        return Finding(
+            "DA144",
+            "info",
+            f"{len(facts.rows)} rows of a mixed table of {x.shape[1]} columns",
+            100 * facts.missing,
+            "% of the entries are missing",
+            evidence=f"{int((facts.std == 0).sum())} constant columns; {len(facts.held_out)} rows held out",
+        )
+    if facts.spec.vocabulary:
+        return Finding(
+            "DA144",
+            "info",
+            f"{len(facts.rows)} strings of at most {x.shape[1] - 1} tokens out of {len(facts.spec.vocabulary)}",
+            float((x != PADDING).sum(1).mean()),
+            "tokens on average, the end included",
+            evidence=f"{len(facts.held_out)} strings held out",
+        )
     kind = "whole numbers" if facts.whole else "real numbers"
     return Finding(
         "DA144",
@@ -154,6 +175,8 @@ def _loud_noise(facts: Facts) -> Iterator[Finding]:
 
 def _latent_size(facts: Facts) -> Iterator[Finding]:
     latent, entries = facts.config.model.latent or 0, facts.x.shape[1]
+    if has_codes(facts.config.model):
+        return  # they are no numbers of their own, but entries of a book
     if latent > LATENT_EXCESS * entries:
         yield Finding(
             "DA139",
@@ -246,3 +269,4 @@ RULES: tuple[Rule, ...] = (
     _independent,
     _duplicated,
 )
+OF_STRINGS: tuple[Rule, ...] = (_leaked,)  # the others take entries for numbers

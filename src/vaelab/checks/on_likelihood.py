@@ -12,10 +12,11 @@ from .facts import Facts
 TWO_VALUED = 0.999  # share of entries at the two ends from which the data are zeros and ones
 REAL_VALUED = 0.1  # share of entries at the ends, up to which columns are no ink on blank paper
 MANY_ZEROS = 0.6  # a normal density has no place for so many equal values; gray digits have a half
-FEW_LEVELS = 32  # of a categorical's 256
+FEW_LEVELS = 8  # times as many levels as are in use
 NARROW_COUNTS = 0.2  # variance over mean, far below a Poisson's 1, which no rate per row can bring down
 WIDE_COUNTS = 10.0  # variance over mean that rates per row would have to explain
 
+REAL = ("gaussian", "laplace", "student_t")
 ENDS = "% of the entries lie at the two ends of the range"
 DISPERSION = "variance over mean, the median column"
 
@@ -25,7 +26,7 @@ class _Mistake:
     """A likelihood that does not fit, when that is so, and what to say."""
 
     code: str
-    likelihood: str
+    likelihoods: tuple[str, ...]
     applies: Callable[[Facts], bool]
     title: str
     measure: Callable[[Facts], float]
@@ -40,7 +41,7 @@ class _Mistake:
 def wrong_likelihood(facts: Facts) -> Iterator[Finding]:
     """The first mistake that applies."""
     for mistake in MISTAKES:
-        if facts.likelihood == mistake.likelihood and mistake.applies(facts):
+        if facts.likelihood in mistake.likelihoods and mistake.applies(facts):
             yield Finding(
                 mistake.code,
                 mistake.severity,
@@ -72,9 +73,9 @@ def _sparse_counts(facts: Facts) -> bool:
 MISTAKES = (
     _Mistake(
         "DA129",
-        "gaussian",
+        REAL,
         _two_valued,
-        "a Gaussian on zeros and ones",
+        "a density of real numbers on zeros and ones",
         _at_ends,
         ENDS,
         "a density on two values grows without bound as its noise shrinks, so its nats measure no fit",
@@ -83,18 +84,18 @@ MISTAKES = (
     ),
     _Mistake(
         "DA130",
-        "gaussian",
+        REAL,
         _sparse_counts,
-        "a Gaussian on counts that are mostly zero",
+        "a density of real numbers on counts that are mostly zero",
         lambda facts: 100 * facts.zeros,
         "% of the entries are 0",
-        "a normal density covers numbers that counts never take, and has one width for zeros and for large counts",
+        "it covers numbers that counts never take, and has one width for zeros and for large counts",
         edit={"likelihood.name": "poisson", "data.scale": "auto"},
         expected="nats of a mass over whole numbers, and samples without negative counts",
     ),
     _Mistake(
         "DA131",
-        "bernoulli",
+        ("bernoulli",),
         lambda facts: facts.is_table and facts.ends < REAL_VALUED,
         "a Bernoulli on columns of real numbers",
         _at_ends,
@@ -105,7 +106,7 @@ MISTAKES = (
     ),
     _Mistake(
         "DA132",
-        "continuous_bernoulli",
+        ("continuous_bernoulli",),
         _two_valued,
         "a density on [0, 1] for zeros and ones",
         _at_ends,
@@ -116,7 +117,7 @@ MISTAKES = (
     ),
     _Mistake(
         "DA133",
-        "continuous_bernoulli",
+        ("continuous_bernoulli",),
         lambda facts: facts.ends > REAL_VALUED,
         "a density on [0, 1] for values piled up at its ends",
         _at_ends,
@@ -127,35 +128,36 @@ MISTAKES = (
     ),
     _Mistake(
         "DA134",
-        "poisson",
+        ("poisson", "negative_binomial", "zero_inflated_negative_binomial"),
         lambda facts: facts.dispersion < NARROW_COUNTS,
-        "a Poisson on numbers that vary less than counts do",
+        "a mass of counts on numbers that vary less than counts do",
         lambda facts: facts.dispersion,
         DISPERSION,
-        "a Poisson's variance is its mean, and rates that differ from row to row can only add to it",
+        "a Poisson's variance is its mean; rates that differ from row to row, and any dispersion, only add to it",
         edit={"likelihood.name": "gaussian", "data.scale": "auto"},
         expected="noise as narrow as the data's own",
     ),
     _Mistake(
         "DA135",
-        "poisson",
+        ("poisson",),
         lambda facts: facts.dispersion > WIDE_COUNTS,
         "counts that vary far more than a Poisson of one rate",
         lambda facts: facts.dispersion,
         DISPERSION,
         "the code of a row has to explain the rest, and where it cannot, samples vary too little",
-        advice="none needed if the code explains it; else likelihood=gaussian on a logarithm of the counts",
+        edit={"likelihood.name": "negative_binomial"},
+        expected="a spread of its own for each count, and a lower bound where the code cannot explain it",
         severity="info",
     ),
     _Mistake(
         "DA136",
-        "categorical",
-        lambda facts: facts.x.max() < FEW_LEVELS,
-        "few of the 256 levels are in use",
+        ("categorical", "logistic_mixture", "beta_binomial"),
+        lambda facts: FEW_LEVELS * (facts.x.max() + 1) <= facts.module.levels,
+        "few of the levels are in use",
         lambda facts: facts.x.max() + 1,
         "levels up to the highest value",
-        "the decoder has a number for every level of every entry, most of which only learn to be zero",
-        advice="likelihood=poisson or bernoulli where they fit: they take a 256th of the last layer",
+        "mass on levels that never come only learns to be zero, and a categorical has a number for each of them",
+        advice="likelihood.levels as high as the data can go; or likelihood=poisson or bernoulli where they fit",
         severity="info",
     ),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..core.batch import Batch, beside, rows_of
 from ..core.errors import one_line
 from ..core.finding import Finding
 from ..data.tables import listed
@@ -48,6 +49,13 @@ def check_model(step: Step, baseline: float | None = None) -> list[Finding]:
 # The step itself ------------------------------------------------------------------------------------------------------
 
 
+def _unfit(step: Step) -> int:
+    """Entries of the batch that are not finite, and that the likelihood has no place for; a missing one may have."""
+    rows = rows_of(step.batch)
+    holds = getattr(getattr(getattr(step.model, "decoder", None), "likelihood", None), "holds", torch.isfinite)
+    return int((~rows.isfinite() & ~holds(rows)).sum())
+
+
 def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
     where = f" in {seen.module}" if seen.module else ""
     if seen.failure is not None:
@@ -60,8 +68,7 @@ def _broken(step: Step, seen: Watched) -> Iterator[Finding]:
             why=f"{type(seen.failure).__name__}: {text}",
             advice=f"mend{where.removeprefix(' in') or ' the loss'}, and check again",
         )
-    elif not step.batch.isfinite().all():
-        bad = int((~step.batch.isfinite()).sum())
+    elif bad := _unfit(step):
         yield Finding(
             "CH102",
             "error",
@@ -183,16 +190,22 @@ def _dead(step: Step) -> Iterator[Finding]:
 def _encoder_ignores(step: Step, model: nn.Module) -> str | None:
     """The module from which on rows no longer differ ("" for none in particular); None if they do."""
     assert step.draw is not None
-    if is_constant(step.batch):
+    draw, batch = step.draw, _alike(step.batch)
+    if is_constant(rows_of(batch)):
         return None
     with undisturbed(model, step.seed):
         model.eval()
-        posterior = step.draw(model, step.batch).posterior
+        posterior = draw(model, batch).posterior
         if not is_constant(posterior.mean, float(posterior.variance.mean())):
             return None
         encoder = getattr(model, "encoder", None)
-        rows = len(step.batch)
-        return first_constant(encoder, lambda: encoder(step.batch), rows) if isinstance(encoder, nn.Module) else ""
+        rows = len(batch)
+        return first_constant(encoder, lambda: draw(model, batch), rows) if isinstance(encoder, nn.Module) else ""
+
+
+def _alike(batch: Tensor | Batch) -> Tensor | Batch:
+    """Rows under the condition of the first, so that nothing else tells them apart."""
+    return Batch(batch.x, batch.condition[:1].expand_as(batch.condition)) if isinstance(batch, Batch) else batch
 
 
 @torch.no_grad()
@@ -204,9 +217,10 @@ def _decoder_ignores(step: Step, model: nn.Module) -> str | None:
     with undisturbed(model, step.seed):
         model.eval()
         z = PRIOR_DEVIATIONS * torch.randn_like(step.draw(model, step.batch).z[:1])
-        if z.shape[1] < 2 or not is_constant(decode(z).mean[0]):
+        given = beside(_alike(step.batch))
+        if z.shape[1] < 2 or not is_constant(decode(z, *given).mean[0]):
             return None
-        return first_constant(model, lambda: decode(z), z.shape[1])
+        return first_constant(model, lambda: decode(z, *given), z.shape[1])
 
 
 DEAD: tuple[tuple[str, str, Callable[[Step, nn.Module], str | None], str], ...] = (

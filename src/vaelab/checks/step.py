@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.output import VAEOutput
 from ..core.seeds import seed_global
 
@@ -34,9 +35,9 @@ class Step:
     """
 
     model: nn.Module
-    loss: Callable[[nn.Module, Tensor], Tensor]
-    batch: Tensor
-    draw: Callable[[nn.Module, Tensor], VAEOutput] | None = None
+    loss: Callable[[nn.Module, Any], Tensor]
+    batch: Tensor | Batch
+    draw: Callable[[nn.Module, Any], VAEOutput] | None = None
     seed: int = 0
     rate: float = 1e-3
 

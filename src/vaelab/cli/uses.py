@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import row_of, rows_of, wrote
+from .words import condition_of, row_of, rows_of, wrote
 
 
 @app.command
@@ -19,14 +19,16 @@ def sample(
     count: Annotated[int, Parameter(help="rows")] = 64,
     to: To = Path("samples.npy"),
     seed: int = 0,
-    noisy: Annotated[bool, Parameter(help="draw from p(x|z) instead of taking its mean")] = False,
+    noisy: Annotated[bool | None, Parameter(help="draw from p(x|z), as for mixed tables, or take its mean")] = None,
+    condition: Annotated[str | None, Parameter(help="label, or numbers; default: as in the training rows")] = None,
 ) -> int:
     """Draw new rows from the prior."""
     from ..api import load
     from ..use.files import save_rows
 
     loaded = load(run)
-    return wrote(save_rows(loaded, loaded.sample(count, seed, noisy), to), f"{count} rows from the prior")
+    made = loaded.sample(count, seed, noisy, condition_of(loaded, condition))
+    return wrote(save_rows(loaded, made, to), f"{count} rows from the prior{_under(condition)}")
 
 
 @app.command
@@ -37,21 +39,22 @@ def reconstruct(
     *,
     to: To = Path("reconstructions.npy"),
     count: Annotated[int | None, Parameter(help="only the first rows")] = None,
+    condition: Annotated[str | None, Parameter(help="decode them under this label, or these numbers")] = None,
 ) -> int:
-    """Encode rows and decode them again."""
+    """Encode rows and decode them again, under another condition where one is named."""
     import numpy as np
 
     from ..api import load
     from ..use.files import save_rows
 
     loaded = load(run)
-    rows, _, what = rows_of(loaded, source, count, to)
-    if to.suffix.lower() == ".png":  # originals above, reconstructions below
-        rows = np.asarray(rows[: count or 10])
-        again = loaded.reconstruct(rows)
-        shown = np.stack([np.reshape(rows, again.shape), again])
-        return wrote(save_rows(loaded, shown, to), f"the first {len(rows)} {what}, reconstructions below")
-    return wrote(save_rows(loaded, loaded.reconstruct(rows), to), f"reconstructions of {what}")
+    picture = to.suffix.lower() == ".png"
+    rows, given, _, what = rows_of(loaded, source, (count or 10) if picture else count, to)
+    again = loaded.reconstruct(rows, given, condition_of(loaded, condition))
+    if picture:  # originals above, reconstructions below
+        shown = np.stack([np.reshape(np.asarray(rows), again.shape), again])
+        return wrote(save_rows(loaded, shown, to), f"the first {what}, reconstructions below{_under(condition)}")
+    return wrote(save_rows(loaded, again, to), f"reconstructions of {what}{_under(condition)}")
 
 
 @app.command
@@ -69,8 +72,10 @@ def embed(
     from ..use.files import save_codes
 
     loaded = load(run)
-    rows, labels, what = rows_of(loaded, source, count, to)
-    return wrote(save_codes(loaded.embed(rows, sample), to, labels), f"codes of {what}")
+    rows, given, labels, what = rows_of(loaded, source, count, to)
+    codes = loaded.embed(rows, sample, condition=given)
+    indices = loaded.indices(rows, given) if loaded.has_codes and not sample else None
+    return wrote(save_codes(codes, to, labels, indices), f"codes of {what}")
 
 
 @app.command
@@ -90,9 +95,10 @@ def interpolate(
     from ..use.files import save_rows
 
     loaded = load(run)
-    rows, _, what = rows_of(loaded, source, None, to)
+    rows, given, _, what = rows_of(loaded, source, None, to)
     a, b = row_of(rows, first, "first"), row_of(rows, second, "second")
-    between = loaded.interpolate(a, b, steps, path)
+    ends = None if given is None else given[[first, second]]
+    between = loaded.interpolate(a, b, steps, path, ends)
     line = between[None] if to.suffix.lower() == ".png" else between
     return wrote(save_rows(loaded, line, to), f"{steps} steps from row {first} to row {second} of {what}")
 
@@ -108,12 +114,21 @@ def traverse(
     steps: int = 11,
     span: Annotated[float, Parameter(help="half-width in standard deviations")] = 3.0,
     to: To = Path("traversal.npy"),
+    condition: Annotated[str | None, Parameter(help="label, or numbers; default: that of the row")] = None,
 ) -> int:
     """Decode walks along single latent dimensions."""
     from ..api import load
     from ..use.files import save_rows
 
     loaded = load(run)
-    base = None if row is None else row_of(rows_of(loaded, source, None, to)[0], row, "row")
-    walks = loaded.traverse(base, dimension, steps, span)
+    base, own = None, condition_of(loaded, condition)
+    if row is not None:
+        rows, given, _, _ = rows_of(loaded, source, None, to)
+        base = row_of(rows, row, "row")
+        own = given[row] if own is None and given is not None else own
+    walks = loaded.traverse(base, dimension, steps, span, own)
     return wrote(save_rows(loaded, walks, to), f"{len(walks)} dimensions, {steps} steps each")
+
+
+def _under(condition: str | None) -> str:
+    return "" if condition is None else f" under {condition}"

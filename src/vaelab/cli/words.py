@@ -39,23 +39,49 @@ def layers(path: Path, overrides: dict[str, Any]) -> Any:
     return build_config(read_yaml(path), overrides)
 
 
-def rows_of(run: Any, source: str | None, count: int | None, to: Path) -> tuple[Any, Any, str]:
-    """Rows to work on, their labels, and what they are: of a file, or the held-out rows kept in the run."""
+def condition_of(run: Any, text: str | None) -> Any:
+    """A condition as it is typed: a label, numbers with commas, or name=number with commas."""
     from ..core.errors import BadInput
+
+    if text is None or not run.spec.condition or run.spec.classes:
+        return text
+    pairs = [word.rpartition("=") for word in text.split(",")]
+    try:
+        numbers = [float(number) for _, _, number in pairs]
+    except ValueError:
+        rule = f"must be numbers: {', '.join(run.spec.condition)}"
+        raise BadInput("condition", text, rule, "such as --condition 1.5,2 or --condition name=1.5") from None
+    names = [name.strip() for name, _, _ in pairs]
+    return dict(zip(names, numbers, strict=True)) if any(names) else numbers
+
+
+def rows_of(run: Any, source: str | None, count: int | None, to: Path) -> tuple[Any, Any, Any, str]:
+    """Rows to work on, what stands beside them, their labels, and what they are: of a file, or those the run kept."""
+    from ..core.errors import BadInput
+    from ..data.conditions import words_in
     from ..data.source import load
 
     if count is not None and count < 1:
         raise BadInput("count", count, "must be at least 1")
     if source is None:
         rows, labels, name = run.preview, run.preview_labels, "held-out rows kept in the run"
+        given = run.preview_condition
     else:
         if to.exists() and Path(source).exists() and to.samefile(source):
             raise BadInput("to", to, "is the file that is read", "name another file to write")
-        read = load(source, key=run.config.data.key, data_dir=run.config.data.data_dir)
+        data = run.config.data
+        read = load(source, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
         test = read.test is not None
         rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
+        given = words_in(read, run.config.data.condition, test) if reads_beside(run) else None
         rows, name = run.spec.in_order(rows, read.columns), f"{'test ' * test}rows of {source}"
-    return rows[:count], None if labels is None else labels[:count], f"{len(rows[:count])} {name}"
+    given, labels = (None if part is None else part[:count] for part in (given, labels))
+    return rows[:count], given, labels, f"{len(rows[:count])} {name}"
+
+
+def reads_beside(run: Any) -> bool:
+    """Whether the model cannot do without what stands beside a row."""
+    return bool(getattr(run.model, "conditioned", ())) and not run.model.guesses
 
 
 def batch_of(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,9 @@ class Batch:
     def __getitem__(self, index: Any) -> Batch:
         return Batch(self.x[index], self.condition[index])
 
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[row] for row in range(len(self)))
+
     @property
     def shape(self) -> torch.Size:
         """Of the rows."""
@@ -48,6 +52,10 @@ class Batch:
     def dtype(self) -> torch.dtype:
         """Of the rows."""
         return self.x.dtype
+
+    def numel(self) -> int:
+        """Entries of the rows."""
+        return self.x.numel()
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive parts of at most `size` rows."""
@@ -72,6 +80,11 @@ def rows_of(batch: Tensor | Batch) -> Tensor:
         torch.Size([2, 3])
     """
     return batch.x if isinstance(batch, Batch) else batch
+
+
+def beside(batch: Tensor | Batch) -> tuple[Tensor, ...]:
+    """The further argument of what reads a condition: `(c,)`, or `()` where nothing is given beside the rows."""
+    return (batch.condition,) if isinstance(batch, Batch) else ()
 
 
 def condition_of(batch: Tensor | Batch) -> Tensor | None:

@@ -63,6 +63,12 @@ def _device_name(value: str) -> str:
     return value
 
 
+def _as_names(value: Any) -> Any:
+    """A single name stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65536)]
@@ -97,8 +103,8 @@ class DataConfig(Section):
     binarize: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="dynamic draws every value anew as a Bernoulli with that probability"
     )
-    condition: Literal["labels"] | tuple[str, ...] | None = Field(
-        None, description="what is given beside a row: labels, or names of columns; None: nothing"
+    condition: Literal["labels", "array"] | Names | None = Field(
+        None, description="what is given beside a row: labels, the data's array condition, or names of columns"
     )
     labelled: Int | None = Field(None, ge=1, description="training rows that keep their label; None: all")
     kinds: dict[str, Literal["number", "category", "count"]] | None = Field(
@@ -111,7 +117,9 @@ class ModelConfig(Section):
     """The encoder, the posterior's head and the decoder."""
 
     latent: Int | None = Field(None, ge=1, le=65536, description="latent dimensions; None: from the data's size")
-    encoder: EncoderName | None = Field(None, description="None: conv for images of more than 1024 entries, else mlp")
+    encoder: EncoderName | None = Field(
+        None, description="None: conv for images of more than 1024 entries, recurrent for strings, else mlp"
+    )
     decoder: DecoderName | None = Field(None, description="None: the same kind as the encoder")
     hidden: Layers = Field((256, 256), description="widths of the MLP encoder's layers")
     decoder_hidden: Layers | None = Field(None, description="None: the encoder's widths, mirrored")

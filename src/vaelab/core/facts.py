@@ -7,6 +7,19 @@ from dataclasses import dataclass
 Shape = tuple[int, ...]
 
 
+LABELLED_SHARE = 0.125  # of a batch, at least, where few labels are known
+
+
+def labelled_share(known: int, rows: int) -> float:
+    """Share of a training batch whose label is known: as in the data, but an eighth at least, unless none is known.
+
+    Example:
+        >>> labelled_share(100, 60_000), labelled_share(50, 100)
+        (0.125, 0.5)
+    """
+    return max(known / max(rows, 1), LABELLED_SHARE if known else 0.0)
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a mixed table.
@@ -16,12 +29,16 @@ class Column:
         kind: "number" (a real number), "count" (a whole number of at least 0) or "category" (codes from 0).
         levels: The values that the codes of a category stand for, as text; empty for other kinds.
         missing: Whether entries were missing in the training rows.
+        levels_are: "text", "numbers" or "truth": what a level's text means.
+        decimals: Digits after the point that numbers are written with; None: as many as it takes.
     """
 
     name: str
     kind: str
     levels: tuple[str, ...] = ()
     missing: bool = False
+    levels_are: str = "text"
+    decimals: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class Facts:
         columns: Of a mixed table; empty for other data.
         vocabulary: Tokens there are; 0 for other data.
         rows: Training rows.
+        frequencies: Training rows of each class whose label is known; empty where the condition is none.
     """
 
     shape: Shape
@@ -43,3 +61,4 @@ class Facts:
     columns: tuple[Column, ...] = ()
     vocabulary: int = 0
     rows: int = 0
+    frequencies: tuple[int, ...] = ()

@@ -5,6 +5,7 @@ Shapes: K samples of the posterior, B rows in the batch, L latent dimensions, G 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,3 +86,21 @@ class Loss:
     def minimised(self) -> Tensor:
         """A scalar of the value of `total` whose gradient is that of both players."""
         return self.total if self.player is None else self.total + (self.player - self.player.detach())
+
+
+def weighted_bound(log_w: Tensor, samples: int) -> Tensor:
+    """The importance-weighted bound of so many samples in nats, [B], its mean over the groups that [K, B] weights fill.
+
+    Reference: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
+
+    Args:
+        log_w: Log weights log p(x, z) - log q(z|x), [K, B]; those that fill no group are left out.
+        samples: Of a group.
+
+    Example:
+        >>> import torch
+        >>> weighted_bound(torch.tensor([[1.0], [3.0]]).log(), 2)
+        tensor([0.6931])
+    """
+    groups = log_w[: len(log_w) // samples * samples].unflatten(0, (-1, samples))
+    return groups.logsumexp(1).mean(0) - math.log(samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from ..core.finding import Finding
 from ..core.tables import pick
 
 Rows = np.ndarray | Tensor
-Layout = Literal["table", "image"]
+Layout = Literal["table", "image", "text", "sequence"]
 Axes = Literal["", "HW", "HWC", "CHW"]
 
 EXACT_IN_FLOAT32 = 2**24
@@ -26,6 +26,7 @@ CASTS = {"b": np.uint8, "i": np.int64, "u": np.int64, "f": np.float32}
 ROW_KEYS, LABEL_KEYS = ("x_train", "x", "X", "data"), {"x_train": "y_train"}
 FACTOR_KEYS = ("factors", "factors_test", "factor_names")
 CHUNK_BYTES = 32 << 20
+UNKNOWN = -1  # the code of a label that is missing
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Parts:
     factors: Any = None
     factors_test: Any = None
     factor_names: Any = ()
+    condition: Any = None
+    condition_test: Any = None
+    worded: bool = False  # rows of a table are objects: text, floats, and None where an entry is missing
 
 
 def from_npy(path: Path) -> Parts:
@@ -54,17 +58,22 @@ def from_npz(path: Path, key: str | None) -> Parts:
     """The rows of an .npz file.
 
     They are the array called `key`, else `x_train` with its companions, else `x`, `X` or `data`, else the only one. The
-    arrays `factors`, `factors_test` and `factor_names` say what the rows were made from; `key` leaves them alone.
+    arrays `factors`, `factors_test` and `factor_names` say what the rows were made from; `key` leaves them alone. The
+    arrays `condition` and `condition_test` hold numbers that are given beside the rows.
 
     Raises:
         BadInput: where several arrays could be meant, or none has the name.
     """
-    archive = read_npz(path)
+    return from_arrays(read_npz(path), str(path), key)
+
+
+def from_arrays(archive: Mapping[str, Any], where: str, key: str | None) -> Parts:
+    """The rows of a mapping of arrays, as of an .npz file."""
     if key is not None:
-        return Parts(pick(archive, key, f"{path}: key"))
+        return Parts(pick(archive, key, f"{where}: key"))
     named = [name for name in ROW_KEYS if name in archive] or (list(archive) if len(archive) == 1 else [])
     if not named:
-        raise BadInput(str(path), f"the arrays {', '.join(archive)}", "one of them has to be chosen", "data.key=NAME")
+        raise BadInput(where, f"the arrays {', '.join(archive)}", "one of them has to be chosen", "data.key=NAME")
     rows, labels = named[0], LABEL_KEYS.get(named[0], "y")
     has_test = rows == "x_train" and "x_test" in archive
     factors, factors_test, factor_names = (archive.get(name) for name in FACTOR_KEYS)
@@ -76,6 +85,8 @@ def from_npz(path: Path, key: str | None) -> Parts:
         factors=factors,
         factors_test=factors_test if has_test else None,
         factor_names=() if factor_names is None else factor_names,
+        condition=archive.get("condition"),
+        condition_test=archive.get("condition_test") if has_test else None,
     )
 
 
@@ -192,6 +203,8 @@ class Labels(NamedTuple):
 def labels_of(parts: Parts, rows: int, test_rows: int, where: str) -> Labels:
     """Whole numbers stay as they are, names become positions in their sorted list, and anything else is left out.
 
+    A label that is missing, NaN, None or an empty name beside others, becomes -1.
+
     Raises:
         BadInput: where there is not one label a row.
     """
@@ -202,9 +215,10 @@ def labels_of(parts: Parts, rows: int, test_rows: int, where: str) -> Labels:
     together = np.concatenate([train, test])
     if together.dtype.kind == "U":
         found, codes = np.unique(together, return_inverse=True)
-        names = tuple(str(name) for name in found)
-    elif np.array_equal(together, np.floor(together)) and np.abs(together).max() < EXACT_IN_FLOAT32:
-        codes, names = together, parts.label_names
+        unnamed = int(found[0] == "" and len(found) > 1)  # it comes first
+        codes, names = codes - unnamed, tuple(str(name) for name in found[unnamed:])
+    elif _whole(together):
+        codes, names = np.nan_to_num(together, nan=UNKNOWN), parts.label_names
     else:
         return Labels(findings=(_LABELS_LEFT_OUT,))
     codes = codes.astype(np.int64)
@@ -219,9 +233,17 @@ def _label_column(y: Any, rows: int, where: str) -> np.ndarray:
     if column.dtype.kind in "biuf":
         return column.astype(np.float64)
     names = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in column.tolist()]
+    if any(isinstance(name, str) for name in names):
+        names = ["" if name is None or name != name else name for name in names]
     if not all(isinstance(name, str) for name in names):
         return np.full(rows, np.nan)  # no classes, which the caller tells
     return np.array(names, dtype=np.str_)
+
+
+def _whole(labels: np.ndarray) -> bool:
+    """Whether labels are whole numbers, some of which may be missing."""
+    known = labels[~np.isnan(labels)]
+    return len(known) > 0 and bool(np.array_equal(known, np.floor(known)) and np.abs(known).max() < EXACT_IN_FLOAT32)
 
 
 _LABELS_LEFT_OUT = Finding(
@@ -272,6 +294,31 @@ def _factor_table(factors: Any, rows: int, where: str, count: int | None = None)
         fix = "number the values of a factor, such as with np.unique(column, return_inverse=True)[1]"
         raise BadInput(where, f"dtype {table.dtype}", f"must be whole numbers below {EXACT_IN_FLOAT32}", fix)
     return table.astype(np.int64)
+
+
+def conditions_of(parts: Parts, rows: int, test_rows: int, where: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Numbers that are given beside the rows of either split, float64 [N, C].
+
+    Raises:
+        BadInput: where they are no numbers, or not as many for each row.
+    """
+    train = _condition_table(parts.condition, rows, f"{where}: condition")
+    test = _condition_table(parts.condition_test, test_rows, f"{where}: condition_test")
+    if train is not None and test is not None and train.shape[1] != test.shape[1]:
+        rule = f"must have {train.shape[1]} columns, as for training"
+        raise BadInput(f"{where}: condition_test", f"shape {test.shape}", rule)
+    return train, test
+
+
+def _condition_table(given: Any, rows: int, where: str) -> np.ndarray | None:
+    if given is None:
+        return None
+    table = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != rows or not table.shape[1] or table.dtype.kind not in "biuf":
+        received = f"shape {table.shape}, dtype {table.dtype}"
+        raise BadInput(where, received, f"must be numbers of shape ({rows}, C), as many for each row")
+    return table.astype(np.float64)
 
 
 def place(index: Iterable[int], columns: tuple[str, ...] = ()) -> str:

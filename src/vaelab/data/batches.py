@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.seeds import generator
+from ..core.batch import Batch
+from ..core.facts import labelled_share
+from ..core.seeds import derive, generator
 from .arrays import as_numpy
 from .transforms import Affine
 
@@ -36,6 +38,7 @@ class Rows:
         transform: From the data's own scale to the model's.
         binarize: "none", "threshold" (at one half) or "dynamic" (each value is the probability of a one).
         shape: Shape of a row as the model sees it.
+        condition: What is given beside each row of `raw`, float32 [N, C]; None: nothing.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Rows:
         binarize: str,
         shape: tuple[int, ...],
         device: torch.device,
+        condition: np.ndarray | None = None,
     ) -> None:
         self.shape, self.device = shape, device
         self.dynamic = binarize == "dynamic"
@@ -54,19 +58,38 @@ class Rows:
         self._transform = transform
         self._resident: Tensor | None = None
         self.count = len(raw) if indices is None else len(indices)
+        self.condition: Tensor | None = None
+        if condition is not None:
+            self.condition = torch.from_numpy(condition if indices is None else condition[indices]).to(device)
         if self.count * int(np.prod(shape)) * 4 <= RESIDENT_BYTES:
             self._resident = torch.cat([self._read(chunk) for chunk in np.array_split(np.arange(self.count), 16)])
 
     def __len__(self) -> int:
         return self.count
 
-    def take(self, index: Tensor, coins: torch.Generator | None = None) -> Tensor:
-        """The rows at `index` [B] as float32 [B, *shape]; `coins` decides a dynamic binarisation."""
+    def take(self, index: Tensor, coins: torch.Generator | None = None) -> Tensor | Batch:
+        """The rows at `index` [B], with their condition where they have one; `coins` decides dynamic binarisation."""
+        x = self.x(index, coins)
+        return x if self.condition is None else Batch(x, self.condition.index_select(0, index.to(self.device)))
+
+    def x(self, index: Tensor, coins: torch.Generator | None = None) -> Tensor:
+        """The rows at `index` [B] alone, as float32 [B, *shape]."""
         if self._resident is not None:
             x = self._resident.index_select(0, index.to(self.device))
         else:
             x = self._read(index.cpu().numpy())
         return torch.bernoulli(x, generator=coins) if self.dynamic else x
+
+    def order(self, size: int, seed: int) -> Order | Quota:
+        """The order in which batches of a size take the rows."""
+        everything = Order(self.count, size, seed)
+        if self.condition is None:
+            return everything
+        known = (~self.condition.isnan().any(1)).nonzero()[:, 0].cpu()
+        wanted = max(1, round(size * labelled_share(len(known), self.count)))
+        if not 0 < len(known) < self.count or wanted == size:
+            return everything
+        return Quota(known, Order(len(known), wanted, derive(seed, "known")), Order(self.count, size - wanted, seed))
 
     def raw(self, index: np.ndarray) -> np.ndarray:
         """The rows at `index` on the data's own scale."""
@@ -80,6 +103,25 @@ class Rows:
         raw = torch.from_numpy(np.ascontiguousarray(self.raw(index))).to(self.device)
         x = self._transform.to(self.device)(raw).reshape(-1, *self.shape)
         return (x >= 0.5).float() if self._threshold else x
+
+
+class Quota:
+    """An order in which every batch begins with rows whose condition is known, and goes on with any rows.
+
+    One labelled row in hundreds would be seen once in several batches, and what it says drowned in between.
+
+    Args:
+        known: Those rows.
+        first: Their own order, in batches of the size that each begins with.
+        rest: The order of all rows.
+    """
+
+    def __init__(self, known: Tensor, first: Order, rest: Order) -> None:
+        self.known, self.first, self.rest = known, first, rest
+
+    def batch(self, step: int) -> Tensor:
+        """Indices of the rows of batch `step`, [size]."""
+        return torch.cat([self.known[self.first.batch(step)], self.rest.batch(step)])
 
 
 class Order:

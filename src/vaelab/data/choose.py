@@ -11,6 +11,7 @@ import numpy as np
 from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.finding import Finding
+from ..distributions.likelihoods import LIKELIHOODS
 from .arrays import chunks, place
 from .source import Source
 from .summary import Summary, summarise
@@ -20,7 +21,6 @@ from .worries import worries
 __all__ = ["Choice", "Summary", "choose", "summarise"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-LEVELS = 256
 AMOUNTS = 1e3  # variance over mean: a Poisson's is 1, and counts of words or of molecules reach a hundred
 PILED_UP = 0.1  # share of entries at the ends from which they drive a density on [0, 1]
 
@@ -125,7 +125,7 @@ SCALES: dict[str, Callable[[_Facts], Affine]] = {
     "unit": lambda f: _unit(f),
     "standardize": lambda f: _standardize(f),
 }
-DISCRETE = {"bernoulli", "poisson", "categorical"}
+DISCRETE = {name for name, kind in LIKELIHOODS.items() if kind.discrete}
 
 
 def choose(summary: Summary, source: Source, config: Config, trained_on: Summary | None = None) -> Choice:
@@ -147,6 +147,10 @@ def choose(summary: Summary, source: Source, config: Config, trained_on: Summary
         >>> choice.likelihood, choice.transform.scale.item()
         ('gaussian', 6.016...)
     """
+    if source.layout == "sequence":
+        return _of_strings(summary, source, config)
+    if source.mixed:
+        return Choice("mixed", Affine(), tuple(worries(summary, source, config)), discrete=False)
     for predicate, *words in UNUSABLE:
         _refuse_where(source, predicate, *words)
     facts = _Facts(summary, source, config, trained_on or summary)
@@ -162,6 +166,15 @@ def choose(summary: Summary, source: Source, config: Config, trained_on: Summary
     return Choice(name, transform, (*notes, *worries(summary, source, config)), name in DISCRETE)
 
 
+def _of_strings(summary: Summary, source: Source, config: Config) -> Choice:
+    """Tokens have no order and no scale; another likelihood is refused when the model is built."""
+    for name, plain in (("scale", ("auto", "none")), ("binarize", ("none",))):
+        if (given := getattr(config.data, name)) not in plain:
+            raise BadInput(f"data.{name}", given, "the rows are strings, whose tokens are no numbers", "leave it out")
+    given = config.likelihood.name
+    return Choice("tokens" if given == "auto" else given, Affine(), tuple(worries(summary, source, config)), True)
+
+
 def _chosen(rule: _Rule, facts: _Facts) -> Finding:
     low, high = facts.extent
     return Finding(
@@ -173,7 +186,7 @@ def _chosen(rule: _Rule, facts: _Facts) -> Finding:
         f"and the highest, {facts.summary.maximum:.6g}",
         evidence=f"{facts.summary.rows} rows; everything loaded lies in [{low:.6g}, {high:.6g}]",
         why=rule.reason,
-        advice="likelihood=NAME sets another: bernoulli, continuous_bernoulli, gaussian, categorical or poisson",
+        advice="likelihood=NAME sets another; vaelab models lists them",
     )
 
 
@@ -190,7 +203,7 @@ def _gray_levels(summary: Summary) -> Finding:
 
 
 def _natural_scale(name: str, facts: _Facts) -> str:
-    if name == "gaussian":
+    if name in ("gaussian", "laplace", "student_t"):
         return "standardize"
     return "unit" if name in ("bernoulli", "continuous_bernoulli") and facts.ceiling is not None else "none"
 
@@ -230,7 +243,7 @@ def _is_beyond(chunk: np.ndarray) -> np.ndarray:
 
 
 UNUSABLE = (
-    (_is_missing, "a missing entry", "every entry must have a value", "fill it in, or drop its row or column"),
+    (_is_missing, "a missing entry", "every entry must have a value", "fill it in, or likelihood=mixed leaves it out"),
     (_is_beyond, "an entry", "must be finite and within float32", "correct it, or drop its row or column"),
 )
 
@@ -269,13 +282,14 @@ def _whole(name: str, facts: _Facts, transform: Affine) -> None:
 
 def _levels(name: str, facts: _Facts, transform: Affine) -> None:
     _whole(name, facts, transform)
-    rule, fix = f"{name} has the levels 0 to {LEVELS - 1}", "likelihood=poisson for larger counts"
-    _refuse_where(facts.source, lambda chunk: chunk >= LEVELS, "an entry", rule, fix)
+    levels = facts.config.likelihood.levels
+    rule, fix = f"{name} has the levels 0 to {levels - 1}", "a larger likelihood.levels, or likelihood=poisson"
+    _refuse_where(facts.source, lambda chunk: chunk >= levels, "an entry", rule, fix)
 
 
 CHECKS: dict[str, Callable[[str, _Facts, Affine], None]] = {
     "bernoulli": _within_unit,
     "continuous_bernoulli": _within_unit,
-    "poisson": _whole,
-    "categorical": _levels,
+    **dict.fromkeys(("poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial"), _whole),
+    **dict.fromkeys(("categorical", "logistic_mixture", "beta_binomial"), _levels),
 }

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import BadInput, did_you_mean
+from ..core.facts import Column
 from ..core.files import check_file
 from ..core.finding import Finding
 from .arrays import (
@@ -27,7 +28,9 @@ from .arrays import (
     as_numpy,
     checked,
     column_name,
+    conditions_of,
     factors_of,
+    from_arrays,
     from_npy,
     from_npz,
     labels_of,
@@ -36,6 +39,8 @@ from .builtin import digits, mnist
 from .factors import shapes
 from .images import from_folder
 from .tables import from_frame
+from .text import Text, are_strings, as_strings, tokenised
+from .text_columns import frame_of_text
 from .text_tables import from_text
 from .torchsets import from_dataset, from_loader
 
@@ -43,10 +48,11 @@ FINGERPRINT_BYTES, FINGERPRINT_ROWS = 256 << 20, 1000
 HASH_ROWS = 1024
 
 NAMES: dict[str, Callable[[str | None], Parts]] = {"digits": digits, "mnist": mnist, "shapes": shapes}
-READERS: dict[str, Callable[[Path, str | None], Parts]] = {
-    ".npz": from_npz,
-    ".npy": lambda path, key: from_npy(path),
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz"), lambda path, key: from_text(path)),
+TEXTS = (".csv", ".tsv", ".txt", ".smi", ".csv.gz", ".tsv.gz", ".txt.gz", ".smi.gz")
+READERS: dict[str, Callable[[Path, str | None, str | None], Parts]] = {
+    ".npz": lambda path, key, column: from_npz(path, key),
+    ".npy": lambda path, key, column: from_npy(path),
+    **dict.fromkeys(TEXTS, lambda path, key, column: from_text(path, column)),
 }
 
 
@@ -57,12 +63,13 @@ class Source:
     Args:
         name: What a person calls the data: a path, a name, or "array".
         train: Rows [N, D] of a table or [N, C, H, W] of images; uint8, int64 or float32, but a memory map keeps its
-            own dtype.
+            own dtype, and a table with columns of text holds objects: text, floats, and None where one is missing.
         test: Held-out rows where the data brings them, else None.
         train_labels: int64 [N], or None.
         test_labels: int64 [M], or None.
         label_names: What the codes stand for; empty where they are the user's own numbers.
-        layout: "table" or "image".
+        layout: "table", "image" or "text"; rows of text are strings [N], until `as_tokens` numbers their tokens and
+            makes it "sequence".
         axes: How an image looked to the user, so that results can be given back the same way; "" for tables.
         columns: A table's column names; empty for images.
         top: The highest possible value where the range [0, top] is known, such as 255 for 8-bit images, else None.
@@ -70,6 +77,10 @@ class Source:
         factors: What each training row was made from, int64 [N, F], where it is known, else None.
         factors_test: The same of the held-out rows, [M, F], or None.
         factor_names: F names.
+        condition: Numbers that are given beside each training row, [N, C], or None.
+        condition_test: The same of the held-out rows, [M, C], or None.
+        mixed: What the columns of a mixed table are, whose rows are then in numbers; empty for other data.
+        text: Strings as rows of tokens; None for other data.
     """
 
     name: str
@@ -86,16 +97,29 @@ class Source:
     factors: np.ndarray | None = None
     factors_test: np.ndarray | None = None
     factor_names: tuple[str, ...] = ()
+    condition: np.ndarray | None = None
+    condition_test: np.ndarray | None = None
+    mixed: tuple[Column, ...] = ()
+    text: Text | None = None
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Names of the tokens of sequences; empty for other data."""
+        return self.text.vocabulary if self.text is not None else ()
 
 
-def load(source: Any, *, key: str | None = None, data_dir: str | None = None) -> Source:
-    """Data from an array, a tensor, `(x, y)`, a PyTorch dataset or loader, a data frame, a path, or a name.
+def load(
+    source: Any, *, key: str | None = None, data_dir: str | None = None, text_column: str | None = None
+) -> Source:
+    """Data from an array, a tensor, `(x, y)`, a mapping of arrays, a PyTorch dataset or loader, a data frame, a path,
+    or a name.
 
     Args:
         source: The data. A path ends in .npz, .npy, .csv, .tsv or .txt (the last three also with .gz), or is a folder
-            of images. The names are `digits`, `mnist` and `shapes`.
+            of images. The names are `digits`, `mnist` and `shapes`. A mapping holds what an .npz file would.
         key: Which array of an .npz file; None where the file says so itself.
         data_dir: A folder with local copies of downloadable data; None for the cache folder alone.
+        text_column: The column of a table that holds strings to learn; None: no column, unless it is the only one.
 
     Raises:
         BadInput: one line with the file or argument, the row or column where there is one, the rule, and the remedy.
@@ -107,15 +131,15 @@ def load(source: Any, *, key: str | None = None, data_dir: str | None = None) ->
     """
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        return _assemble(_read(name, key, data_dir), name)
+        return _assemble(_read(name, key, data_dir, text_column), name)
     name = "array"
     if isinstance(source, tuple) and len(source) == 2:
         source, labels = source
-        return _assemble(replace(_in_memory(source, name), y=labels), name)
-    return _assemble(_in_memory(source, name), name)
+        return _assemble(replace(_in_memory(source, name, text_column), y=labels), name)
+    return _assemble(_in_memory(source, name, text_column), name)
 
 
-def _read(name: str, key: str | None, data_dir: str | None) -> Parts:
+def _read(name: str, key: str | None, data_dir: str | None, text_column: str | None) -> Parts:
     if name in NAMES:
         return NAMES[name](data_dir)
     path = Path(name)
@@ -129,25 +153,40 @@ def _read(name: str, key: str | None, data_dir: str | None) -> Parts:
         raise BadInput(
             name, f"the suffix {suffix or '(none)'}", f"known: {', '.join(READERS)}", "or a folder of images"
         )
-    return READERS[suffix](path, key)
+    return READERS[suffix](path, key, text_column)
 
 
-def _in_memory(source: Any, where: str) -> Parts:
+def _in_memory(source: Any, where: str, text_column: str | None) -> Parts:
+    if are_strings(source):
+        return Parts(as_strings(source, where))
     if isinstance(source, (np.ndarray, Tensor)) or hasattr(source, "nnz"):
         return Parts(source)
+    if isinstance(source, Mapping):
+        return from_arrays(source, where, None)
     if isinstance(source, DataLoader):
         return from_loader(source)
     if isinstance(source, Dataset):
         return from_dataset(source)
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(source, pandas.DataFrame):
-        return from_frame(source, where)
-    rule = "must be an array, a tensor, (x, y), a PyTorch dataset or loader, a data frame, a path or a name"
+        return frame_of_text(source, where, text_column) or from_frame(source, where)
+    rule = "must be an array, a tensor, (x, y), {'x': ...}, a PyTorch dataset or loader, a data frame, a path or a name"
     raise BadInput("data", f"a {type(source).__name__}", rule, "numpy.asarray(x) turns lists into an array")
 
 
+def as_tokens(source: Source) -> Source:
+    """Strings as rows of tokens; other data as it is."""
+    if source.text is None:
+        return source
+    return replace(
+        source, train=source.text.rows, layout="sequence", findings=(*source.findings, *source.text.findings)
+    )
+
+
 def _assemble(parts: Parts, name: str) -> Source:
-    train, findings = checked(parts.x, name, parts.columns)
+    if isinstance(parts.x, np.ndarray) and parts.x.dtype.kind == "U" and parts.x.ndim == 1:
+        return _strings(parts, name)
+    train, findings = (parts.x, ()) if parts.worded else checked(parts.x, name, parts.columns)
     rows, layout, axes = arranged(train, name)
     if len(rows) < 2:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
@@ -155,6 +194,7 @@ def _assemble(parts: Parts, name: str) -> Source:
     test_rows = len(test) if test is not None else 0
     labels = labels_of(parts, len(rows), test_rows, name)
     factors = factors_of(parts, len(rows), test_rows, name)
+    condition, condition_test = conditions_of(parts, len(rows), test_rows, name)
     known_range = 255.0 if layout == "image" and str(train.dtype).endswith("uint8") else None
     return Source(
         name=name,
@@ -171,6 +211,30 @@ def _assemble(parts: Parts, name: str) -> Source:
         factors=factors.train,
         factors_test=factors.test,
         factor_names=factors.names,
+        condition=condition,
+        condition_test=condition_test,
+    )
+
+
+def _strings(parts: Parts, name: str) -> Source:
+    if len(parts.x) < 2:
+        raise BadInput(name, "one row", "must have at least two", "one is held out")
+    labels = labels_of(parts, len(parts.x), 0, name)
+    condition, _ = conditions_of(parts, len(parts.x), 0, name)
+    return Source(
+        name=name,
+        train=parts.x,
+        test=None,
+        train_labels=labels.train,
+        test_labels=None,
+        label_names=labels.names,
+        layout="text",
+        axes="",
+        columns=(),
+        top=None,
+        findings=(*parts.findings, *labels.findings),
+        condition=condition,
+        text=tokenised(parts.x, name),
     )
 
 
@@ -217,5 +281,6 @@ def fingerprint(rows: Rows) -> str:
     large = math.prod(rows.shape) * dtype.itemsize > FINGERPRINT_BYTES
     chosen = np.unique(np.linspace(0, len(rows) - 1, FINGERPRINT_ROWS).astype(int)) if large else np.arange(len(rows))
     for start in range(0, len(chosen), HASH_ROWS):
-        digest.update(np.ascontiguousarray(as_numpy(rows[chosen[start : start + HASH_ROWS]])).tobytes())
+        part = as_numpy(rows[chosen[start : start + HASH_ROWS]])
+        digest.update(np.ascontiguousarray(part.astype(str) if part.dtype == object else part).tobytes())
     return digest.hexdigest()

@@ -18,8 +18,12 @@ from ..core.durable import to_json
 from ..core.errors import BadInput
 from ..core.facts import Column, Facts
 from .arrays import as_numpy, column_name
+from .conditions import Conditioning
+from .mixed import decode, encode
+from .text import rows_of, vocabulary_of
 from .transforms import Affine
 
+READING = ("condition_mean", "condition_scale", "frequencies")
 PREVIEW_ROWS, PREVIEW_BYTES = 2000, 32 * 2**20
 
 
@@ -29,7 +33,7 @@ class Spec:
 
     Args:
         name: What a person calls it.
-        layout: "table" or "image".
+        layout: "table", "image", or "sequence" for strings.
         axes: How an image's row looked to the user: "HW", "HWC", "CHW", or "" for a table.
         shape: Shape of a row as the model sees it.
         columns: Names of a table's columns.
@@ -43,6 +47,8 @@ class Spec:
         transform: From the data's own scale to the model's.
         condition: Names of the entries of what is given beside a row; empty where nothing is.
         classes: Of the labels, where the condition is a one-hot label; else 0.
+        condition_mean, condition_scale: Of numbers that are given beside a row; empty for labels.
+        frequencies: Training rows of each label whose label is known; empty for numbers.
         mixed: The columns of a mixed table; empty for other data.
         vocabulary: The tokens of sequences; empty for other data.
     """
@@ -62,13 +68,22 @@ class Spec:
     transform: Affine
     condition: tuple[str, ...] = ()
     classes: int = 0
+    condition_mean: tuple[float, ...] = ()
+    condition_scale: tuple[float, ...] = ()
+    frequencies: tuple[int, ...] = ()
     mixed: tuple[Column, ...] = ()
     vocabulary: tuple[str, ...] = ()
 
     @property
     def facts(self) -> Facts:
         """What a model must know of the data."""
-        return Facts(self.shape, len(self.condition), self.classes, self.mixed, len(self.vocabulary), self.rows)
+        sizes = len(self.condition), self.classes
+        return Facts(self.shape, *sizes, self.mixed, len(self.vocabulary), self.rows, self.frequencies)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """How conditions are read."""
+        return Conditioning(self.condition, self.condition_mean, self.condition_scale, self.frequencies)
 
     def to_model(self, x: Any) -> Tensor:
         """New rows [n, ...] as the user has them, as float32 [n, *shape] on the model's scale.
@@ -76,8 +91,16 @@ class Spec:
         Raises:
             BadInput: if the rows are not of the shape the model was trained on, or hold no finite numbers.
         """
+        if self.vocabulary:
+            return torch.from_numpy(rows_of(x, self.vocabulary, *self.shape)).float()
         columns = tuple(str(name) for name in getattr(x, "columns", ()))
         given = x if isinstance(x, np.ndarray | Tensor) else np.asarray(x)
+        if self.mixed:
+            rows: Any = self.in_order(as_numpy(given), columns) if given.ndim == 2 else given
+            if given.ndim != 2 or not len(given) or rows.shape[1] != len(self.mixed):
+                rule = f"the model takes rows of {len(self.mixed)} columns: {', '.join(self.columns)}"
+                raise BadInput("x", f"shape {tuple(given.shape)}", rule)
+            return torch.from_numpy(encode(self.mixed, rows))
         if (
             given.ndim < 2
             or (given.dtype.kind if isinstance(given, np.ndarray) else "f") not in "biuf"
@@ -105,8 +128,12 @@ class Spec:
         return f"shape {tuple(rows.shape)}" if rows.ndim else f"{type(x).__name__} {str(x)[:40]}"
 
     def to_user(self, y: Tensor) -> np.ndarray:
-        """Rows [..., *shape] on the model's scale, as the user has them."""
+        """Rows [..., *shape] on the model's scale, as the user has them; of a mixed table, Python's own objects."""
+        if self.mixed:
+            return decode(self.mixed, y.detach().cpu())
         rows = self.transform.inverse(y.detach().cpu().float()).numpy()
+        if self.vocabulary:
+            return vocabulary_of(self.vocabulary).strings(rows)
         lead = rows.shape[: rows.ndim - len(self.shape)]
         if self.axes == "HWC":
             return np.moveaxis(rows, -3, -1)
@@ -155,14 +182,34 @@ class Spec:
         """What `to_files` wrote: the spec, the preview, its labels, and the training rows."""
         plain = json.loads(files["spec.json"])
         tuples: dict[str, Any] = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
-        tuples |= {key: tuple(plain.get(key, ())) for key in ("condition", "vocabulary")}
+        tuples |= {key: tuple(plain.get(key, ())) for key in ("condition", "vocabulary", *READING)}
         tuples["mixed"] = tuple(
             Column(**(column | {"levels": tuple(column["levels"])})) for column in plain.get("mixed", ())
         )
         transform = Affine.from_state(load_tensors(files["transform.safetensors"]))
         labels = _array(files["labels.npy"]) if "labels.npy" in files else None
         training = _array(files["training.npy"]) if "training.npy" in files else None
-        return cls(**(plain | tuples), transform=transform), _array(files["preview.npy"]), labels, training
+        spec, preview = cls(**(plain | tuples), transform=transform), _array(files["preview.npy"])
+        if spec.vocabulary:
+            named = vocabulary_of(spec.vocabulary)
+            preview, training = named.strings(preview), None if training is None else named.strings(training)
+        if spec.mixed:
+            preview, training = decode(spec.mixed, preview), None if training is None else decode(spec.mixed, training)
+        return spec, preview, labels, training
+
+
+def condition_files(held_out: Tensor, training: Tensor) -> dict[str, bytes]:
+    """What a run folder keeps of the conditions of the rows that it keeps, as the model reads them, [n, C] each."""
+    both = {"condition.npy": held_out, "training_condition.npy": training}
+    return {name: _npy(part.cpu().numpy()) for name, part in both.items()}
+
+
+def conditions_from(files: Mapping[str, bytes]) -> tuple[Tensor, Tensor] | None:
+    """What `condition_files` wrote; None where nothing was given beside the rows."""
+    if "condition.npy" not in files:
+        return None
+    held_out, training = (torch.from_numpy(_array(files[f"{part}condition.npy"])) for part in ("", "training_"))
+    return held_out, training
 
 
 def _made_up(names: tuple[str, ...]) -> bool:

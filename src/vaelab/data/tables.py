@@ -24,7 +24,7 @@ class Table:
 
     Args:
         columns: Names, one a column.
-        rows: float64 [N, D]; a missing entry is NaN.
+        rows: float64 [N, D], a missing entry NaN; or objects, where columns hold text: text, floats and None.
         findings: What was met while reading.
     """
 
@@ -99,7 +99,8 @@ def from_frame(frame: Any, where: str) -> Parts:
 
 def as_parts(table: Table) -> Parts:
     """The parts of a source that a table brings."""
-    return Parts(table.rows, columns=table.columns, findings=tuple(table.findings))
+    worded = table.rows.dtype == object
+    return Parts(table.rows, columns=table.columns, findings=tuple(table.findings), worded=worded)
 
 
 def is_value(cell: str) -> bool:
@@ -118,13 +119,18 @@ def _read(cells: Sequence[str], reading: Reading) -> np.ndarray | None:
 def numbers(cells: Cells) -> Table:
     """A table of numbers from its text; columns and rows without any value are dropped.
 
+    Where columns hold text or truth values, the rows are objects: text, floats, and None where an entry is missing.
+
     Raises:
-        BadInput: for two columns of one name, text, values beyond float64, and a table without a value.
+        BadInput: for two columns of one name, text in a column of numbers, values beyond float64, and a table without a
+            value.
     """
     _refuse_twins(cells)
     read = [next(((r, c) for r in READINGS if (c := _read(v, r)) is not None), None) for v in cells.values]
     _refuse_text(cells, [i for i, found in enumerate(read) if found is None])
-    rows = np.stack([found[1] for found in read if found], axis=1)
+    words = {i: _words(cells.values[i]) for i, found in enumerate(read) if found is None or _is_truth(cells.values[i])}
+    read = [None if place in words else found for place, found in enumerate(read)]
+    rows = np.stack([words[i][1] if found is None else found[1] for i, found in enumerate(read)], axis=1)
     _refuse_infinite(cells, rows)
     table = Table(cells.columns, rows)
     for reading in READINGS[1:]:
@@ -138,7 +144,34 @@ def numbers(cells: Cells) -> Table:
             "encode the columns yourself where you mean something else",
         )
     _note_large(cells, table)
-    return _without_empty(cells.where, table)
+    table = _without_empty(cells.where, table)
+    return _worded(table, {cells.columns[i]: levels for i, (levels, _) in words.items()}) if words else table
+
+
+def _is_truth(cells: Sequence[str]) -> bool:
+    """Whether a column holds nothing but true and false, and what is missing."""
+    found = {cell.lower() for cell in cells} - MISSING
+    return bool(found) and found <= {"false", "true"}
+
+
+def _words(cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The different texts of a column and None, and the place of each cell among them, NaN where it is missing."""
+    levels, codes = np.unique(np.array(cells), return_inverse=True)
+    missing = np.array([level.lower() in MISSING for level in levels.tolist()])
+    return np.array([*levels.tolist(), None], object), np.where(missing[codes], np.nan, codes)
+
+
+def _worded(table: Table, levels: dict[str, np.ndarray]) -> Table:
+    """The table with the texts for their places; NaN becomes None."""
+    rows = np.empty(table.rows.shape, object)
+    for column, name in enumerate(table.columns):
+        values = table.rows[:, column]
+        if name in levels:
+            rows[:, column] = levels[name][np.nan_to_num(values, nan=-1).astype(int)]
+        else:
+            rows[:, column] = [None if value != value else value for value in values.tolist()]
+    table.rows = rows
+    return table
 
 
 def plural(count: float, unit: str) -> str:
@@ -163,6 +196,8 @@ def _refuse_twins(cells: Cells) -> None:
 
 
 def _refuse_text(cells: Cells, positions: list[int]) -> None:
+    """Refuses text in columns of which half or more are numbers: that is no category, but a slip."""
+    positions = [place for place in positions if _mostly_numbers(cells.values[place])]
     if not positions:
         return
     column = cells.values[positions[0]]
@@ -171,6 +206,11 @@ def _refuse_text(cells: Cells, positions: list[int]) -> None:
     example = f"{column[row][:40]!r} in {cells.spot(row)}, column {cells.columns[positions[0]]}"
     rule = f"columns must hold numbers, and these do not: {names}"
     raise BadInput(cells.where, example, rule, "remove them or encode them as numbers")
+
+
+def _mostly_numbers(cells: Sequence[str]) -> bool:
+    known = [cell for cell in cells if cell.lower() not in MISSING]
+    return 2 * sum(_read([cell], READINGS[0]) is not None for cell in known) >= len(known)
 
 
 def _refuse_infinite(cells: Cells, rows: np.ndarray) -> None:

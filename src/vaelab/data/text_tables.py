@@ -12,13 +12,30 @@ from ..core.files import read_text
 from ..core.finding import Finding
 from .arrays import Parts, column_name
 from .tables import Cells, Table, as_parts, is_value, numbers
+from .text import as_strings
+from .text_columns import LOOKED_AT, column_of, is_text, lines_of_text
 
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 
 
-def from_text(path: Path) -> Parts:
-    """The rows of a text table; see `read_table`."""
+def from_text(path: Path, text_column: str | None = None) -> Parts:
+    """The rows of a text table, see `read_table`; or the strings of a file that holds strings."""
+    where, text = str(path), read_text(path)
+    if text_column is None and (lines := lines_of_text(path, text)):
+        return Parts(as_strings(lines, where))
+    delimiter = _delimiter(text)
+    if text_column is not None or _is_one_column(text, delimiter):
+        _, (names, *rows) = _records(text, delimiter, where)
+        values = [[row[i] if i < len(row) else "" for row in rows] for i in range(len(names))]
+        if text_column is not None or is_text(values[0]):
+            return column_of(names, values, text_column, where)
     return as_parts(read_table(path))
+
+
+def _is_one_column(text: str, delimiter: str) -> bool:
+    """Whether the first lines have nothing to separate, and some rows follow a header."""
+    lines = [line for line in text[:1_000_000].splitlines() if line.strip()][:LOOKED_AT]
+    return len(lines) > 1 and delimiter == "," and not any("," in re.sub(r'"[^"]*"', "", line) for line in lines)
 
 
 def read_table(path: Path) -> Table:

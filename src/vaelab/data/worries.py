@@ -66,7 +66,7 @@ def _few_rows(summary: Summary, source: Source, config: Config) -> tuple[float, 
 
 def _wide(summary: Summary, source: Source, config: Config) -> tuple[float, str, str] | None:
     spread = summary.std[summary.std > 0]
-    span = float(spread.max() / spread.min()) if source.layout == "table" and len(spread) else 1.0
+    span = float(spread.max() / spread.min()) if source.layout == "table" and len(spread) and not source.mixed else 1.0
     return (span, "times", "the widest column varies far more than the narrowest") if span > WIDE_SPAN else None
 
 

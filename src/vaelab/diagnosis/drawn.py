@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch, beside, rows_of
 from ..core.config import Config
 from ..core.seeds import derive, seed_global
+from ..data.mixed import Metric
 from ..distributions.likelihoods import FixedNoise
+from ..distributions.normal import EUCLIDEAN
 from ..measure.baseline import baseline
 from ..measure.information import most_paired, paired
 from ..measure.refine import Refined, refine
+from ..models.vae import prior_codes
 from .units import Census, census
 
 CHUNK_VALUES = 2**22  # values of a likelihood's parameters at once: 16 MiB in float32
@@ -75,7 +79,7 @@ class Drawn:
         shuffled: log p(x|z) at the code of another row, [n].
         made: Means of p(x|z) at `prior`, [m, D].
         made_noisy: Draws of p(x|z) at `prior`, [m, D].
-        pairs: log q(z_i|x_j) of the first rows, [k, k].
+        pairs: log q(z_i|x_j) of the first rows, [k, k]; None for codes without noise, which have no density.
         log_prior: log p(z_i) of the same, [k].
         encoder: What the encoder's units do on the held-out rows.
         decoder: The same of the decoder.
@@ -94,7 +98,7 @@ class Drawn:
     shuffled: np.ndarray
     made: np.ndarray
     made_noisy: np.ndarray
-    pairs: np.ndarray
+    pairs: np.ndarray | None
     log_prior: np.ndarray
     encoder: Census
     decoder: Census
@@ -108,15 +112,21 @@ def draw(run: Any, seed: int) -> Drawn:
     most = max(LEAST_ROWS, MOST_VALUES // (math.prod(run.spec.shape) * getattr(model, "channels", 1)))
     with torch.random.fork_rng(devices=[]):
         seed_global(seed, "diagnosis")
-        x = _rows(run, run.preview, most)
-        shown = None if run.training_preview is None else _rows(run, run.training_preview, most)
+        x, shown = (
+            None if raw is None else _rows(run, raw, most, condition)
+            for raw, condition in zip((run.preview, run.training_preview), run.conditions, strict=True)
+        )
+        assert x is not None
         with census(model) as (encoder, decoder):
             held_out = _read(model, x, run.spec.log_abs_det)
         training = None if shown is None else _read(model, shown, run.spec.log_abs_det)
+        metric = Metric(run.spec.mixed, rows_of(x).numpy()) if run.spec.mixed else np.asarray
         z = torch.from_numpy(held_out.z).to(x.dtype)
-        prior = model.prior_distribution().sample(max(len(x), 2))
+        count = max(len(x), 2)
+        given = beside(x[torch.arange(count) % len(x)])
+        prior = prior_codes(model, count, None, *given)
         size = x[0].numel() * getattr(model, "channels", 1)
-        made, noisy = _in_parts(lambda part: _made(model, part), size, prior)
+        made, noisy = _in_parts(lambda part, *c: _made(model, part, *c), size, prior, *given)
         others = _another(len(x), seed)
         (shuffled,) = _in_parts(lambda code, row: (_density(model, code, row),), size, z[others], x)
         pairs, log_prior = _pairs(model, x, z)
@@ -124,16 +134,16 @@ def draw(run: Any, seed: int) -> Drawn:
             config=run.config,
             shape=tuple(run.spec.shape),
             image=run.spec.layout == "image",
-            held_out=held_out,
-            training=training,
+            held_out=_compared(held_out, metric),
+            training=None if training is None else _compared(training, metric),
             baseline=_baseline(model, shown, x, run),
             beta=next((line["beta"] for line in reversed(run.history) if "beta" in line), run.config.objective.beta),
             fixed_noise=any(isinstance(module, FixedNoise) for module in model.modules()),
             prior=_array(prior),
             shuffled=_array(shuffled),
-            made=_array(made),
-            made_noisy=_array(noisy),
-            pairs=_array(pairs),
+            made=metric(_array(made)),
+            made_noisy=metric(_array(noisy)),
+            pairs=None if pairs is None else _array(pairs),
             log_prior=_array(log_prior),
             encoder=encoder,
             decoder=decoder,
@@ -141,28 +151,35 @@ def draw(run: Any, seed: int) -> Drawn:
         )
 
 
-def _rows(run: Any, raw: np.ndarray, most: int) -> Tensor:
+def _rows(run: Any, raw: np.ndarray, most: int, condition: Tensor | None) -> Any:
     """Rows [n, *shape] of a preview as the model sees them; gray levels that are drawn anew as bits are drawn once."""
+    x = _entries(run, raw, most)
+    return x if condition is None else Batch(x, condition[:most])
+
+
+def _entries(run: Any, raw: np.ndarray, most: int) -> Tensor:
+    if run.spec.vocabulary or run.spec.mixed:
+        return run.spec.to_model(raw[:most])
     x = run.spec.transform(torch.as_tensor(np.ascontiguousarray(raw[:most]))).reshape(-1, *run.spec.shape)
     if run.spec.binarize == "threshold":
         return (x >= 0.5).float()
     return x.clamp(0, 1).bernoulli() if run.spec.binarize == "dynamic" else x
 
 
-def _baseline(model: Any, training: Tensor | None, held_out: Tensor, run: Any) -> float | None:
+def _baseline(model: Any, training: Tensor | Batch | None, held_out: Tensor | Batch, run: Any) -> float | None:
     """Of the same held-out rows as the bound, so that both can be compared; else what the run noted."""
     likelihood = getattr(getattr(model, "decoder", None), "likelihood", None)
-    found = None if training is None else baseline(likelihood, training, held_out)
+    found = None if training is None else baseline(likelihood, rows_of(training), rows_of(held_out))
     return run.metrics.get("baseline") if found is None else found[0] - run.spec.log_abs_det
 
 
-def _read(model: Any, x: Tensor, shift: float) -> Reading:
+def _read(model: Any, x: Tensor | Batch, shift: float) -> Reading:
     samples = max(1, min(MOST_SAMPLES, DRAWS // len(x)))
     size = x[0].numel() * getattr(model, "channels", 1) * samples
 
-    def part(rows: Tensor) -> tuple[Tensor, ...]:
+    def part(rows: Any) -> tuple[Tensor, ...]:
         out = model.draw(rows, samples=samples)
-        first = model.decode(out.z[:1])
+        first = model.decode(out.z[:1], *beside(rows))
         scale = getattr(first, "log_sigma", None)
         sigma = scale(None) if callable(scale) else torch.zeros(())
         own = sigma[0].flatten(1) if sigma.ndim > 1 else torch.zeros(len(rows), 0)
@@ -173,22 +190,29 @@ def _read(model: Any, x: Tensor, shift: float) -> Reading:
     names = ("bound", "mean", "variance", "kl", "z", "log_px", "fitted", "drawn")
     *found, own = (_array(item) for item in _in_parts(part, size, x))
     log_sigma = own.mean(0) if own.size else None
-    return Reading(x=_array(x.flatten(1)), log_sigma=log_sigma, **dict(zip(names, found, strict=True)))
+    return Reading(x=_array(rows_of(x).flatten(1)), log_sigma=log_sigma, **dict(zip(names, found, strict=True)))
 
 
-def _made(model: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    likelihood = model.decode(z[None])
+def _compared(read: Reading, metric: Callable[[np.ndarray], np.ndarray]) -> Reading:
+    """The same with rows where distances mean something, such as levels of a category instead of their codes."""
+    return replace(read, x=metric(read.x), fitted=metric(read.fitted), drawn=metric(read.drawn))
+
+
+def _made(model: Any, z: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    likelihood = model.decode(z[None], *given)
     return likelihood.mean[0].flatten(1), likelihood.sample()[0].flatten(1)
 
 
-def _density(model: Any, z: Tensor, x: Tensor) -> Tensor:
-    return model.decode(z[None]).log_prob(x)[0]
+def _density(model: Any, z: Tensor, x: Any) -> Tensor:
+    return model.decode(z[None], *beside(x)).log_prob(rows_of(x))[0]
 
 
-def _pairs(model: Any, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def _pairs(model: Any, x: Any, z: Tensor) -> tuple[Tensor | None, Tensor]:
     """log q(z_i|x_j) and log p(z_i) of as many rows as are compared with each other."""
     count = most_paired(*z.shape)
-    return paired(model.encode(x[:count]), z[:count]), model.prior_distribution().log_prob(z[None, :count])[0]
+    prior, q = model.prior_distribution(*beside(x[:count])), model.encode(x[:count])
+    pairs = paired(q, z[:count]) if "density" in getattr(q, "offers", EUCLIDEAN) else None
+    return pairs, prior.log_prob(z[None, :count])[0]
 
 
 def _another(count: int, seed: int) -> Tensor:
@@ -197,7 +221,7 @@ def _another(count: int, seed: int) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
-def _in_parts(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> list[Tensor]:
+def _in_parts(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Any) -> list[Tensor]:
     """The function's results for rows [n, ...], computed for as many rows at once as memory holds."""
     chunk = max(16, CHUNK_VALUES // size)
     parts = [function(*given) for given in zip(*(item.split(chunk) for item in rows), strict=True)]

@@ -23,6 +23,7 @@ from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of, ratio_of
 from ..measure.information import in_use, information
 from ..measure.samples import copies, coverage_density, nearest_two, spread_ratio
+from ..models.parts import POSTERIORS
 from .drawn import Drawn
 
 Numbers = dict[str, Estimate]
@@ -35,7 +36,8 @@ def measure(drawn: Drawn) -> Numbers:
     found: Numbers = {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # of a single row's variance, which becomes no number
-        for part in MEASURES:
+        strings = drawn.config.likelihood.name == "tokens"
+        for part in (part for part in MEASURES if not (strings and part in OF_NUMBERS)):
             # Outputs beyond all bounds, of a model that diverged, have no distances and no classifiers.
             with contextlib.suppress(ValueError):
                 found |= part(drawn)
@@ -78,12 +80,16 @@ def _aggregate(d: Drawn) -> Numbers:
 
 def _information(d: Drawn) -> Numbers:
     """What z says of x, between bounds; see `measure.information`."""
+    if d.pairs is None:
+        return {}
     read, rows = d.held_out, len(d.pairs)
-    found = information(read.z[:rows], d.pairs, d.log_prior, read.mean[:rows], read.variance[:rows])
+    moments = read.mean[:rows], read.variance[:rows]
+    masses = "euclidean" not in POSTERIORS[d.config.model.posterior].offers
+    found = information(read.z[:rows], d.pairs, d.log_prior, *moments, masses=masses)
     return {
         "mutual_information": found.mutual,
         "aggregate_kl": found.marginal,
-        "total_correlation": found.correlation,
+        **({"total_correlation": found.correlation} if found.correlation is not None else {}),
         "information_ceiling": Estimate(found.ceiling, None, "nats"),
     }
 
@@ -195,3 +201,4 @@ MEASURES: tuple[Callable[[Drawn], dict[str, Any]], ...] = (
     _units,
     _amortisation,
 )
+OF_NUMBERS = (_noise, _entries, _samples)  # take differences of entries, which tokens do not have

@@ -32,8 +32,8 @@ def exploding(c: Case) -> Found:
 
 
 def worse_than_constant(c: Case) -> Found:
-    if "skill" not in c.numbers or c.numbers["skill"].high >= 0:
-        return
+    if "skill" not in c.numbers or c.numbers["skill"].high >= 0 or c.config.prior.name == "uniform":
+        return  # a uniform prior over codes is no matter of learning, and has a finding of its own
     rate, steps = c.config.train.learning_rate or 1e-3, c.config.train.steps or 1000
     long = {"train.steps": max(2000, 2 * steps)}
     yield Finding(
@@ -66,7 +66,7 @@ def low_diversity(c: Case) -> Found:
 def vanishing(c: Case) -> Found:
     variance, active = np.atleast_1d(c.value("posterior_variance_median")), c.active
     used = variance[active] if len(active) == len(variance) and active.any() else variance
-    if used.max() < VANISHED:
+    if 0 < used.max() < VANISHED:  # at 0 it is a point by its making
         yield Finding(
             "DG123",
             "warning",
@@ -82,7 +82,7 @@ def vanishing(c: Case) -> Found:
 def dominating(c: Case) -> Found:
     kl = np.atleast_1d(c.value("kl_per_dimension"))
     first, whole = int(np.argmax(kl)), kl.sum()
-    if len(kl) > 2 and kl[first] > max(DOMINATING * whole, MANY_NATS):
+    if len(kl) > 2 and not c.config.model.groups and kl[first] > max(DOMINATING * whole, MANY_NATS):
         yield Finding(
             "DG121",
             "warning",
@@ -156,6 +156,10 @@ def amortisation(c: Case) -> Found:
         )
 
 
+WIDER = {"likelihood.name": "negative_binomial"}
+NARROWER = {"likelihood.name": "gaussian", "data.scale": "standardize"}
+
+
 def dispersion(c: Case) -> Found:
     name = "training_dispersion"
     if c.counts and name in c.numbers and (c.numbers[name].low > 2 or c.numbers[name].high < 0.5):
@@ -167,6 +171,6 @@ def dispersion(c: Case) -> Found:
             **of(c.numbers[name]),
             evidence="mean squared residual over the Poisson's variance, 1 where it fits",
             why="events come in bursts" if over else "the counts are levels or sums with a limit, not events",
-            edit={"likelihood.name": "gaussian", "data.scale": "standardize"},
-            expected="a noise that is learned, and a ratio near 1",
+            edit=WIDER if over else NARROWER,
+            expected="a spread that is learned, and a ratio near 1",
         )

@@ -1,7 +1,13 @@
 """Conditional distributions: modules whose forward returns an object that knows its own mathematics."""
 
+from .code_posteriors import GumbelPosterior, QuantisedPosterior
+from .code_sequence import AutoregressivePrior
+from .codes import UniformCodePrior
+from .counts import Multinomial, NegativeBinomial, ZeroInflatedNegativeBinomial
 from .foreign import as_distribution
+from .heavy_tails import Laplace, StudentT
 from .kl import divergence
+from .levels import BetaBinomial, LogisticMixture
 from .likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -16,10 +22,14 @@ from .normal import DiagonalNormal, Distribution, FullNormal, StandardNormal
 from .observations import Observation
 from .posteriors import GaussianPosterior
 from .priors import StandardNormalPrior
+from .quantize import GridBook, LearnedBook, VectorBook
+from .sequence import SequenceDecoder, Tokens
 
 __all__ = [
     "LIKELIHOODS",
+    "AutoregressivePrior",
     "Bernoulli",
+    "BetaBinomial",
     "Categorical",
     "ContinuousBernoulli",
     "Decoder",
@@ -28,11 +38,27 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianPosterior",
+    "GridBook",
+    "GumbelPosterior",
+    "Laplace",
+    "LearnedBook",
     "Likelihood",
+    "LogisticMixture",
+    "Multinomial",
+    "NegativeBinomial",
     "Observation",
     "Poisson",
+    "QuantisedPosterior",
+    "SequenceDecoder",
     "StandardNormal",
     "StandardNormalPrior",
+    "StudentT",
+    "Tokens",
+    "UniformCodePrior",
+    "VectorBook",
+    "ZeroInflatedNegativeBinomial",
     "as_distribution",
     "divergence",
 ]
+
+LIKELIHOODS["tokens"] = Tokens

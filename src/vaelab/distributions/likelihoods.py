@@ -5,9 +5,7 @@ Layout of the parameters: [K, B, channels, *shape], where `channels` counts the 
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -15,44 +13,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.across import global_mean
 from ..core.errors import BadInput
-from ..core.tables import pick
-from .normal import full_precision, soft_clamp
+from .counts import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from .heavy_tails import Laplace, StudentT
+from .levels import BetaBinomial, Levels, LogisticMixture
+from .likelihood import LOG_RATE_BOUND, Likelihood, only
+from .noise import (
+    LOG_SIGMA_BOUND,
+    NOISES,
+    SMALLEST_VARIANCE,
+    FixedNoise,
+    OptimalNoise,
+    PixelNoise,
+    SharedNoise,
+    build_noise,
+)
+from .normal import full_precision
 from .observations import (
     BernoulliObservation,
     CategoricalObservation,
     ContinuousBernoulliObservation,
     NormalObservation,
-    Observation,
-    PoissonObservation,
 )
 
-LOG_SIGMA_BOUND = 7.0
-LOG_RATE_BOUND = 20.0
-SMALLEST_VARIANCE = 1e-12
-
-
-class Likelihood(nn.Module):
-    """What every likelihood is.
-
-    Attributes:
-        channels: Parameters of one data entry, which the decoder network has to give.
-        discrete: True for a mass over values that can be counted, False for a density.
-        support: Where entries lie, in words.
-    """
-
-    channels: int = 1
-    discrete: bool
-    support = "finite numbers"
-
-    def holds(self, x: Tensor) -> Tensor:
-        """Which entries of x, of any shape, lie where there is mass or density."""
-        return x.isfinite()
-
-    @abstractmethod
-    def forward(self, parameters: Tensor) -> Observation:
-        """The distribution of x at parameters [K, B, channels, *shape]."""
+__all__ = [
+    "LIKELIHOODS",
+    "LOG_RATE_BOUND",
+    "LOG_SIGMA_BOUND",
+    "NOISES",
+    "SMALLEST_VARIANCE",
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "Decoder",
+    "FixedNoise",
+    "Gaussian",
+    "Levels",
+    "Likelihood",
+    "OptimalNoise",
+    "PixelNoise",
+    "Poisson",
+    "SharedNoise",
+    "beside",
+]
 
 
 class Bernoulli(Likelihood):
@@ -67,7 +70,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, parameters: Tensor) -> BernoulliObservation:
         """The distribution of x at logits [K, B, 1, *shape]."""
-        return BernoulliObservation(_only(parameters))
+        return BernoulliObservation(only(parameters))
 
 
 class ContinuousBernoulli(Likelihood):
@@ -78,7 +81,7 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, parameters: Tensor) -> ContinuousBernoulliObservation:
         """The distribution of x at logits [K, B, 1, *shape]."""
-        return ContinuousBernoulliObservation(_only(parameters))
+        return ContinuousBernoulliObservation(only(parameters))
 
 
 class Gaussian(Likelihood):
@@ -97,9 +100,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, noise: str = "shared", sigma: float = 1.0) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise BadInput("likelihood.sigma", sigma, "must be a finite number above 0")
-        self.noise = pick(NOISES, noise, "likelihood.noise")(math.log(sigma))
+        self.noise = build_noise(noise, sigma)
         self.channels = 2 if noise == "pixel" else 1
 
     def forward(self, parameters: Tensor) -> NormalObservation:
@@ -108,117 +109,20 @@ class Gaussian(Likelihood):
         return NormalObservation(parameters.select(2, 0), partial(self.noise, parameters[:, :, 1:]))
 
 
-class FixedNoise(nn.Module):
-    """A given deviation."""
-
-    log_sigma: Tensor
-
-    def __init__(self, log_sigma: float) -> None:
-        super().__init__()
-        self.register_buffer("log_sigma", torch.tensor(log_sigma), persistent=False)
-
-    def forward(self, own: Tensor, squares: Tensor | None) -> Tensor:
-        """log σ, a scalar."""
-        return self.log_sigma
-
-
-class SharedNoise(nn.Module):
-    """One learned deviation for all entries."""
-
-    def __init__(self, log_sigma: float) -> None:
-        super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(log_sigma))
-
-    def forward(self, own: Tensor, squares: Tensor | None) -> Tensor:
-        """log σ, a scalar."""
-        return self.log_sigma
-
-
-class PixelNoise(nn.Module):
-    """A deviation for each entry, from the decoder; softly clamped, else one perfect entry could win everything."""
-
-    def __init__(self, log_sigma: float) -> None:
-        super().__init__()
-
-    def forward(self, own: Tensor, squares: Tensor | None) -> Tensor:
-        """log σ, [K, B, *shape]."""
-        return soft_clamp(own.select(2, 0), LOG_SIGMA_BOUND)
-
-
-class OptimalNoise(nn.Module):
-    """The deviation that fits the batch best: σ² is its mean squared error, over all processes.
-
-    It carries no gradient, and needs none: at the optimum the loss does not change with σ, so that the gradient is
-    that of the number of entries times log(mean squared error) / 2. In evaluation σ² is training's running average.
-
-    References:
-        Rybkin, Daniilidis and Levine, Simple and effective VAE training with calibrated decoders, 2021.
-    """
-
-    DECAY = 0.99
-    log_begin: Tensor
-    weighted: Tensor
-    weight: Tensor
-
-    def __init__(self, log_sigma: float) -> None:
-        super().__init__()
-        self.register_buffer("log_begin", torch.tensor(log_sigma), persistent=False)
-        self.register_buffer("weighted", torch.zeros(()))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def forward(self, own: Tensor, squares: Tensor | None) -> Tensor:
-        """log σ, a scalar: of this batch in training, of the running average otherwise."""
-        if squares is None or not self.training:
-            average = (self.weighted / self.weight).clamp(min=SMALLEST_VARIANCE)
-            return torch.where(self.weight > 0, 0.5 * average.log(), self.log_begin)
-        variance = global_mean(squares.sum(), squares.numel()).clamp(min=SMALLEST_VARIANCE)
-        # The same average of ones divides out the zeros that the running average began with.
-        self.weighted.lerp_(variance.to(self.weighted.dtype), 1 - self.DECAY)
-        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.DECAY)
-        return 0.5 * variance.log()
-
-
-class Categorical(Likelihood):
-    """A mass over whole numbers 0, ..., levels - 1, such as the 256 levels of an image.
+class Categorical(Levels):
+    """A mass over whole numbers 0, ..., levels - 1, such as the 256 levels of an image, each with its own logit.
 
     Args:
         levels: How many there are.
     """
 
-    discrete = True
-    channels = 256
-
     def __init__(self, levels: int = 256) -> None:
-        super().__init__()
+        super().__init__(levels)
         self.channels = levels
-        self.support = f"whole numbers from 0 to {levels - 1}"
-
-    def holds(self, x: Tensor) -> Tensor:
-        """Which entries of x are levels."""
-        return (x >= 0) & (x < self.channels) & (x == x.round())
 
     def forward(self, parameters: Tensor) -> CategoricalObservation:
         """The distribution of x at logits [K, B, levels, *shape]."""
         return CategoricalObservation(full_precision(parameters))
-
-
-class Poisson(Likelihood):
-    """A mass over counts; the decoder gives the log-rate, softly clamped to ±20.
-
-    The logarithm is the link under which the gradient is x - λ, bounded as λ goes to 0 (with a softplus it is x / λ);
-    the clamp keeps e^20, half a thousand million, as the highest rate and λ finite.
-    """
-
-    discrete = True
-    support = "whole numbers of at least 0"
-
-    def holds(self, x: Tensor) -> Tensor:
-        """Which entries of x are counts."""
-        return (x >= 0) & (x == x.round()) & x.isfinite()
-
-    def forward(self, parameters: Tensor) -> PoissonObservation:
-        """The distribution of x at log-rates [K, B, 1, *shape]."""
-        return PoissonObservation(soft_clamp(_only(parameters), LOG_RATE_BOUND))
 
 
 class Decoder(nn.Module):
@@ -248,33 +152,34 @@ class Decoder(nn.Module):
             BadInput: where the network's output has another number of entries than the likelihood reads.
         """
         samples, rows = (1, *z.shape[:-1])[-2:]
-        if condition is not None:
-            z = torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
+        z = beside(z, condition)
         output = self.net(z.reshape(-1, z.shape[-1]))
         channels = self.likelihood.channels
         first, *rest = output.shape[1:]
         shape = self.shape or (first // channels, *rest)
-        if output.numel() != samples * rows * channels * prod(shape):
+        layout = self.likelihood.layout(shape)
+        if output.numel() != samples * rows * prod(layout):
             rule = f"the likelihood reads {channels} numbers for each entry of a row of shape {shape}"
             raise BadInput("decoder", f"a network with output {tuple(output.shape[1:])}", rule)
-        return self.likelihood(output.reshape(samples, rows, channels, *shape))
+        return self.likelihood(output.reshape(samples, rows, *layout))
 
 
-def _only(parameters: Tensor) -> Tensor:
-    """The one parameter of each entry: [K, B, 1, *shape] to [K, B, *shape]."""
-    return full_precision(parameters).select(2, 0)
+def beside(z: Tensor, condition: Tensor | None) -> Tensor:
+    """Codes [K, B, L] or [B, L] with a condition [B, C], where there is one, set beside each."""
+    return z if condition is None else torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
 
 
-NOISES: dict[str, Callable[[float], nn.Module]] = {
-    "fixed": FixedNoise,
-    "shared": SharedNoise,
-    "pixel": PixelNoise,
-    "optimal": OptimalNoise,
-}
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,
+    "laplace": Laplace,
+    "student_t": StudentT,
     "categorical": Categorical,
+    "logistic_mixture": LogisticMixture,
+    "beta_binomial": BetaBinomial,
     "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "multinomial": Multinomial,
 }

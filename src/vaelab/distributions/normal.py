@@ -21,7 +21,7 @@ from ..core.errors import BadInput
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-EUCLIDEAN = frozenset({"density", "euclidean"})
+EUCLIDEAN = frozenset({"density", "continuous", "euclidean"})
 NORMAL = EUCLIDEAN | {"normal"}
 
 
@@ -208,6 +208,10 @@ class DiagonalNormal(Normal):
         """mean + std * noise, [K, B, L]."""
         return torch.addcmul(self.mean, self.std, noise)
 
+    def chosen(self, index: Tensor) -> DiagonalNormal:
+        """Some of the rows."""
+        return DiagonalNormal(self.mean[index], self.log_std[index])
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
         squares = ((z - self.mean) / self.std).square().sum(-1)
@@ -245,6 +249,10 @@ class FullNormal(Normal):
         with torch.autocast(noise.device.type, enabled=False):
             return self.mean + (self.scale_tril @ noise.permute(1, 2, 0)).permute(2, 0, 1)
 
+    def chosen(self, index: Tensor) -> FullNormal:
+        """Some of the rows."""
+        return FullNormal(self.mean[index], self.scale_tril[index])
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
         squares = whiten(self.scale_tril, (z - self.mean).permute(1, 2, 0)).square().sum(1).T
@@ -268,6 +276,12 @@ def half_log_det(scale_tril: Tensor) -> Tensor:
 def soft_clamp(x: Tensor, bound: float) -> Tensor:
     """bound * tanh(x / bound): within ±bound, the identity near 0, without a corner."""
     return (x * (1 / bound)).tanh() * bound
+
+
+def soft_unclamp(y: Tensor, bound: float) -> Tensor:
+    """What `soft_clamp` makes y of, or as near as it comes."""
+    inside = bound * (1 - 1e-9)
+    return bound * (y.clamp(-inside, inside) / bound).atanh()
 
 
 def full_precision(x: Tensor) -> Tensor:

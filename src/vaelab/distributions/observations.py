@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .normal import HALF_LOG_2PI
-
-Generator = torch.Generator | None
+from .special import Generator, per_row
 
 
 class Observation(Protocol):
@@ -47,10 +46,10 @@ class BernoulliObservation:
         target = x.to(self.logits.dtype)
         if self.logits.requires_grad:
             loss = F.binary_cross_entropy_with_logits(self.logits, target.expand_as(self.logits), reduction="none")
-            return -_per_row(loss)
+            return -per_row(loss)
         # log(1 + e^l) - x l is the same; without a backward pass to serve it takes half the time for many codes.
         add = Tensor.addcmul_ if len(target) in (1, self.logits.shape[1]) else Tensor.addcmul  # rows may be spread
-        return -_per_row(add(F.softplus(self.logits), self.logits, target, value=-1))
+        return -per_row(add(F.softplus(self.logits), self.logits, target, value=-1))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -80,7 +79,7 @@ class ContinuousBernoulliObservation:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats of x [B, *shape], [K, B]."""
-        return _per_row((x - 0.5) * self.logits - log_sinhc(self.logits))
+        return per_row((x - 0.5) * self.logits - log_sinhc(self.logits))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -109,7 +108,7 @@ class NormalObservation:
         squares = (x - self.mean).square()
         log_sigma = self.log_sigma(squares)
         constant = squares.shape[2:].numel() * HALF_LOG_2PI
-        return -_per_row(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma) - constant
+        return -per_row(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma) - constant
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -138,7 +137,7 @@ class CategoricalObservation:
         """Log-mass in nats of x [B, *shape], whole numbers of any type, [K, B]."""
         target = x.long().expand(len(self.logits), *x.shape)
         nats = F.cross_entropy(self.logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
-        return -_per_row(nats.view(target.shape))
+        return -per_row(nats.view(target.shape))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -162,17 +161,12 @@ class PoissonObservation:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of counts x [B, *shape], [K, B]."""
         counts = x.to(self.log_rate.dtype)
-        return _per_row(counts * self.log_rate - self.mean - (counts + 1).lgamma())
+        return per_row(counts * self.log_rate - self.mean - (counts + 1).lgamma())
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
         """Counts in the rate's type, [K, B, *shape]."""
         return torch.poisson(self.mean, generator=generator)
-
-
-def _per_row(entries: Tensor) -> Tensor:
-    """Sum over the entries of a row: [K, B, *shape] to [K, B]."""
-    return entries.flatten(2).sum(-1)
 
 
 # Coefficients of log(sinh(h) / h) in powers of h², h = l / 2; within |l| < 1/2 the first term left out is below 1e-16.

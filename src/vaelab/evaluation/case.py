@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.config import Config
 from ..data.spec import Spec
 from ..measure.estimate import Estimate
@@ -28,6 +29,7 @@ class Case:
         factors: x [N, *shape] and known factors [N, F] of the whole data, whole numbers; None where it has none.
         factor_names: Their names, F.
         seed: Of everything that is drawn.
+        condition: What is given beside each row of `x`, [n, C]; None: nothing.
         extractor: A network of the user's from rows [n, *shape] to features [n, D], for distances between samples.
     """
 
@@ -36,10 +38,16 @@ class Case:
     model: Any
     x: Tensor
     training: Tensor | None = None
-    factors: tuple[Tensor, np.ndarray] | None = None
+    factors: tuple[Tensor | Batch, np.ndarray] | None = None
     factor_names: tuple[str, ...] = ()
     seed: int = 0
     extractor: Any = None
+    condition: Tensor | None = None
+
+    @property
+    def rows(self) -> Tensor | Batch:
+        """The rows with what is given beside them."""
+        return self.x if self.condition is None else Batch(self.x, self.condition)
 
     @property
     def is_image(self) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.errors import BadInput
 from ..core.seeds import derive
 from ..measure.disentanglement import disentanglement_scores
@@ -19,7 +20,7 @@ CHUNK = 1024
 TABLE = "mutual_information"
 
 
-def known_factors(found: tuple[Tensor, np.ndarray] | None) -> tuple[Tensor, np.ndarray]:
+def known_factors(found: tuple[Tensor | Batch, np.ndarray] | None) -> tuple[Tensor | Batch, np.ndarray]:
     """Rows and their factors, where the data has any.
 
     Raises:
@@ -53,6 +54,6 @@ def disentanglement(case: Case) -> Numbers:
 
 
 @torch.no_grad()
-def _means(model: Any, x: Tensor) -> np.ndarray:
+def _means(model: Any, x: Tensor | Batch) -> np.ndarray:
     """Posterior means [n, L] of rows x [n, ...]."""
     return torch.cat([model.encode(part).mean for part in x.split(CHUNK)]).double().cpu().numpy()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.batch import rows_of
 from ..core.finding import Finding
 from ..measure.estimate import Estimate, mean_of
 from ..measure.importance import Bound
@@ -104,12 +105,13 @@ def judge_rows(run: Any, taken: Taken, dequantized: bool) -> Iterator[Finding]:
             why="a density can be made as high as one likes on values that repeat exactly",
             advice="compare it with densities of the same rows alone; --dequantize gives a bound on a log-mass",
         )
-    if run.config.likelihood.name == "bernoulli" and bool(((taken.x != 0) & (taken.x != 1)).any()):
+    x = rows_of(taken.x)
+    if run.config.likelihood.name == "bernoulli" and bool(((x != 0) & (x != 1)).any()):
         yield Finding(
             "EV112",
             "warning",
             "a cross-entropy of gray levels, which is no likelihood",
-            float(((taken.x != 0) & (taken.x != 1)).double().mean()),
+            float(((x != 0) & (x != 1)).double().mean()),
             "of the entries are neither 0 nor 1",
             why="a Bernoulli has mass on 0 and 1 alone, and its form over [0, 1] does not integrate to one",
             advice="data.binarize=dynamic for numbers that stand beside the literature's",

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch, beside
 from ..core.seeds import seed_global
 from ..distributions.kl import divergence
-from ..distributions.normal import HALF_LOG_2PI, DiagonalNormal, StandardNormal
+from ..distributions.normal import EUCLIDEAN, HALF_LOG_2PI, DiagonalNormal, StandardNormal
 from ..measure.baseline import spaced
 from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of
@@ -37,10 +38,10 @@ def latent(case: Case) -> Numbers:
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         seed_global(case.seed, "latent")
-        rows = [_encoded(case.model, part) for part in case.x.split(ENCODED)]
+        rows = [_encoded(case.model, part) for part in case.rows.split(ENCODED)]
         kl, mean = (torch.cat(column).double().numpy() for column in zip(*rows, strict=True))
-        found = dimensions(kl, mean) | _decomposition(case.model, case.x)
-    gaps = inference_gaps(case.model, case.x, seed=case.seed)
+        found = dimensions(kl, mean) | _decomposition(case.model, case.rows)
+    gaps = inference_gaps(case.model, case.rows, seed=case.seed)
     if gaps is not None:
         parts = {"amortisation_gap": gaps.amortisation, "approximation_gap": gaps.approximation}
         numbers = {name: mean_of(values, f"{NATS}, {len(values)} rows") for name, values in parts.items()}
@@ -66,29 +67,31 @@ def dimensions(kl: np.ndarray, mean: np.ndarray) -> Numbers:
     }
 
 
-def _encoded(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _encoded(model: Any, x: Tensor | Batch) -> tuple[Tensor, Tensor]:
     """KL(q(z|x) || p(z)), [B, L] or [B, 1], and the posterior means, [B, L]."""
     q = model.encode(x)
-    return divergence(q, model.prior_distribution(), q.rsample(1))[0], q.mean
+    return divergence(q, model.prior_distribution(*beside(x)), q.rsample(1))[0], q.mean
 
 
-def _decomposition(model: Any, x: Tensor) -> Numbers:
+def _decomposition(model: Any, x: Tensor | Batch) -> Numbers:
     """The parts of the rate from one draw for each row; a single row has no distribution of codes."""
     count = most_paired(len(x), model.encode(x[:1]).mean.shape[1])
-    q, prior = model.encode(x[spaced(len(x), count)]), model.prior_distribution()
+    some = x[spaced(len(x), count)]
+    q, prior = model.encode(some), model.prior_distribution(*beside(some))
     if len(q.mean) < 2:
         return {}
     z = q.rsample(1)[0]
     log_prior, pairs = prior.log_prob(z[None])[0].double().numpy(), paired(q, z).double().numpy()
     moments = q.mean.double().numpy(), q.variance.double().numpy()
-    parts = information(z.double().numpy(), pairs, log_prior, *moments, _prior_each(prior, z))
+    masses = "euclidean" not in getattr(q, "offers", EUCLIDEAN)
+    parts = information(z.double().numpy(), pairs, log_prior, *moments, _prior_each(prior, z), masses)
     kl, exact = divergence(q, prior, z[None])
     found = {
         "mutual_information": parts.mutual,
         "information_ceiling": Estimate(parts.ceiling, None, NATS),
         "aggregate_kl": parts.marginal,
     }
-    if parts.single is not None and parts.each is not None:
+    if parts.correlation is not None and parts.single is not None and parts.each is not None:
         found |= {
             "total_correlation": parts.correlation,
             "marginal_kl": parts.single,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.errors import BadInput, whole
 from ..measure.ais import Bracket
 from ..measure.ais import ais as anneal
@@ -19,7 +20,14 @@ from .rows import given_rows, how_read
 
 
 def log_likelihood(
-    model: Any, x: Any, samples: int = 5000, *, seed: int = 0, chunk: int | None = None, dequantize: bool = False
+    model: Any,
+    x: Any,
+    samples: int = 5000,
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    dequantize: bool = False,
+    condition: Any = None,
 ) -> Bound:
     """The importance-weighted bound on log p(x) of every row, in nats; higher is better.
 
@@ -33,6 +41,8 @@ def log_likelihood(
         chunk: Samples decoded at once; None: chosen for speed within little memory.
         dequantize: For whole numbers under a density of a run: adds uniform noise of width 1, which makes the number a
             lower bound of a log-mass.
+        condition: What is given beside the rows, for log p(x|c): for a run in the data's own words, such as labels; else
+            as the model reads it, [n, C].
 
     Returns:
         `.values` for each row, `.mean`, `.standard_error`, `.ess`, `.k_hat`, `.gain`, `.unit`; see `Bound`.
@@ -49,7 +59,7 @@ def log_likelihood(
         ((5,), 'nats per sample', True)
     """
     subject = _subject(model)
-    rows, shift, note = _rows(subject, x, seed, dequantize)
+    rows, shift, note = _rows(subject, x, seed, dequantize, condition)
     found = importance_bound(_bare(subject), rows, samples, seed=seed, chunk=chunk).shifted(shift)
     return replace(found, note=note)
 
@@ -62,6 +72,7 @@ def ais(
     *,
     seed: int = 0,
     dequantize: bool = False,
+    condition: Any = None,
     **options: Any,
 ) -> Bracket:
     """Annealed importance sampling: a lower and an upper bound around log p(x) of every row, in nats.
@@ -73,6 +84,7 @@ def ais(
         chains: Independent chains a row.
         seed: Of all draws.
         dequantize: As for `log_likelihood`.
+        condition: Likewise.
         options: `start` ("encoder" begins at q(z|x), "prior" at p(z)) and the others of `vaelab.measure.ais.ais`.
 
     Returns:
@@ -82,7 +94,7 @@ def ais(
         BadInput: for rows, numbers or functions that do not fit.
     """
     subject = _subject(model)
-    rows, shift, note = _rows(subject, x, seed, dequantize)
+    rows, shift, note = _rows(subject, x, seed, dequantize, condition)
     return replace(anneal(_bare(subject), rows, steps, chains, seed=seed, **options).shifted(shift), note=note)
 
 
@@ -95,14 +107,15 @@ def _bare(model: Any) -> Any:
     return model.model if isinstance(model, Run) else model
 
 
-def _rows(model: Any, x: Any, seed: int, dequantize: bool) -> tuple[Tensor, float, str]:
+def _rows(model: Any, x: Any, seed: int, dequantize: bool, condition: Any) -> tuple[Tensor | Batch, float, str]:
     """Rows as the model sees them, log|det| of the way there, and what was done to their entries."""
     whole("seed", seed, 0)
     if isinstance(model, Run):
-        rows, note = given_rows(model, x, seed, dequantize), how_read(model, seed, dequantize)
+        rows, note = given_rows(model, x, seed, dequantize, condition), how_read(model, seed, dequantize)
         return rows, model.spec.log_abs_det, note if dequantize or model.spec.binarize != "none" else ""
     if dequantize:
         raise BadInput("dequantize", True, "needs a run, which knows the data's own scale", "add the noise yourself")
     if not isinstance(x, Tensor | np.ndarray):
         raise BadInput("x", type(x).__name__, "must be a tensor or an array of rows, as the model takes them")
-    return torch.as_tensor(x), 0.0, ""
+    rows = torch.as_tensor(x)
+    return rows if condition is None else Batch(rows, torch.as_tensor(condition).to(rows)), 0.0, ""

@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import beside
 from ..measure import reconstruction as measure
 from ..measure.estimate import mean_of
 from ..measure.importance import draw_z
+from ..models.prepare import COUNTS, LEVELS
 from .case import Case, Numbers
+from .columns import columns_back
+from .strings import strings_back
 
 DECODED = 512  # rows at once
-OWN_UNITS = {"poisson": "counts", "categorical": "levels"}  # of what such a likelihood takes
+OWN_UNITS = {**dict.fromkeys(COUNTS, "counts"), **dict.fromkeys(LEVELS, "levels")}  # of what such a likelihood takes
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,14 @@ def reconstruction(case: Case) -> Numbers:
     together for images, the mean over columns for tables. Images are on the data's own scale, bits as 0 and 1. Columns
     have units of their own, so for tables the means over columns are of rows as the model sees them, which are the
     data's own where nothing scales them, such as counts; `..._per_column` is on the data's own scale, in the order of
-    `case.spec.columns`.
+    `case.spec.columns`. Strings have shares instead, see `strings_back`, and so
+    have the levels of mixed tables, see `columns_back`.
     """
     at_mean, at_draw = _fitted(case)
+    if case.spec.vocabulary:
+        return strings_back(case, at_mean, at_draw)
+    if case.spec.mixed:
+        return columns_back(case, at_mean)
     found = _whole_rows(case, at_mean)
     found |= {f"{name}_at_a_draw": number for name, number in _whole_rows(case, at_draw).items()}
     return found | _each_entry(case, at_mean)
@@ -55,9 +64,10 @@ def _fitted(case: Case) -> tuple[Tensor, Tensor]:
     parts = []
     with torch.random.fork_rng(devices=[]):
         for start in range(0, len(case.x), DECODED):
-            q = case.model.encode(case.x[start : start + DECODED])
+            rows = case.rows[start : start + DECODED]
+            q = case.model.encode(rows)
             codes = torch.cat([q.mean[None], draw_z(q, 1, case.seed, start)])
-            parts.append(case.model.decode(codes).mean)
+            parts.append(case.model.decode(codes, *beside(rows)).mean)
     at_mean, at_draw = torch.cat(parts, 1).reshape(2, *case.x.shape)
     return at_mean, at_draw
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.errors import BadInput, whole
 from ..core.seeds import generator
 from ..data.arrays import as_numpy
+from ..data.conditions import conditioned, words_in
 from ..data.source import Source, load
 from ..distributions.likelihoods import LIKELIHOODS
 from ..measure.baseline import spaced
@@ -39,17 +41,24 @@ class Taken:
         whole: Whether all entries are whole numbers on the data's own scale.
     """
 
-    x: Tensor
+    x: Tensor | Batch
     where: str
     kept_only: str = ""
     training: Tensor | None = None
-    factors: tuple[Tensor, np.ndarray] | None = None
+    factors: tuple[Tensor | Batch, np.ndarray] | None = None
     factor_names: tuple[str, ...] = ()
     trained_on: int = 0
     whole: bool = False
 
 
-def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
+def given_rows(run: Any, x: Any, seed: int, dequantize: bool = False, condition: Any = None) -> Tensor | Batch:
+    """The rows of `plain_rows`, and beside them their condition, in the data's own words, where the model reads one."""
+    y = plain_rows(run, x, seed, dequantize)
+    given = run.given(condition, len(y), "encoder", "prior", "decoder")
+    return Batch(y, *given) if given else y
+
+
+def plain_rows(run: Any, x: Any, seed: int, dequantize: bool = False) -> Tensor:
     """Rows [n, ...] on the data's own scale, as the run's model sees them.
 
     Gray levels that the run draws anew as bits are drawn once, by the seed. Where `dequantize`, uniform noise in
@@ -81,6 +90,9 @@ def how_read(run: Any, seed: int, dequantize: bool) -> str:
 
 
 def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
+    if run.spec.mixed:
+        rule = "is for numbers of one kind, and the columns of a mixed table are modelled as they are"
+        raise BadInput("dequantize", True, rule, "leave it out")
     if is_mass(run):
         rule = "is for densities, and this run's likelihood is a mass, whose number is exact"
         raise BadInput("dequantize", True, rule, "leave it out")
@@ -95,12 +107,20 @@ def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
 
 def is_mass(run: Any) -> bool:
     """Whether the run's likelihood is a mass over values that can be counted."""
+    if run.spec.mixed:
+        return all(column.kind != "number" for column in run.spec.mixed)
     kind = LIKELIHOODS.get(run.config.likelihood.name)
     return bool(kind and kind.discrete)
 
 
 def take(
-    run: Any, given: Any, seed: int, count: int | None, dequantize: bool = False, with_factors: bool = False
+    run: Any,
+    given: Any,
+    seed: int,
+    count: int | None,
+    dequantize: bool = False,
+    with_factors: bool = False,
+    condition: Any = None,
 ) -> Taken:
     """The rows that were given, or all held-out rows of the run, read again from where its data came from.
 
@@ -113,24 +133,26 @@ def take(
         count: Only so many rows, evenly spaced; None for all.
         dequantize: Add uniform noise to whole numbers.
         with_factors: Whether rows with known factors are wanted too.
+        condition: What is given beside rows that were given, in the data's own words.
     """
     if count is not None:
         whole("rows", count)
     source, why = own_source(run)
     if given is not None:
-        raw, where, why = *_read(run, given), ""
+        raw, words, where, why = *_read(run, given, condition), ""
     elif source is None:
-        raw, where = run.preview, f"held-out rows kept in {run.folder}"
+        raw, words, where = run.preview, run.preview_condition, f"held-out rows kept in {run.folder}"
     else:
         held, _, index = held_out_of(source, run.config)
         raw, where = held if index is None else held[index], f"held-out rows of {source.name}"
-    rows = raw if count is None else raw[spaced(len(raw), count).numpy()]
-    rows = np.asarray(rows)
-    x = given_rows(run, rows, seed, dequantize)
+        words = words_of(run, source.condition if source.test is None else source.condition_test, index)
+    chosen = slice(None) if count is None else spaced(len(raw), count).numpy()
+    rows = np.asarray(raw[chosen])
+    x = given_rows(run, rows, seed, dequantize, words if words is None or np.ndim(words) == 0 else words[chosen])
     training, factors = _training(run, source, seed), _factors(run, source, seed) if with_factors else None
     names = () if source is None else source.factor_names
     seen = 0 if given is None else _trained_on(run, source, rows)
-    whole_numbers = bool((rows == np.round(rows)).all())
+    whole_numbers = rows.dtype.kind in "biuf" and bool((rows == np.round(rows)).all())
     return Taken(x, f"{len(x)} of {len(raw)} {where}", why, training, factors, names, seen, whole_numbers)
 
 
@@ -141,8 +163,9 @@ def _trained_on(run: Any, source: Source | None, rows: Any) -> int:
         training = as_numpy(source.train if index is None else source.train[index])
     else:
         training = run.training_preview if run.training_preview is not None else np.zeros((0, 1))
-    known = set(_digests(training))
-    return sum(digest in known for digest in _digests(np.asarray(rows)))
+    coded = run.spec.to_model if run.spec.mixed or run.spec.vocabulary else np.asarray
+    known = set(_digests(np.asarray(coded(training))))
+    return sum(digest in known for digest in _digests(np.asarray(coded(rows))))
 
 
 def _digests(rows: np.ndarray) -> Iterator[int]:
@@ -158,34 +181,52 @@ def own_source(run: Any) -> tuple[Source | None, str]:
     if data.source is None:
         return None, "the run was given its data as an object"
     try:
-        source = load(data.source, key=data.key, data_dir=data.data_dir)
+        source = load(data.source, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
+        source, _ = conditioned(source, run.config, held_out_of(source, run.config)[1])
     except BadInput as error:
         return None, str(error)
     if fingerprint_of(source) != run.spec.fingerprint:
         return None, f"{data.source} holds other rows than the run was trained on"
-    return source, ""
+    return (in_columns(run, source) if run.spec.mixed else source), ""
 
 
-def _read(run: Any, given: Any) -> tuple[Any, str]:
+def in_columns(run: Any, source: Source) -> Source:
+    """The source with the columns that a run kept, since a mixed table may have left some out."""
+    train, test = (
+        None if rows is None else run.spec.in_order(rows, source.columns) for rows in (source.train, source.test)
+    )
+    return replace(source, train=train, test=test, columns=run.spec.columns)
+
+
+def words_of(run: Any, condition: np.ndarray | None, index: np.ndarray | None) -> Any:
+    """Conditions [N, C] of the run's own data, of the rows of an index, in the data's own words."""
+    if condition is None or run.model.guesses:
+        return None
+    return run.spec.conditioning.decode(torch.from_numpy(condition if index is None else condition[index]))
+
+
+def _read(run: Any, given: Any, condition: Any) -> tuple[Any, Any, str]:
     if not isinstance(given, str | os.PathLike):
-        return given, "rows that were given"
-    source = load(given, key=run.config.data.key, data_dir=run.config.data.data_dir)
+        return given, condition, "rows that were given"
+    data = run.config.data
+    source = load(given, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
     test = source.test is not None
     rows = run.spec.in_order(source.test if test else source.train, source.columns)
-    return rows, f"{'test ' * test}rows of {given}"
+    words = condition if condition is not None else words_in(source, run.config.data.condition, test)
+    return rows, None if run.model.guesses else words, f"{'test ' * test}rows of {given}"
 
 
 def _training(run: Any, source: Source | None, seed: int) -> Tensor | None:
     """Training rows as the model sees them, evenly spaced where there are many."""
     if source is None:
-        return None if run.training_preview is None else given_rows(run, run.training_preview, seed + 1)
+        return None if run.training_preview is None else plain_rows(run, run.training_preview, seed + 1)
     _, index, _ = held_out_of(source, run.config)
     index = np.arange(len(source.train)) if index is None else index
     chosen = index[spaced(len(index), MOST_TRAINING).numpy()]
-    return given_rows(run, as_numpy(source.train[chosen]), seed + 1)
+    return plain_rows(run, as_numpy(source.train[chosen]), seed + 1)
 
 
-def _factors(run: Any, source: Source | None, seed: int) -> tuple[Tensor, np.ndarray] | None:
+def _factors(run: Any, source: Source | None, seed: int) -> tuple[Tensor | Batch, np.ndarray] | None:
     """Rows with known factors: the held-out ones where they have some, else a random choice of all."""
     if source is None or source.factors is None:
         return None
@@ -193,4 +234,5 @@ def _factors(run: Any, source: Source | None, seed: int) -> tuple[Tensor, np.nda
     rows, factors = (source.test, source.factors_test) if held_out else (source.train, source.factors)
     assert rows is not None and factors is not None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(factors))[:MOST_FACTORS])
-    return given_rows(run, as_numpy(rows[chosen]), seed), factors[chosen]
+    words = words_of(run, source.condition_test if held_out else source.condition, chosen)
+    return given_rows(run, as_numpy(rows[chosen]), seed, condition=words), factors[chosen]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.batch import condition_of, rows_of
 from ..core.errors import BadInput, did_you_mean, whole
 from ..core.files import check_file
 from ..core.finding import Finding
@@ -23,6 +24,7 @@ from ..measure.estimate import Z95, Estimate, mean_of
 from ..measure.importance import UNIT, Bound, importance_bound
 from ..training.run import Run
 from .case import Case, Numbers
+from .columns import columns
 from .disentanglement import disentanglement, known_factors
 from .judge import judge_bound, judge_bracket, judge_rows, worst_first
 from .latent import latent
@@ -31,12 +33,14 @@ from .reconstruction import reconstruction
 from .rows import Taken, how_read, is_mass, take
 from .samples import fid
 from .samples import samples as sample_metrics
+from .strings import per_token
 from .text import as_text
 
 GROUPS: dict[str, Callable[[Case], Numbers]] = {
     "reconstruction": reconstruction,
     "latent": latent,
     "samples": sample_metrics,
+    "columns": columns,
     "disentanglement": disentanglement,
 }
 SAMPLES = 1000  # K where none is asked for; the papers' tables have 5000
@@ -94,6 +98,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
     model: Any = None,
+    condition: Any = None,
 ) -> Evaluation:
     """Measures a run: bounds on log p(x), and the metrics that are asked for.
 
@@ -103,8 +108,8 @@ def evaluate(
         run: A run or its folder.
         x: Rows on the data's own scale, a path or a name; None: all held-out rows of the run.
         samples: K of the importance-weighted bound.
-        metrics: Further groups: "reconstruction", "latent", "samples", "disentanglement", or several, also as one text
-            with commas.
+        metrics: Further groups: "reconstruction", "latent", "samples", "columns" (of a mixed table), "disentanglement",
+            or several, also as one text with commas.
         ais: Anneal as well, between a lower and an upper bound; a mapping holds `steps`, `chains` and `start`.
         rows: Only so many rows, evenly spaced; None: all, and 50 of them for annealing.
         dequantize: For whole numbers under a density: add uniform noise first, for a bound on their log-mass.
@@ -113,6 +118,8 @@ def evaluate(
         seed: Of all draws.
         progress: Tell how far it is, on standard error.
         model: The model, for the folder of a run of a model of your own.
+        condition: What is given beside the rows `x`, in the data's own words, where the model reads it: the bound is
+            then one on log p(x|c).
 
     Raises:
         BadInput: for unknown groups, rows that do not fit, and a run without a model.
@@ -128,14 +135,16 @@ def evaluate(
     options = _options(ais)
     if inception is not None:
         check_file(Path(inception))
-    taken = take(loaded, x, seed, rows, dequantize, "disentanglement" in chosen)
+    taken = take(loaded, x, seed, rows, dequantize, "disentanglement" in chosen, condition)
     groups = _measured(chosen, _case(loaded, taken, extractor, seed), inception)
     shift = loaded.spec.log_abs_det
     numbers: dict[str, Numbers] = {}
     with telling("bound", progress) as told:
         bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
     with np.errstate(invalid="ignore"):  # of rows that the model holds impossible, which a finding tells
-        numbers["bound"] = _bound_numbers(bound, is_mass(loaded) or dequantize)
+        numbers["bound"] = _bound_numbers(bound, (is_mass(loaded) and not loaded.spec.vocabulary) or dequantize)
+        if loaded.spec.vocabulary:  # of its own length, where a row of tokens is padded to that of the longest
+            numbers["bound"]["nats_per_token"] = per_token(bound, rows_of(taken.x))
     findings = [*judge_bound(bound), *judge_rows(loaded, taken, dequantize)]
     if options is not None:
         with telling("annealing", progress) as told:
@@ -218,7 +227,7 @@ def _annealed(
     index = np.arange(len(taken.x)) if rows is not None else spaced(len(taken.x), AIS_ROWS).numpy()
     shift = run.spec.log_abs_det
     bracket = anneal(run.model, taken.x[index], seed=seed, progress=told, **options).shifted(shift)
-    gap = simulated_ais(run.model, taken.x[:1], min(len(index), SIMULATED_ROWS), seed=seed, progress=told, **options)
+    gap = simulated_ais(run.model, taken.x[index], min(len(index), SIMULATED_ROWS), seed=seed, progress=told, **options)
     here = bound.values[index]
     numbers = {
         "rows": Estimate(float(len(index)), None, "rows, evenly spaced"),
@@ -239,7 +248,8 @@ def _case(run: Any, taken: Taken, extractor: Any, seed: int) -> Case:
         config=run.config,
         spec=run.spec,
         model=run.model,
-        x=taken.x,
+        x=rows_of(taken.x),
+        condition=condition_of(taken.x),
         training=taken.training,
         factors=taken.factors,
         factor_names=taken.factor_names,

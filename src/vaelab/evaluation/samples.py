@@ -13,8 +13,11 @@ from ..core.errors import BadInput
 from ..core.seeds import generator, seed_global
 from ..measure.estimate import Estimate
 from ..measure.features import INCEPTION_FEATURES, Features, inception, network, usual
+from ..models.vae import prior_codes
 from ..measure.samples import coverage_density, frechet_distance, frechet_limit, kernel_distance, precision_recall
 from .case import Case, Numbers
+from .columns import metric_features
+from .strings import strings_made
 
 MOST_ROWS = 2000  # on either side: tables of distances have four million entries then
 LEAST_ROWS = 3
@@ -28,7 +31,7 @@ def samples(case: Case) -> Numbers:
     same z, which are what is mostly shown, but no samples: they lack the noise. `..._of_training` compares as many
     training rows with the held-out ones: what a perfect model would come to with so many rows, where samples that
     repeat training rows come too. Where rows are too few for the Frechet distances they are left out,
-    and `rows` says how many it would take.
+    and `rows` says how many it would take. Strings are counted instead, see `strings_made`.
 
     Features are those of `case.extractor`, else of `measure.features.usual`: the few entries of a row, or principal
     components of the training rows. They are named with each number, as is how many rows were on either side.
@@ -36,9 +39,13 @@ def samples(case: Case) -> Numbers:
     Raises:
         BadInput: for fewer than 3 rows on a side, and for features that are no numbers.
     """
+    if case.spec.vocabulary:
+        return strings_made(case)
     count = _count(case, MOST_ROWS)
     if case.extractor is not None:
         features = network(case.extractor)
+    elif case.spec.mixed:
+        features = metric_features(case)
     else:
         features = usual(case.x if case.training is None else case.training, count)
     real, others = _sets(case, features, count)
@@ -117,8 +124,10 @@ def _made(case: Case, count: int) -> tuple[Tensor, Tensor]:
     parts = []
     with torch.random.fork_rng(devices=[]):
         seed_global(case.seed, "samples")
-        for z in case.model.prior_distribution().sample(count, coins).split(DECODED):
-            likelihood = case.model.decode(z[None])
+        given = () if case.condition is None else (case.condition[torch.arange(count) % len(case.condition)],)
+        z = prior_codes(case.model, count, coins, *given)
+        for codes, *beside in zip(*(part.split(DECODED) for part in (z, *given)), strict=True):
+            likelihood = case.model.decode(codes[None], *beside)
             parts.append((likelihood.mean[0], likelihood.sample(coins)[0]))
     means, drawn = (torch.cat(column).to(case.x.dtype) for column in zip(*parts, strict=True))
     return means, drawn

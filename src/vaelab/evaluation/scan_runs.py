@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch, beside
 from ..core.config import Config, differences, flat
 from ..core.durable import locked, saying_why
 from ..core.errors import BadInput, Diverged
@@ -139,7 +140,7 @@ def _damage(run: Run) -> list[str]:
     return [f"damaged, its checkpoints are gone after {trained} steps: trained anew"]
 
 
-def read_best(run: Run, x: Tensor, samples: int, seed: int, shift: float) -> Reading:
+def read_best(run: Run, x: Tensor | Batch, samples: int, seed: int, shift: float) -> Reading:
     """The reading of whichever kept weights have the lower distortion + beta * rate: the selected or the last ones."""
     model = copy.deepcopy(run.model).to(x.device)
     found = [_read(run, model, run.metrics["step"], x, samples, seed, shift)]
@@ -161,7 +162,7 @@ def _last(run: Run) -> tuple[int, dict[str, Tensor]] | None:
     return progress.step, tensors.get("ema", tensors["model"])
 
 
-def _read(run: Run, model: Any, step: int, x: Tensor, samples: int, seed: int, shift: float) -> Reading:
+def _read(run: Run, model: Any, step: int, x: Tensor | Batch, samples: int, seed: int, shift: float) -> Reading:
     bound = importance_bound(model, x, samples, seed=seed).shifted(shift)
     starts = range(0, len(x), ENCODED)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -170,7 +171,7 @@ def _read(run: Run, model: Any, step: int, x: Tensor, samples: int, seed: int, s
     return Reading(run.folder.name, step, kl, mean, bound.elbo, bound.values)
 
 
-def _encoded(model: Any, x: Tensor, first: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def _encoded(model: Any, x: Tensor | Batch, first: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """KL(q(z|x) || p(z)) of rows of which the first is row `first`, from the draws of the bound, and means of q."""
     q = model.encode(x)
-    return divergence(q, model.prior_distribution(), draw_z(q, samples, seed, first))[0], q.mean
+    return divergence(q, model.prior_distribution(*beside(x)), draw_z(q, samples, seed, first))[0], q.mean

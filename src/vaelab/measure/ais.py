@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch, beside
 from ..core.errors import BadInput, did_you_mean, whole
 from ..core.seeds import derive, generator
-from ..distributions.normal import Distribution
+from ..distributions.normal import EUCLIDEAN, Distribution
 from .estimate import Z95, Estimate, between, mean_of
 from .hmc import EXTRA_NOISE, Path, anneal, find_sizes, resampled, temperatures
 from .importance import CHUNK_VALUES, DEVICE_VALUES, LEAST_DECODED, UNIT, draw_z, evaluating, weight_numbers
@@ -114,7 +115,7 @@ def _error_of_mean(errors: np.ndarray) -> float:
 
 def ais(
     model: Any,
-    x: Tensor,
+    x: Tensor | Batch,
     steps: int = 1000,
     chains: int = 16,
     *,
@@ -180,6 +181,7 @@ def ais(
     whole("chunk", 1 if chunk is None else chunk)
     found = latent_model(model)
     x = found.rows(x)
+    _refuse_jumps(found, x)
     if z is not None and (z.ndim != 2 or len(z) != len(x)):
         raise BadInput("z", f"shape {tuple(z.shape)}", f"must be one vector for each of the {len(x)} rows")
     if chunk is None:
@@ -198,6 +200,14 @@ def ais(
     return Bracket(lower, upper, lower_error, upper_error, ess, acceptance, steps, chains, start, exact)
 
 
+@torch.no_grad()
+def _refuse_jumps(model: LatentModel, x: Tensor | Batch) -> None:
+    """Refuses codes that cannot be moved along a slope."""
+    if "euclidean" not in getattr(model.encode(x[:1]), "offers", EUCLIDEAN):
+        rule = "annealing moves codes along a slope, and these are no points of a Euclidean space"
+        raise BadInput("model", type(model.module).__name__, rule, "the importance-weighted bound needs no slope")
+
+
 def check_options(steps: int = 1000, chains: int = 16, start: str = "encoder", leapfrog: int = 3) -> None:
     """Refuses options of `ais` that break a rule.
 
@@ -211,7 +221,14 @@ def check_options(steps: int = 1000, chains: int = 16, start: str = "encoder", l
 
 
 def simulated_ais(
-    model: Any, like: Tensor, rows: int = 64, steps: int = 1000, chains: int = 16, *, seed: int = 0, **options: Any
+    model: Any,
+    like: Tensor | Batch,
+    rows: int = 64,
+    steps: int = 1000,
+    chains: int = 16,
+    *,
+    seed: int = 0,
+    **options: Any,
 ) -> Bracket:
     """The bracket on rows drawn from the model, whose posteriors have an exact draw: both of its bounds are proven.
 
@@ -236,7 +253,7 @@ def simulated_ais(
 
 
 @torch.no_grad()
-def simulate(model: Any, like: Tensor, rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def simulate(model: Any, like: Tensor | Batch, rows: int, seed: int = 0) -> tuple[Any, Tensor]:
     """Rows x [rows, ...] drawn from the model, and the z [rows, L] that made each: an exact draw of p(z|x).
 
     Raises:
@@ -248,9 +265,16 @@ def simulate(model: Any, like: Tensor, rows: int, seed: int = 0) -> tuple[Tensor
         raise BadInput("model", "no draw_x", "is needed to draw rows from the model", "add draw_x(z), a draw of p(x|z)")
     with evaluating(found.module), torch.random.fork_rng(devices=[]):
         like = found.rows(like)
-        z = _prior(found, like, seed).sample(rows, generator(seed, "simulated", "z", device=like.device))
-        x = found.draw_x(z[None], generator(seed, "simulated", "x", device=z.device))[0]
-    return x, z
+        coins = generator(seed, "simulated", "z", device=like.device)
+        if isinstance(like, Batch):  # the rows are drawn under its conditions, in turn
+            like = like[torch.arange(rows) % len(like)]
+        given = beside(like)
+        prior = _prior(found, like, seed)
+        z = prior.sample(rows, coins)
+        if z.ndim == 3:  # one prior for each row
+            z = z[0]
+        x = found.draw_x(z[None], generator(seed, "simulated", "x", device=z.device), *given)[0]
+    return (Batch(x, *given) if given else x), z
 
 
 @dataclass(frozen=True)
@@ -264,7 +288,7 @@ class _Plan:
     leapfrog: int
     seed: int
 
-    def numbers(self, x: Tensor, z: Tensor | None, first: int) -> np.ndarray:
+    def numbers(self, x: Tensor | Batch, z: Tensor | None, first: int) -> np.ndarray:
         """The numbers of `Bracket` for rows x [B, ...], of which the first is row `first`, [6, B]."""
         path, betas = self._path(x, first), temperatures(self.steps)
         begin = self._starts(x, first, min(PILOT_CHAINS, self.chains), "pilot")
@@ -281,25 +305,29 @@ class _Plan:
         errors = np.sqrt([variance, upper_variance])
         return np.stack([lower, -upper, *errors, ess, acceptance.cpu().numpy()])
 
-    def _path(self, x: Tensor, first: int) -> Path:
+    def _path(self, x: Tensor | Batch, first: int) -> Path:
         """From q(z|x) or p(z) to p(x, z), scaled by the variances of either."""
         model, q = self.model, self.model.encode(x)
         scale = q.variance if takes_noise(q) else self._encoded(x, first, SCALE_DRAWS, "scale").var(0)
         if self.start == "encoder":
-            return Path(lambda z: _densities(q, model, x, z), 1 / scale, 1 / scale, self.leapfrog)
+            prior = model.prior(draw_z(model.encode(x[:1]), 1, self.seed, 0), x)  # once: some encode rows to be made
+            return Path(lambda z: _densities(q, prior, model, x, z), 1 / scale, 1 / scale, self.leapfrog)
         prior = _prior(model, x, self.seed)
         draws = prior.sample(SCALE_DRAWS, generator(self.seed, "ais", "prior", device=x.device))
         return Path(lambda z: (prior.log_prob(z), model.log_px(x, z)), 1 / draws.var(0), 1 / scale, self.leapfrog)
 
-    def _starts(self, x: Tensor, first: int, count: int, purpose: str) -> Tensor:
+    def _starts(self, x: Tensor | Batch, first: int, count: int, purpose: str) -> Tensor:
         """Draws of q0, [count, B, L]; each row has noise of its own."""
         if self.start == "encoder":
             return self._encoded(x, first, count, purpose)
-        prior, rows = _prior(self.model, x, self.seed), range(first, first + len(x))
-        coins = (generator(self.seed, "ais", purpose, "start", row, device=x.device) for row in rows)
-        return torch.stack([prior.sample(count, coin) for coin in coins], 1)
+        shared, rows = _prior(self.model, x, self.seed), range(len(x))
+        given = isinstance(x, Batch)  # a prior of its own for each row
+        priors = (_prior(self.model, x[row : row + 1], self.seed) if given else shared for row in rows)
+        coins = (generator(self.seed, "ais", purpose, "start", first + row, device=x.device) for row in rows)
+        draws = [prior.sample(count, coin) for prior, coin in zip(priors, coins, strict=True)]
+        return torch.stack([z.reshape(count, -1) for z in draws], 1)
 
-    def _encoded(self, x: Tensor, first: int, count: int, purpose: str) -> Tensor:
+    def _encoded(self, x: Tensor | Batch, first: int, count: int, purpose: str) -> Tensor:
         """Draws of q(z|x), [count, B, L]; row by row, since a stranger's distribution may know no noise of a row."""
         seed = derive(self.seed, "ais", purpose)
         draws = (draw_z(self.model.encode(row[None]), count, seed, index) for index, row in enumerate(x, first))
@@ -316,15 +344,15 @@ class _Plan:
             yield from torch.stack(drawn, 2).to(z.dtype)
 
 
-def _densities(q: Distribution, model: LatentModel, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def _densities(q: Distribution, prior: Any, model: LatentModel, x: Tensor | Batch, z: Tensor) -> tuple[Tensor, Tensor]:
     """log q(z|x) and log p(x, z) - log q(z|x), [K, B] each."""
     log_qz = q.log_prob(z)
-    return log_qz, model.log_px(x, z).double() + (model.prior(z).log_prob(z).double() - log_qz.double())
+    return log_qz, model.log_px(x, z).double() + (prior.log_prob(z).double() - log_qz.double())
 
 
-def _prior(model: LatentModel, x: Tensor, seed: int) -> Any:
+def _prior(model: LatentModel, x: Tensor | Batch, seed: int) -> Any:
     """p(z), which can be sampled; a row is encoded to learn the size of z."""
-    prior = model.prior(draw_z(model.encode(x[:1]), 1, seed, 0))
+    prior = model.prior(draw_z(model.encode(x[:1]), 1, seed, 0), x)
     if not callable(getattr(prior, "sample", None)):
         rule = "must offer sample(count, generator): log_pz gives its density alone"
         raise BadInput("prior", type(prior).__name__, rule, "start from the encoder, on rows of your own")

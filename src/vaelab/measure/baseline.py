@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributions.counts import Multinomial
+from ..distributions.heavy_tails import Laplace
 from ..distributions.likelihoods import (
     LOG_RATE_BOUND,
     LOG_SIGMA_BOUND,
@@ -23,6 +25,8 @@ from ..distributions.likelihoods import (
     Poisson,
     SharedNoise,
 )
+from ..distributions.mixed import Mixed
+from ..distributions.normal import soft_unclamp
 from ..distributions.observations import ContinuousBernoulliObservation
 
 MOST_ROWS = 2000  # the standard error is then a few hundredths of the spread over rows
@@ -37,15 +41,15 @@ def baseline(likelihood: Any, train: Tensor, held_out: Tensor) -> tuple[float, f
     The parameters of each entry, and the likelihood's own noise, maximise the likelihood of the training rows; all have
     closed forms but the continuous Bernoulli, whose mean is inverted by bisection. One made-up row is counted with
     the training rows, so that an entry which is constant there cannot cost an infinity on a held-out row: it holds
-    one half (Bernoulli and its continuous relative), the mean of all entries (Poisson), each level with equal weight
-    (categorical), or a squared error of the average size (a Gaussian with noise for each entry).
+    one half (Bernoulli and its continuous relative), the mean of all entries (Poisson, multinomial), each level with
+    equal weight (categorical), or an error of the average size (a Gaussian or Laplace with noise for each entry).
 
     Args:
         likelihood: The decoder's likelihood module; it is left as it is.
         train, held_out: Rows as the likelihood sees them, [N, *shape]; evenly spaced ones where there are many.
 
     Returns:
-        None where the likelihood is none of `LIKELIHOODS`.
+        None where the likelihood is none of `FITS`.
 
     Example:
         >>> rows = torch.tensor([[0.0, 1.0], [1.0, 1.0]]).repeat(500, 1)
@@ -106,15 +110,31 @@ def _gaussian(likelihood: Gaussian, x: Tensor) -> Tensor:
     variance = squares.mean().clamp(min=SMALLEST_VARIANCE)
     noise = likelihood.noise
     if isinstance(noise, PixelNoise):
-        log_sigma = 0.5 * _mean_with(variance, squares).log()
-        inside = LOG_SIGMA_BOUND * (1 - 1e-9)
-        raw = LOG_SIGMA_BOUND * (log_sigma.clamp(-inside, inside) / LOG_SIGMA_BOUND).atanh()  # undoes the soft clamp
-        return torch.stack([mean, raw])
-    if isinstance(noise, SharedNoise):
-        noise.log_sigma.copy_(0.5 * variance.log())
-    if isinstance(noise, OptimalNoise):
-        noise.weighted.copy_(variance), noise.weight.fill_(1.0)
+        return torch.stack([mean, soft_unclamp(0.5 * _mean_with(variance, squares).log(), LOG_SIGMA_BOUND)])
+    _set_noise(noise, variance.sqrt(), variance)
     return mean[None]
+
+
+def _laplace(likelihood: Laplace, x: Tensor) -> Tensor:
+    median = x.median(0).values
+    errors = (x - median).abs()
+    width = errors.mean().clamp(min=SMALLEST_VARIANCE**0.5)
+    if isinstance(likelihood.noise, PixelNoise):
+        return torch.stack([median, soft_unclamp(_mean_with(width, errors).log(), LOG_SIGMA_BOUND)])
+    _set_noise(likelihood.noise, width, width)
+    return median[None]
+
+
+def _multinomial(likelihood: Multinomial, x: Tensor) -> Tensor:
+    return _mean_with(x.mean(), x).log()[None]
+
+
+def _set_noise(noise: Any, sigma: Tensor, powered: Tensor) -> None:
+    """Sets a learned noise, or one in closed form by its mean power of the errors."""
+    if isinstance(noise, SharedNoise):
+        noise.log_sigma.copy_(sigma.log())
+    if isinstance(noise, OptimalNoise):
+        noise.weighted.copy_(powered), noise.weight.fill_(1.0)
 
 
 def _categorical(likelihood: Categorical, x: Tensor) -> Tensor:
@@ -125,15 +145,21 @@ def _categorical(likelihood: Categorical, x: Tensor) -> Tensor:
 
 
 def _poisson(likelihood: Poisson, x: Tensor) -> Tensor:
-    bound = LOG_RATE_BOUND * (1 - 1e-9)
-    log_rate = _mean_with(x.mean(), x).log().clamp(-bound, bound)
-    return (LOG_RATE_BOUND * (log_rate / LOG_RATE_BOUND).atanh())[None]
+    return soft_unclamp(_mean_with(x.mean(), x).log(), LOG_RATE_BOUND)[None]
+
+
+def _mixed(likelihood: Mixed, x: Tensor) -> Tensor:
+    likelihood.see(x)
+    return x.new_zeros(likelihood.layout(tuple(x.shape[1:])))
 
 
 FITS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    Mixed: _mixed,
     Bernoulli: _bernoulli,
     ContinuousBernoulli: _continuous_bernoulli,
     Gaussian: _gaussian,
+    Laplace: _laplace,
     Categorical: _categorical,
     Poisson: _poisson,
+    Multinomial: _multinomial,
 }

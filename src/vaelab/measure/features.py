@@ -35,10 +35,12 @@ class Features:
     Args:
         name: What stands beside every number, such as "pca-64".
         of: Rows [n, *shape] to features [n, D].
+        takes_missing: Whether it has a place for entries that are missing, NaN.
     """
 
     name: str
     of: Callable[[Tensor], Any]
+    takes_missing: bool = False
 
     def __call__(self, x: Tensor) -> np.ndarray:
         """Features of rows [n, *shape] in float64, [n, D].
@@ -46,7 +48,7 @@ class Features:
         Raises:
             BadInput: for rows that are not finite, and where what comes back is no row of finite numbers for each row.
         """
-        if not torch.isfinite(x).all():
+        if not (torch.isfinite(x) | (torch.isnan(x) & self.takes_missing)).all():
             rule = "have no features: the model that drew them gives numbers beyond all bounds"
             raise BadInput("rows", "entries that are not finite", rule, "vaelab diagnose says why")
         parts = []

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.errors import BadInput, whole
 from ..core.seeds import generator
 from ..core.units import bits_per_dimension, readable_bytes
@@ -21,7 +22,7 @@ from ..distributions.foreign import Foreign, seeded
 from ..distributions.kl import divergence
 from ..distributions.normal import Distribution
 from .estimate import Estimate, mean_of
-from .latent import LatentModel, latent_model, takes_noise
+from .latent import LatentModel, is_point, latent_model, takes_noise
 from .pareto import pareto_k
 
 CHUNK_VALUES = 2**18  # numbers a decoder gives at once on a CPU: what follows each product then stays in its cache
@@ -103,7 +104,7 @@ class Bound:
 
 def importance_bound(
     model: Any,
-    x: Tensor,
+    x: Tensor | Batch,
     samples: int = 5000,
     *,
     seed: int = 0,
@@ -170,20 +171,20 @@ def _each(function: Any, items: range, workers: int) -> Iterator[np.ndarray]:
         torch.set_num_threads(threads)
 
 
-def _row_numbers(model: LatentModel, x: Tensor, first: int, samples: int, seed: int, chunk: int) -> np.ndarray:
+def _row_numbers(model: LatentModel, x: Tensor | Batch, first: int, samples: int, seed: int, chunk: int) -> np.ndarray:
     """The numbers of `Bound` for rows x [B, ...], of which the first is row `first`, [6, B]."""
     q = model.encode(x)
     if takes_noise(q) or len(x) == 1:
-        z, log_qz = draw(q, samples, seed, first)
+        z, log_qz = draw(q, 1 if is_point(q) else samples, seed, first)
     else:  # what knows no noise of a row is drawn row by row, so that the others do not change its value
         z = torch.cat([draw_z(model.encode(row[None]), samples, seed, at) for at, row in enumerate(x, first)], 1)
         log_qz = q.log_prob(z)
-    prior = model.prior(z)
+    prior = model.prior(z, x)
     log_px = torch.cat([model.log_px(x, part) for part in z.split(chunk)])
     log_pz = prior.log_prob(z)
     for name, nats in (("log p(x|z)", log_px), ("log p(z)", log_pz), ("log q(z|x)", log_qz)):
         _refuse_nan(name, nats, first)
-    log_w = (log_px.double() + log_pz.double() - log_qz.double()).cpu().numpy()
+    log_w = (log_px.double() + log_pz.double() - log_qz.double()).expand(samples, -1).cpu().numpy()
     kl = divergence(q, prior, z)[0].double().sum(1)
     elbo = (log_px.double().mean(0) - kl).cpu().numpy()
     values, variance, ess, k_hat = weight_numbers(log_w)

@@ -41,7 +41,7 @@ class Information:
     Args:
         mutual: I(x; z).
         marginal: KL(q(z) || p(z)).
-        correlation: TC(z) = KL(q(z) || prod q(z_j)).
+        correlation: TC(z) = KL(q(z) || prod q(z_j)); None where z is made of entries of a book.
         ceiling: log N, which the lower bound on I(x; z) cannot pass.
         single: sum_j KL(q(z_j) || p(z_j)); None where the prior's dimensions are not known singly.
         each: Its terms, [L]; None likewise.
@@ -49,7 +49,7 @@ class Information:
 
     mutual: Estimate
     marginal: Estimate
-    correlation: Estimate
+    correlation: Estimate | None
     ceiling: float
     single: Estimate | None = None
     each: Estimate | None = None
@@ -62,6 +62,7 @@ def information(
     mean: np.ndarray,
     variance: np.ndarray,
     prior_each: np.ndarray | None = None,
+    masses: bool = False,
 ) -> Information:
     """I(x; z), KL(q(z) || p(z)) and its parts from one draw of z for each row.
 
@@ -77,27 +78,31 @@ def information(
         mean: Posterior means, [n, L].
         variance: Posterior variances, [n, L].
         prior_each: log p(z_ij) of single dimensions, [n, L]; None where they are not independent.
+        masses: Whether z is made of entries of a book or lies on a sphere, so that q and p are no densities over real
+            vectors, which a normal's could bound.
     """
     own = np.diag(pairs)
     counted, left_out = _mixture(pairs)
-    normal, flattery = _matched_normal(z, mean, variance)
-    references = ((left_out, 0.0), (normal, flattery), (prior, 0.0))
+    references = [(left_out, 0.0), (prior, 0.0), *([] if masses else [_matched_normal(z, mean, variance)])]
     below, bias = max(references, key=lambda reference: reference[0].mean() - reference[1])
     ceiling = math.log(len(z))
     told = (own - below).mean() <= ceiling
     unit = NATS if told else f"{NATS}; cannot be told from {len(z)} rows, ceiling log N = {ceiling:.2f}"
-    with_own, without = _marginals(z, mean, variance)
-    each, spread = (with_own + without) / 2, np.abs(with_own - without).mean(0) / 2
-    uncertain = float(np.abs((with_own - without).sum(1)).mean()) / 2
 
     def bounds(high: np.ndarray, low: np.ndarray, more: float) -> Estimate:
         ends = mean_of(low), mean_of(high)
         return between(ends[0].value, ends[1].value, max(end.interval for end in ends) + more, unit)
 
+    mutual, marginal = bounds(own - below, own - counted, bias), bounds(counted - prior, below - prior, bias)
+    if masses:
+        return Information(mutual, marginal, None, ceiling)
+    with_own, without = _marginals(z, mean, variance)
+    each, spread = (with_own + without) / 2, np.abs(with_own - without).mean(0) / 2
+    uncertain = float(np.abs((with_own - without).sum(1)).mean()) / 2
     known = prior_each is not None
     return Information(
-        mutual=bounds(own - below, own - counted, bias),
-        marginal=bounds(counted - prior, below - prior, bias),
+        mutual=mutual,
+        marginal=marginal,
         correlation=bounds(counted - each.sum(1), below - each.sum(1), bias + uncertain),
         ceiling=ceiling,
         single=_widened((each - prior_each).sum(1), uncertain) if known else None,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import Batch, condition_of, rows_of
+from ..core.batch import Batch, beside, rows_of
 from ..core.errors import BadInput, did_you_mean
 from ..distributions.foreign import Foreign, as_distribution, diagonal_normal, seeded
 from ..distributions.normal import Distribution, Normal, StandardNormal
@@ -25,28 +25,30 @@ class LatentModel:
     Args:
         encode: x [B, ...] to q(z|x).
         log_px: x [B, ...] and z [K, B, L] to log p(x|z) in nats, [K, B].
-        prior: From any z [K, B, L] to p(z), a distribution with one row; z says the size where nothing else does.
-        draw_x: z [K, B, L] and a generator to a draw of p(x|z), [K, B, ...]; None where the stranger gave none.
+        prior: From any z [K, B, L] and x to p(z), a distribution with one row, or to p(z|c) where a condition c stands
+            beside x; z says the size where nothing else does.
+        draw_x: z [K, B, L], a generator, and c where there is one, to a draw of p(x|z), [K, B, ...]; None where the
+            stranger gave none.
         module: The module behind it, whose mode and device count; None for bare functions.
         channels: Numbers that the decoder gives for an entry of a row.
         thread_safe: Whether rows may be evaluated by several threads at once.
         likelihood: The likelihood module, which knows where rows can lie; None where it is not known.
     """
 
-    encode: Callable[[Tensor], Distribution]
-    log_px: Callable[[Tensor, Tensor], Tensor]
-    prior: Callable[[Tensor], Any]
-    draw_x: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    encode: Callable[[Any], Distribution]
+    log_px: Callable[[Any, Tensor], Tensor]
+    prior: Callable[[Tensor, Any], Any]
+    draw_x: Callable[..., Tensor] | None = None
     module: nn.Module | None = None
     channels: int = 1
     thread_safe: bool = False
     likelihood: Any = None
 
-    def width(self, x: Tensor) -> int:
+    def width(self, x: Tensor | Batch) -> int:
         """Numbers that decoding one z gives, for rows like x [B, ...]."""
         return self.channels * prod(x.shape[1:])
 
-    def rows(self, x: Tensor) -> Tensor:
+    def rows(self, x: Tensor | Batch) -> Any:
         """Rows [n, ...] where the module is, in its precision; whole numbers too, as our likelihoods read them.
 
         Raises:
@@ -55,14 +57,14 @@ class LatentModel:
         if x.ndim < 2 or not len(x):
             raise BadInput("x", f"shape {tuple(x.shape)}", "must be rows, [n, ...]", "a single row is x[None]")
         if hasattr(self.likelihood, "holds"):
-            _refuse_outside(self.likelihood, x)
+            _refuse_outside(self.likelihood, rows_of(x))
         return self.like(x)
 
-    def like(self, x: Tensor) -> Tensor:
+    def like(self, x: Tensor | Batch) -> Any:
         """Rows where the module is, in its precision."""
         first = next(self.module.parameters(), None) if self.module is not None else None
         if first is None:
-            return x if x.is_floating_point() else x.float()
+            return x if x.dtype.is_floating_point else x.to(torch.float32)
         return x.to(first.device, first.dtype)
 
 
@@ -106,19 +108,14 @@ def latent_model(given: Any) -> LatentModel:
 def _ours(model: Any) -> LatentModel:
     return LatentModel(
         encode=model.encode,
-        log_px=lambda x, z: _decoded(model, z, x).log_prob(rows_of(x)),
-        prior=lambda z: model.prior_distribution(),
-        draw_x=lambda z, coins: model.decode(z).sample(coins),
+        log_px=lambda x, z: model.decode(z, *beside(x)).log_prob(rows_of(x)),
+        prior=lambda z, x: model.prior_distribution(*beside(x)),
+        draw_x=lambda z, coins, *given: model.decode(z, *given).sample(coins),
         module=model,
         channels=getattr(model, "channels", 1),
         thread_safe=True,
         likelihood=getattr(getattr(model, "decoder", None), "likelihood", None),
     )
-
-
-def _decoded(model: Any, z: Tensor, x: Tensor | Batch) -> Any:
-    condition = condition_of(x)
-    return model.decode(z) if condition is None else model.decode(z, condition)
 
 
 def _refuse_outside(likelihood: Any, x: Tensor) -> None:
@@ -156,7 +153,7 @@ def _foreign(functions: Mapping[str, Any], module: nn.Module | None) -> LatentMo
     return LatentModel(
         encode=encode,
         log_px=log_px,
-        prior=lambda z: (
+        prior=lambda z, x: (
             _ForeignPrior(density) if density is not None else StandardNormal(z.shape[-1], z.device, z.dtype)
         ),
         draw_x=draw_x if draw is not None else None,
@@ -187,3 +184,8 @@ def _per_row(name: str, found: Any, samples: int, rows: int) -> Tensor:
 def takes_noise(q: Distribution) -> bool:
     """Whether samples of a distribution are a function of standard normal noise."""
     return getattr(q, "noise_shape", None) is not None
+
+
+def is_point(q: Distribution) -> bool:
+    """Whether all samples of a row are the same, since they take no noise."""
+    return takes_noise(q) and q.noise_shape[1] == 0  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.seeds import seed_global
 from ..distributions.normal import DiagonalNormal, FullNormal, Normal
 from .baseline import spaced
@@ -54,7 +55,7 @@ class Gaps:
     approximation: np.ndarray
 
 
-def refine(model: Any, x: Tensor, rows: int) -> Refined | None:
+def refine(model: Any, x: Tensor | Batch, rows: int) -> Refined | None:
     """Maximises the ELBO of single rows over the parameters of q, the decoder held fast.
 
     A lower bound of the true gap, since the steps are few; noise for judging is not the noise of the steps.
@@ -80,7 +81,7 @@ def refine(model: Any, x: Tensor, rows: int) -> Refined | None:
 
 
 def inference_gaps(
-    model: Any, x: Tensor, *, samples: int = WEIGHED, rates: Sequence[float] = THOROUGH, seed: int = 0
+    model: Any, x: Tensor | Batch, *, samples: int = WEIGHED, rates: Sequence[float] = THOROUGH, seed: int = 0
 ) -> Gaps | None:
     """The amortisation and the approximation gap of 64 evenly spaced rows; of 8 at least where rows are large.
 
@@ -118,7 +119,7 @@ def inference_gaps(
 
 
 @torch.no_grad()
-def _encoded(model: LatentModel, x: Tensor) -> DiagonalNormal | FullNormal | None:
+def _encoded(model: LatentModel, x: Tensor | Batch) -> DiagonalNormal | FullNormal | None:
     found = model.encode(x)
     return found if isinstance(found, DiagonalNormal | FullNormal) else None
 
@@ -130,7 +131,7 @@ def _opposite(q: Normal, samples: int) -> Tensor:
 
 
 def _optimised(
-    model: LatentModel, x: Tensor, start: DiagonalNormal | FullNormal, rates: Sequence[float]
+    model: LatentModel, x: Tensor | Batch, start: DiagonalNormal | FullNormal, rates: Sequence[float]
 ) -> DiagonalNormal | FullNormal:
     """The normal of the start's kind with the highest ELBO that steps of these rates find.
 
@@ -144,7 +145,7 @@ def _optimised(
     def bound(change: Tensor) -> Tensor:
         z = move(change).rsample(SAMPLES)
         log_q = move(change.detach()).log_prob(z)
-        return (model.log_px(x, z) + model.prior(z).log_prob(z) - log_q).mean(0).sum()
+        return (model.log_px(x, z) + model.prior(z, x).log_prob(z) - log_q).mean(0).sum()
 
     with torch.enable_grad():
         change = _ascend(bound, torch.zeros(size, *start.mean.shape, dtype=start.mean.dtype), rates)
@@ -177,7 +178,7 @@ MOVES: dict[type, Callable[[Any], Move]] = {DiagonalNormal: _diagonal, FullNorma
 
 
 def _bounds(
-    model: LatentModel, x: Tensor, family: Sequence[Normal], noise: Tensor
+    model: LatentModel, x: Tensor | Batch, family: Sequence[Normal], noise: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ELBOs of the first two, and log p(x) from below with draws of all as draws of their mixture, [B] each.
 
@@ -193,15 +194,15 @@ def _bounds(
 
 
 @torch.no_grad()
-def _log_joint(model: LatentModel, x: Tensor, z: Tensor) -> np.ndarray:
+def _log_joint(model: LatentModel, x: Tensor | Batch, z: Tensor) -> np.ndarray:
     """log p(x, z), [K, B], in float64."""
     parts = z.split(max(1, CHUNK_VALUES // (len(x) * model.width(x))))
     log_px = torch.cat([model.log_px(x, part) for part in parts])
-    return (log_px.double() + model.prior(z).log_prob(z).double()).numpy()
+    return (log_px.double() + model.prior(z, x).log_prob(z).double()).numpy()
 
 
 @torch.no_grad()
-def _elbo(model: LatentModel, x: Tensor, q: Normal, noise: Tensor) -> np.ndarray:
+def _elbo(model: LatentModel, x: Tensor | Batch, q: Normal, noise: Tensor) -> np.ndarray:
     """The mean of log p(x, z) - log q(z|x), [B] from noise [K, B, L]: exact where q is the posterior."""
     z = q.push(noise)
     return (_log_joint(model, x, z) - q.log_prob(z).double().numpy()).mean(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,54 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.config import Config
+from ..core.config import Config, ModelConfig
 from ..core.errors import BadInput
 from ..core.facts import Facts, Shape
 from ..core.seeds import derive
 from ..core.tables import pick
+from ..distributions.ladder import BottomUp, Descent, GroupPrior, TopPosterior
+from ..distributions.later import FittedLater
 from ..distributions.likelihoods import Decoder
+from ..distributions.mixed import MixedInput
+from ..distributions.sphere import OnSphere
+from ..nets.conditioned import After, Beside, Planes
 from ..nets.init import initialise
-from .fits import prior_of
-from .parts import DECODERS, ENCODERS, POSTERIORS, PRIORS, Plan, build_likelihood
+from ..nets.mlp import MLP
+from ..nets.residual import Chain, Climb, Joint, Ladder, OverRows
+from .codes import default_latent, has_codes
+from .fits import is_hierarchy, prior_of
+from .hierarchical import Hierarchy
+from .parts import AFTER, DECODERS, ENCODERS, POSTERIORS, PRIORS, READERS, Plan, build_likelihood
+from .prepare import Prepare, prepared
+from .semi_supervised import SemiSupervised
 from .vae import VAE, Model
 
-LEAST_RATE = 1e-2  # counts a row, where a column of the training rows holds none or next to none
-LEAST_SPREAD = 1e-6  # of what an encoder of counts sees; below it they are one number
 LARGE_IMAGE = 1024  # entries up to which an MLP is as good and, on a CPU, many times as fast
-
-
-class Prepare(nn.Module):
-    """A fixed function in front of an encoder, for data whose numbers are not of the order of one."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module) -> None:
-        super().__init__()
-        self.function, self.net = function, net
-        self.register_buffer("shift", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
-
-    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
-        return self.net((self.function(x) - self.shift) / self.scale, *condition)
-
-    @property
-    def features(self) -> int:
-        """Width of the network's output."""
-        return int(self.net.features)  # type: ignore[arg-type]
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        """Weights that were saved before there were shift and scale have none."""
-        for name in ("shift", "scale"):
-            state.setdefault(prefix + name, getattr(self, name))
-        super()._load_from_state_dict(state, prefix, *arguments)
-
-
-# Counts and levels reach the likelihood as they are; a network wants them near one.
-PREPARE: dict[str, Callable[[Tensor], Tensor]] = {
-    "categorical": lambda x: x / 127.5 - 1,
-    "poisson": torch.log1p,
-}
 
 
 def resolve(config: Config, facts: Facts, layout: str) -> Config:
@@ -67,26 +43,19 @@ def resolve(config: Config, facts: Facts, layout: str) -> Config:
     """
     model, shape = config.model, facts.shape
     big = layout == "image" and prod(shape) > LARGE_IMAGE and min(shape[1:]) >= 2 ** len(model.channels)
-    encoder = model.encoder or ("conv" if big else "mlp")
-    latent = model.latent or min(16, max(1, prod(shape) // 2))
+    encoder = model.encoder or ("recurrent" if facts.vocabulary else "conv" if big else "mlp")
+    latent = _latent(model, shape, encoder)
     chosen = {"latent": latent, "encoder": encoder, "decoder": model.decoder or encoder}
     return config.updated(model=chosen, prior={"name": prior_of(config)})
 
 
-def start_at(model: Any, mean: Tensor, std: Tensor) -> None:
-    """Starts a model of counts at their mean rates, and centres what its encoder sees; both [D], per entry.
-
-    A log-rate of 4 is else thousands of steps away from 0, and on the way the encoder pushes all codes away from the
-    prior to raise all rates at once. The logarithm's mean and deviation are those of its linearisation.
-    """
-    bias = [module.bias for module in model.decoder.modules() if getattr(module, "bias", None) is not None][-1]
-    rate = mean.clamp(min=LEAST_RATE)
-    prepare = next(module for module in model.modules() if isinstance(module, Prepare))
-    with torch.no_grad():
-        bias.copy_((rate if len(rate) == len(bias) else rate.mean()).log())
-        prepare.shift.copy_(torch.log1p(mean.mean()))
-        spread = (std.square().mean() + mean.var(correction=0)).sqrt() / (1 + mean.mean())
-        prepare.scale.copy_(spread if spread > LEAST_SPREAD else torch.ones(()))
+def _latent(model: ModelConfig, shape: Shape, encoder: str) -> int:
+    total = sum(model.groups or ())
+    if model.latent and total and model.latent != total:
+        rule = f"the groups {model.groups} have {total} dimensions together"
+        raise BadInput("model.latent", model.latent, rule, "leave it out")
+    usual = default_latent(model, encoder, shape) if has_codes(model) else min(16, max(1, prod(shape) // 2))
+    return total or model.latent or usual
 
 
 def build_model(config: Config, facts: Facts | Shape) -> Model:
@@ -109,29 +78,103 @@ def build_model(config: Config, facts: Facts | Shape) -> Model:
 
 def build_encoder(plan: Plan) -> nn.Module:
     """The encoder network that a plan names, with an attribute `features`."""
-    parts, shape = plan.config.model, plan.facts.shape
-    assert parts.encoder, "the config is not resolved"
-    net = pick(ENCODERS, parts.encoder, "model.encoder")(plan, as_image(shape, parts.encoder, "model.encoder"))
-    return Prepare(PREPARE[plan.config.likelihood.name], net) if plan.config.likelihood.name in PREPARE else net
+    kind, given = plan.config.model.encoder, plan.given_to("encoder")
+    assert kind, "the config is not resolved"
+    shape = as_image(plan.facts.shape, kind, "model.encoder")
+    prepare: Any = prepared(plan.config.likelihood)
+    if plan.config.likelihood.name == "mixed":
+        prepare = MixedInput(plan.facts.columns)
+        shape = (prepare.size,)
+    build = pick(ENCODERS, kind, "model.encoder")
+    if not given:
+        net = build(plan, shape)
+    elif kind == "conv":
+        net = Planes(build(plan, Planes.widened(shape, given)), shape)
+    elif kind in ("linear", "mlp"):
+        net = Beside(build(plan, Beside.widened(shape, given)))
+    else:
+        net = After(build(plan, shape), given)
+    return net if prepare is None else Prepare(prepare, net)
 
 
 def build_flat(plan: Plan) -> VAE:
     """A model of one encoder, one prior and one decoder."""
     parts, facts = plan.config.model, plan.facts
     assert parts.latent and parts.decoder, "the config is not resolved"
-    likelihood = build_likelihood(plan.config.likelihood, facts)
     net: Any = build_encoder(plan)
     encoder = pick(POSTERIORS, parts.posterior, "model.posterior").build(plan, net, net.features)
-    prior = pick(PRIORS, prior_of(plan.config), "prior.name").build(plan, encoder)
-    wide = widened(as_image(facts.shape, parts.decoder, "model.decoder"), likelihood.channels)
-    inputs = parts.latent + plan.given_to("decoder")
-    network = pick(DECODERS, parts.decoder, "model.decoder")(plan, inputs, wide)
+    prior = build_prior(plan, encoder)
     condition = parts.condition_on if facts.condition else ()
-    return VAE(encoder, Decoder(network, likelihood, facts.shape), prior, latent=parts.latent, condition=condition)
+    decoder = build_decoder(plan, parts.latent + plan.given_to("decoder"))
+    return VAE(encoder, decoder, prior, latent=parts.latent, condition=condition)
+
+
+def build_prior(plan: Plan, encoder: Any) -> nn.Module:
+    """The prior that a plan names, with the one that takes its place after training where it names one."""
+    prior = pick(PRIORS, prior_of(plan.config), "prior.name").build(plan, encoder)
+    after = plan.config.prior.after
+    return prior if after == "none" else FittedLater(prior, pick(AFTER, after, "prior.after").build(plan, encoder))
+
+
+def build_decoder(plan: Plan, inputs: int) -> nn.Module:
+    """The decoder that a plan names, over vectors of that many entries."""
+    parts, facts = plan.config.model, plan.facts
+    assert parts.decoder, "the config is not resolved"
+    likelihood = build_likelihood(plan.config.likelihood, facts)
+    if parts.decoder in READERS:
+        return READERS[parts.decoder](plan, inputs, likelihood)
+    channels, *shape = likelihood.layout(as_image(facts.shape, parts.decoder, "model.decoder"))
+    wide = widened(tuple(shape), channels)
+    net = pick(DECODERS, parts.decoder, "model.decoder")(plan, inputs, wide)
+    if "sphere" in POSTERIORS[parts.posterior].offers:
+        net = OnSphere(net, plan.latent)
+    return Decoder(net, likelihood, facts.shape)
+
+
+def build_hierarchy(plan: Plan) -> Hierarchy:
+    """A model of several latent groups, over a path down or over all that has been drawn.
+
+    Groups are vectors, and so is the path; images enter by the encoder's network and leave by the decoder's.
+    """
+    model, facts, style = plan.config.model, plan.facts, plan.style
+    sizes, net = model.groups or (), build_encoder(plan)
+    hidden = () if model.encoder == "linear" else model.hidden
+    width = (hidden or (model.width,))[-1] if model.ladder else None
+    climb = Climb(net, width, len(sizes), **style)
+    path = Chain(sizes) if width is None else Ladder(sizes, width, **style)
+    above = list(zip(path.widths, sizes[1:], strict=False))
+    joint, alone = (hidden[-1:], hidden) if width is None else ((width,), ())
+    reads: list[nn.Module] = [nn.Linear(climb.features, 2 * sizes[0])]
+    reads += [Joint((climb.features, state), joint, 2 * size, **style) for state, size in above]
+    encoder = BottomUp(climb, reads, sizes, model.scale)
+    top = replace(plan, config=plan.config.updated(model={"latent": sizes[0], "groups": None}))
+    first = pick(PRIORS, prior_of(plan.config), "prior.name").build(top, TopPosterior(encoder))
+    heads = [OverRows(MLP(state, alone, 2 * size, **style)) for state, size in above]
+    inputs = path.widths[-1] + plan.given_to("decoder") + (plan.latent if model.ladder else 0)
+    condition = model.condition_on if facts.condition else ()
+    prior, descent = GroupPrior(first, plan.latent - sizes[0]), Descent(path, heads, sizes)
+    decoder = build_decoder(plan, inputs)
+    return Hierarchy(encoder, prior, descent, decoder, skips=model.ladder, condition=condition)
+
+
+def build_semi_supervised(plan: Plan) -> SemiSupervised:
+    """A flat model that reads labels, and a classifier of the encoder's kind for those that are not known."""
+    model, facts = plan.config.model, plan.facts
+    net: Any = build_encoder(replace(plan, facts=replace(facts, condition=0)))
+    return SemiSupervised(
+        build_flat(plan),
+        nn.Sequential(net, nn.Linear(net.features, facts.classes)),
+        facts.frequencies or (1,) * facts.classes,
+        facts.rows,
+        weight=model.classifier_weight,
+        relaxed=model.temperature if model.missing_labels == "gumbel" else None,
+    )
 
 
 # The first that applies builds the model.
 FAMILIES: list[tuple[Callable[[Plan], Any], Callable[[Plan], Model]]] = [
+    (lambda plan: is_hierarchy(plan.config), build_hierarchy),
+    (lambda plan: plan.facts.classes and plan.config.model.missing_labels != "refuse", build_semi_supervised),
     (lambda plan: True, build_flat),
 ]
 

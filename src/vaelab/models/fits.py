@@ -5,18 +5,22 @@ A model whose parts do not fit is refused in one sentence when it is built; `vae
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from ..core.config import Config
+from ..core.config import Config, ObjectiveConfig, ObjectiveName
 from ..core.errors import BadInput
 from ..core.facts import Facts
 from ..core.tables import pick
-from .parts import POSTERIORS, PRIORS
+from ..distributions.likelihoods import LIKELIHOODS
+from ..distributions.normal import EUCLIDEAN
+from .codes import QUANTISERS
+from .parts import AFTER, POSTERIORS, PRIORS
 
 WORDS: dict[str, str] = {
     "density": "log q(z|x), which {posterior} codes do not have",
+    "continuous": "draws to weigh by their densities, and codes of {posterior} are entries of a book",
     "euclidean": "codes in a space of real vectors, and those of {posterior} are not",
     "normal": "the encoder to describe normal distributions, and {posterior} is none",
     "diagonal": "dimensions that are independent given x, and those of {posterior} are not",
@@ -36,21 +40,33 @@ def prior_of(config: Config) -> str:
     return next((prior for word, prior in DEFAULT_PRIOR if word in offers), "standard")
 
 
-def missing(posterior: str, prior: str, requires: frozenset[str] = frozenset()) -> tuple[str, str] | None:
+def is_hierarchy(config: Config) -> bool:
+    """Whether there are several latent groups; one is a flat model."""
+    return len(config.model.groups or ()) > 1
+
+
+def missing(
+    posterior: str, prior: str, requires: frozenset[str] = frozenset(), hierarchy: bool = False
+) -> tuple[str, str] | None:
     """Who lacks something, "prior" or "objective", and what, in words; None where the three go together.
 
     Args:
         posterior, prior: Names.
         requires: What the objective asks for.
+        hierarchy: Whether they are those of a hierarchy's top group; the objective sees all groups together.
 
     Example:
         >>> missing("diagonal", "standard", frozenset({"density"}))
     """
     offered = pick(POSTERIORS, posterior, "model.posterior").offers | pick(PRIORS, prior, "prior.name").offers
-    for who, needs in (("prior", PRIORS[prior].needs), ("objective", requires)):
+    whole = (EUCLIDEAN | PRIORS[prior].offers, "a hierarchy", prior) if hierarchy else (offered, posterior, prior)
+    for who, needs, (has, *names) in (
+        ("prior", PRIORS[prior].needs, (offered, posterior, prior)),
+        ("objective", requires, whole),
+    ):
         for word in WORDS:
-            if word in needs - offered:
-                return who, WORDS[word].format(posterior=posterior, prior=prior)
+            if word in needs - has:
+                return who, WORDS[word].format(posterior=names[0], prior=names[1])
     return None
 
 
@@ -70,7 +86,235 @@ class Rule:
     fix: str = ""
 
 
-RULES: list[Rule] = []
+READ_CONDITIONS = ("standard",)  # priors that there is a p(z|c) of
+OF_ROWS = ("vamp", "exemplar")  # priors made of encoded rows
+BY_ENTRY = {name for name, kind in LIKELIHOODS.items() if kind.by_entry}
+SEQUENCES = ("recurrent", "transformer")  # networks over tokens
+RULES: list[Rule] = [
+    Rule(
+        "model.encoder",
+        lambda config, facts: config.model.encoder in SEQUENCES and not facts.vocabulary,
+        "it reads sequences of tokens, and these rows are none",
+        "model.encoder=mlp",
+    ),
+    Rule(
+        "model.decoder",
+        lambda config, facts: config.model.decoder in SEQUENCES and not facts.vocabulary,
+        "it writes sequences of tokens, and these rows are none",
+        "model.decoder=mlp",
+    ),
+    Rule(
+        "model.decoder",
+        lambda config, facts: config.model.decoder == "pixel_cnn" and len(facts.shape) != 3,
+        "it draws images pixel by pixel, and these rows are none",
+        "model.decoder=mlp",
+    ),
+    Rule(
+        "model.decoder",
+        lambda config, facts: config.model.decoder == "pixel_cnn" and config.likelihood.name not in BY_ENTRY,
+        "it draws entry by entry, and under this likelihood the entries of a row hang together",
+        "model.decoder=mlp or conv",
+    ),
+    Rule(
+        "likelihood.name",
+        lambda config, facts: config.likelihood.name == "tokens" and not facts.vocabulary,
+        "it is over strings, and these rows are none",
+        "likelihood=auto",
+    ),
+    Rule(
+        "likelihood.name",
+        lambda config, facts: facts.vocabulary and config.likelihood.name != "tokens",
+        "these rows are strings, whose tokens are no numbers",
+        "likelihood=tokens",
+    ),
+    Rule(
+        "model.condition_on",
+        lambda config, facts: facts.condition and not config.model.condition_on,
+        "no part reads what is given beside a row",
+        "name encoder, prior or decoder, or leave data.condition out",
+    ),
+    Rule(
+        "prior.name",
+        lambda config, facts: (
+            facts.condition and "prior" in config.model.condition_on and prior_of(config) not in READ_CONDITIONS
+        ),
+        "it cannot depend on what is given beside a row",
+        "prior.name=standard, a normal p(z|c), or model.condition_on=[encoder, decoder]",
+    ),
+    *(
+        Rule(
+            f"objective.{target}",
+            lambda config, facts, target=target: (  # type: ignore[misc]
+                config.model.posterior in QUANTISERS and getattr(config.objective, target) is not None
+            ),
+            "a deterministic code has the rate that its book and the number of codes give, whatever beta is",
+            "change model.codebook or model.latent instead",
+        )
+        for target in ("target_rate", "target_reconstruction")
+    ),
+    Rule(
+        "prior.name",
+        lambda config, facts: prior_of(config) == "vamp" and config.likelihood.name in ("tokens", "mixed"),
+        "its pseudo-inputs are learned by gradients, which tokens and categories do not have",
+        "prior=exemplar",
+    ),
+    Rule(
+        "prior.name",
+        lambda config, facts: prior_of(config) in OF_ROWS and config.model.norm == "batch",
+        "what it encodes would be normalised apart from the batch, and the two would not be comparable",
+        "model.norm=layer",
+    ),
+    Rule(
+        "prior.components",
+        lambda config, facts: prior_of(config) in OF_ROWS and 0 < facts.rows < config.prior.components,
+        "each begins at a training row of its own, and there are fewer",
+        "set it to a tenth of the rows",
+    ),
+    Rule(
+        "prior.name",
+        lambda config, facts: prior_of(config) in OF_ROWS and config.model.missing_labels != "refuse",
+        "it encodes rows with what is given beside them, and labels may be missing",
+        "prior=standard or prior=mixture",
+    ),
+    Rule(
+        "prior.after",
+        lambda config, facts: (
+            config.prior.after != "none"
+            and not AFTER[config.prior.after].needs <= POSTERIORS[config.model.posterior].offers
+        ),
+        "it is fitted to another kind of codes than this posterior's",
+        "autoregressive is for codes out of a book; gmm, flow and two_stage are for real vectors",
+    ),
+    Rule(
+        "prior.after",
+        lambda config, facts: config.prior.after != "none" and "prior" in config.model.condition_on and facts.condition,
+        "a prior fitted after training reads no condition, and this one does",
+        "model.condition_on=[encoder, decoder]",
+    ),
+    Rule(
+        "model.missing_labels",
+        lambda config, facts: config.model.missing_labels != "refuse" and not facts.classes,
+        "it is for labels, and none are given beside the rows",
+        "data.condition=labels",
+    ),
+    Rule(
+        "model.condition_on",
+        lambda config, facts: config.model.missing_labels != "refuse" and "decoder" not in config.model.condition_on,
+        "a label that is not known is told by what the decoder makes of it",
+        "add decoder",
+    ),
+    Rule(
+        "objective.name",
+        lambda config, facts: config.model.missing_labels != "refuse" and config.objective.name != "elbo",
+        "with labels that are not known the bound is a sum over labels, which only the ELBO is",
+        "objective=elbo",
+    ),
+    Rule(
+        "model.missing_labels",
+        lambda config, facts: (
+            config.model.missing_labels != "refuse"
+            and (is_hierarchy(config) or "density" not in POSTERIORS[config.model.posterior].offers)
+        ),
+        "it takes one latent group with a density q(z|x, label)",
+        "such as model.posterior=diagonal, without model.groups",
+    ),
+    Rule(
+        "model.posterior",
+        lambda config, facts: is_hierarchy(config) and config.model.posterior != "diagonal",
+        "the groups of a hierarchy are diagonal normals given the groups above them",
+        "leave it at diagonal, or model.groups at null",
+    ),
+    Rule(
+        "prior.after",
+        lambda config, facts: is_hierarchy(config) and config.prior.after != "none",
+        "the prior of a hierarchy is fitted in training, each group's given the ones above it",
+        "leave it at none, or model.groups at null",
+    ),
+    Rule(
+        "objective.balance",
+        lambda config, facts: config.objective.balance and not is_hierarchy(config),
+        "there is one latent group, and nothing to balance it against",
+        "such as model.groups=[20,20]",
+    ),
+]
+
+DEFAULTS = ObjectiveConfig()
+WEIGHTED, UNWEIGHED = {"iwae", "miwae", "ciwae", "dreg"}, {"wae", "wae_gan"}
+SPREADS = {"dip_i", "dip_ii"}
+FROM_DRAWS = {"info", *UNWEIGHED}
+OF_A_BATCH = {"beta_tc", "info", "wae", *SPREADS}  # objectives that compare the rows of a batch
+ALL = frozenset(get_args(ObjectiveName))
+# Settings of the objective, the objectives that have no use for them, and why.
+USELESS: tuple[tuple[tuple[str, ...], Collection[str], str, str], ...] = (
+    (
+        ("free_bits", "capacity", "balance"),
+        WEIGHTED,
+        "an importance-weighted bound has no divergence apart from the rest",
+        "objective.name=elbo has one",
+    ),
+    (
+        ("beta", "anneal", "free_bits", "capacity", "target_rate", "target_reconstruction", "balance"),
+        UNWEIGHED,
+        "a Wasserstein autoencoder has no divergence of each row",
+        "objective.penalty weighs the term of its own",
+    ),
+    (
+        ("penalty",),
+        {"elbo", *WEIGHTED},
+        "this objective has no term of its own",
+        "objective.beta weighs the divergence",
+    ),
+    (("diagonal",), ALL - SPREADS, "only dip_i and dip_ii weigh variances", "leave it at null"),
+)
+
+
+def _set_in_vain(key: str, names: Collection[str]) -> Callable[[Config, Facts], bool]:
+    """Whether a setting is not at its default, and the objective one of these."""
+    return lambda config, facts: (
+        config.objective.name in names and getattr(config.objective, key) != getattr(DEFAULTS, key)
+    )
+
+
+# Rules that read settings alone, so that what a finding advises can be held against them.
+OF_SETTINGS = [
+    Rule(
+        f"objective.{key}",
+        _set_in_vain(key, names),
+        rule,
+        fix,
+    )
+    for keys, names, rule, fix in USELESS
+    for key in keys
+]
+RULES += [
+    *OF_SETTINGS,
+    Rule(
+        "objective.balance",
+        lambda config, facts: config.objective.balance and config.objective.anneal == "constant",
+        "groups are balanced while beta rises, and it does not",
+        "objective.anneal=linear objective.warmup_steps=1000",
+    ),
+    Rule(
+        "objective.name",
+        lambda config, facts: (
+            config.objective.name in FROM_DRAWS and facts.condition and "prior" in config.model.condition_on
+        ),
+        "it knows the prior by its draws, through which p(z|c) would learn nothing",
+        "model.condition_on=[encoder, decoder]",
+    ),
+    Rule(
+        "train.batch_size",
+        lambda config, facts: config.objective.name in OF_A_BATCH and config.train.batch_size < 2,
+        "the objective compares the rows of a batch",
+        "at least 2, and better 64",
+    ),
+    Rule(
+        "objective.adversarial",
+        lambda config, facts: config.objective.adversarial and config.likelihood.name in ("tokens", "mixed"),
+        "a critic of decoded rows needs entries that are numbers",
+        "leave it at 0",
+    ),
+]
 
 
 def refuse_misfits(config: Config, facts: Facts, requires: frozenset[str]) -> None:
@@ -84,7 +328,7 @@ def refuse_misfits(config: Config, facts: Facts, requires: frozenset[str]) -> No
             section, _, key = rule.argument.partition(".")
             received = getattr(getattr(config, section), key or "name")
             raise BadInput(rule.argument, received, rule.rule, rule.fix)
-    lacking = missing(config.model.posterior, prior_of(config), requires)
+    lacking = missing(config.model.posterior, prior_of(config), requires, is_hierarchy(config))
     if lacking is not None:
         who, what = lacking
         argument, received = (

@@ -28,15 +28,17 @@ class Model(nn.Module):
     Attributes:
         latent: Dimensions of z.
         noise_size: Standard normal entries that the posterior takes for each row and sample; None: it draws its own.
-        channels: Parameters of the likelihood for each entry of a row.
+        channels: Parameters of the likelihood for each entry of a row, or what a decoder holds besides to find them.
         conditioned: Which of "encoder", "prior" and "decoder" read the condition c that stands beside a row; a model
             with one takes a `Batch` for x, and c [B, C] where something is asked of the prior or the decoder.
+        guesses: Whether a condition may be left out, or be NaN in a row: the model then sums over what it could be.
     """
 
     latent: int | None
     noise_size: int | None = None
     channels: int = 1
     conditioned: frozenset[str] = frozenset()
+    guesses: bool = False
 
     @abstractmethod
     def draw(self, x: Tensor | Batch, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
@@ -56,11 +58,24 @@ class Model(nn.Module):
 
     def sample(self, count: int, generator: torch.Generator | None = None, condition: Tensor | None = None) -> Any:
         """p(x|z) for `count` draws of z from the prior, with leading shape [1, count]; c is [count, C]."""
-        if "prior" not in self.conditioned:
-            z = self.prior_distribution().sample(count, generator)
-        else:
-            z = self.prior_distribution(condition).sample(1, generator)[0]
-        return self.decode(z[None], condition)
+        given = () if condition is None else (condition,)
+        return self.decode(prior_codes(self, count, generator, *given)[None], *given)
+
+    def _given(self, part: str, condition: Tensor | None) -> tuple[Tensor, ...]:
+        """The further arguments of a part."""
+        if part not in self.conditioned:
+            return ()
+        if condition is None:
+            rule = f"the {part} reads what is given beside a row, and nothing is"
+            raise BadInput("condition", None, rule, "pass a vaelab.core.batch.Batch, or condition=...")
+        return (condition,)
+
+
+def prior_codes(model: Any, count: int, generator: torch.Generator | None = None, *given: Tensor) -> Tensor:
+    """Codes from p(z), [count, L], or one from each p(z|c) for conditions c [count, C]."""
+    if "prior" in getattr(model, "conditioned", ()):
+        return model.prior_distribution(*given).sample(1, generator).reshape(count, -1)
+    return model.prior_distribution().sample(count, generator)
 
 
 class VAE(Model):
@@ -112,7 +127,8 @@ class VAE(Model):
         self.decoder = decoder if likelihood is None else Decoder(decoder, _likelihood(likelihood))
         self.latent, self.conditioned = latent, frozenset(condition)
         self.noise_size = getattr(encoder, "noise_size", None)
-        self.channels = getattr(getattr(self.decoder, "likelihood", None), "channels", 1)
+        read = getattr(self.decoder, "likelihood", None)
+        self.channels = getattr(self.decoder, "working_channels", getattr(read, "channels", 1))
 
     def draw(self, x: Tensor | Batch, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
         """The record of a batch x [B, ...] with K = `samples` draws of z, from given base noise [K, B, N] or fresh."""
@@ -157,15 +173,6 @@ class VAE(Model):
             fix = f"pass likelihood=..., one of {', '.join(LIKELIHOODS)}"
             raise BadInput("decoder", "a tensor", "must return a distribution over x", fix)
         return likelihood
-
-    def _given(self, part: str, condition: Tensor | None) -> tuple[Tensor, ...]:
-        """The further arguments of a part."""
-        if part not in self.conditioned:
-            return ()
-        if condition is None:
-            rule = f"the {part} reads what is given beside a row, and nothing is"
-            raise BadInput("condition", None, rule, "pass a vaelab.core.batch.Batch, or condition=...")
-        return (condition,)
 
 
 def drawn(posterior: Any, samples: int, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:

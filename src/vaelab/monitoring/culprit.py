@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import rows_of
 from .replay import Call, Record, all_finite, first_bad_node, label_of, largest, named_layers
 
 # Weights at start map inputs of size 1 to outputs of size 1, give or take a factor of 2, and trained ones on digits and
@@ -52,8 +54,9 @@ def find_culprit(forward: Forward, model: nn.Module, batch: Any = None) -> dict[
         >>> find_culprit(lambda x: model(x).mean(), model, rows)["text"]
         'row 1 of the batch holds 1 entry that is not finite'
     """
-    with _left_as_it_was(model, batch):
-        return bad_data(batch) or _bad_weights(model) or _replayed(forward, model, batch)
+    rows, again = None if batch is None else rows_of(batch), forward if batch is None else partial(forward, batch)
+    with _left_as_it_was(model, rows):
+        return bad_data(rows) or _bad_weights(model) or _replayed(again, model, rows)
 
 
 def gain(weight: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ def _replayed(forward: Forward, model: nn.Module, batch: Tensor | None) -> dict[
     record = Record()
     loss = None
     with named_layers(model, record.layers), torch.enable_grad(), contextlib.suppress(ValueError, RuntimeError), record:
-        loss = forward() if batch is None else forward(batch)
+        loss = forward()
     call = record.source(loss)
     if call is not None:
         return _named(call, call.operation, call.outputs, record, model, batch)

@@ -133,6 +133,8 @@ def dominating(trace: Trace) -> Iterator[Finding]:
     dims, whole = _kl(trace)
     if dims is None or len(dims) < 3 or not whole or not np.isfinite(dims).all():
         return
+    if trace.settings.get("model.groups"):  # a group holds what many dimensions do
+        return
     first = int(np.argmax(dims))
     scaled = trace.settings.get("data.scale") in ("auto", "standardize")  # then one factor is what the data have
     if dims[first] > DOMINATING * whole and dims[first] > MANY_NATS and not scaled:

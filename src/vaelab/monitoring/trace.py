@@ -44,6 +44,7 @@ ROLES: dict[str, str] = {
 }
 BEYOND = 1e150  # squares of larger numbers overflow, and no loss is meant to be one
 HELD_OUT = {"negative_elbo": "held_out_loss", "standard_error": "held_out_error"}
+HELD_BOUND = {"negative_bound": "held_out_loss", "bound_error": "held_out_error"} | dict.fromkeys(HELD_OUT, "")
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,9 @@ def from_metrics(lines: Sequence[Mapping[str, Any]], **facts: Any) -> Trace:
     events = [line for line in lines if line["kind"] == "event"]
     for line in lines:
         prefix = {"train": "", "held_out": "held_out_"}.get(line["kind"])
+        named = HELD_BOUND if prefix and "negative_bound" in line else HELD_OUT  # weights are selected by this one
         for key, value in line.items() if prefix is not None else ():
-            role = HELD_OUT.get(key) if key in HELD_OUT else f"{prefix}{key}"
+            role = named.get(key, f"{prefix}{key}")
             if role in ROLES:
                 columns.setdefault(role, []).append((line["step"], value))
     baseline = next((line["negative_elbo"] for line in lines if line["kind"] == "baseline"), None)

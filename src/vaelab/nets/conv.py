@@ -84,6 +84,7 @@ class ConvDecoder(nn.Module):
         activation: A name of `vaelab.nets.mlp.ACTIVATIONS`.
         norm: A name of `NORMS`.
         dropout: Probability with which a unit is dropped in training.
+        raster: Whether a vector holds the pixels of the smallest map, row by row, each with its own entries.
 
     Attributes:
         features: Entries of an output row.
@@ -106,10 +107,13 @@ class ConvDecoder(nn.Module):
         activation: str = "silu",
         norm: str = "none",
         dropout: float = 0.0,
+        raster: bool = False,
     ) -> None:
         super().__init__()
         first, *rest = reversed(_block_shapes(shape, channels))
         layers: list[nn.Module] = [nn.Linear(inputs, prod(first)), nn.Unflatten(1, first)]
+        if raster:
+            layers = [Raster(*first[1:]), nn.Conv2d(inputs // prod(first[1:]), first[0], kernel_size=3, padding=1)]
         for (before, _, _), (width, height, breadth) in pairwise([first, *rest]):
             layers += after(before, activation, NORMS, norm, dropout)
             normed = norm == "batch" and height < shape[1]
@@ -121,6 +125,23 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Vectors [B, inputs] to [B, C, H, W]."""
         return self.layers(z)
+
+
+class Raster(nn.Module):
+    """Vectors [B, height * width * entries], pixel after pixel, as maps [B, entries, height, width]."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The maps."""
+        return z.unflatten(1, (self.height, self.width, -1)).movedim(-1, 1)
+
+
+def map_shape(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int, int]:
+    """(channels, height, width) of the last block's output."""
+    return _block_shapes(shape, channels)[-1]
 
 
 def _block_shapes(shape: Sequence[int], channels: Sequence[int]) -> list[tuple[int, int, int]]:

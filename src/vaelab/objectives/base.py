@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from ..core.output import Loss, VAEOutput
 
 
@@ -21,9 +23,17 @@ class Objective(Protocol):
         warmup_ends: The first step from which no weight moves any more.
     """
 
-    samples: int
-    bound_samples: int
-    requires: frozenset[str]
+    @property
+    def samples(self) -> int:
+        """Posterior samples per row (K)."""
+
+    @property
+    def bound_samples(self) -> int:
+        """Samples of the importance-weighted bound; 1 for the ELBO."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Words that posterior and prior must offer."""
 
     @property
     def bends(self) -> bool:
@@ -38,3 +48,22 @@ class Objective(Protocol):
 
     def __call__(self, output: VAEOutput, weights: Mapping[str, float]) -> Loss:
         """The loss of a batch under given weights, with the terms `reconstruction` and `kl` among others."""
+
+
+def loss_of(total: Tensor, output: VAEOutput, weights: Mapping[str, float], **terms: Tensor) -> Loss:
+    """A bound's loss: the record's further terms are added to it, and what is shown carries no gradient.
+
+    Args:
+        total: The scalar so far, a mean over the batch.
+        terms: Further named [B] terms to show.
+    """
+    for term in output.extra.values():
+        total = total + term.mean()
+    # On a small model the share of what is shown in the backward pass could be measured.
+    shown = {
+        "reconstruction": -output.log_px.detach().mean(0),
+        "kl": output.kl.detach().sum(1),
+        **terms,
+        **output.extra,
+    }
+    return Loss(total, {name: term.detach() for name, term in shown.items()}, dict(weights))

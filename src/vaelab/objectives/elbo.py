@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ..core.across import global_mean
@@ -11,6 +12,7 @@ from ..core.errors import BadInput, whole
 from ..core.output import Loss, VAEOutput
 from ..core.tables import pick
 from ..schedules import Schedule, constant
+from .base import loss_of
 
 
 class ELBO:
@@ -23,15 +25,20 @@ class ELBO:
     for single samples: `sum_g max(free_bits, mean_B KL_g)`. With `capacity` (Burgess et al., Understanding
     Disentangling in beta-VAE, 2018) the divergence is held at a target: `beta * |mean_B KL - capacity|`.
 
+    With `balance` the groups of a hierarchy are balanced while beta rises: each group's divergence is weighted by its
+    mean over the batch times the group's size, scaled to a mean weight of one, so that the ones that carry most pay
+    most and no group is switched off early (Vahdat and Kautz, NVAE: A Deep Hierarchical Variational Autoencoder, 2020).
+
     Args:
         beta: Weight of the divergence, a number or a schedule (Higgins et al., beta-VAE, 2017).
         free_bits: Nats per dimension or group that cost nothing; 0 switches it off.
         free_bits_per: "dimension", or "group" for one floor under the whole divergence.
         capacity: Target rate in nats, a number or a schedule; None switches it off.
         samples: Posterior samples per row (K).
+        balance: Whether groups are balanced during the warm-up.
 
     Raises:
-        BadInput: for a negative or non-finite weight, and for free bits together with a capacity.
+        BadInput: for a negative or non-finite weight, and for two of free bits, a capacity and balancing.
 
     Example:
         >>> ELBO(beta=4.0).weights(step=0)
@@ -39,7 +46,6 @@ class ELBO:
     """
 
     bound_samples = 1
-    requires = frozenset({"density"})
 
     def __init__(
         self,
@@ -49,6 +55,7 @@ class ELBO:
         free_bits_per: str = "dimension",
         capacity: float | Schedule | None = None,
         samples: int = 1,
+        balance: bool = False,
     ) -> None:
         numbers = {"beta": beta, "free_bits": free_bits, "capacity": capacity}
         for name, value in numbers.items():
@@ -58,20 +65,29 @@ class ELBO:
                 raise BadInput(name, value, "must be a finite number of at least 0")
         if capacity is not None and free_bits > 0:
             raise BadInput("capacity", capacity, "cannot be combined with free_bits", "set one of them")
+        if balance and (free_bits > 0 or capacity is not None):
+            raise BadInput("balance", balance, "cannot be combined with free_bits or capacity", "set one of them")
         whole("samples", samples)
         pick({"dimension": 0, "group": 0}, free_bits_per, "free_bits_per")
         self.beta = beta if isinstance(beta, Schedule) else constant(float(beta))
         self.capacity = constant(float(capacity)) if isinstance(capacity, int | float) else capacity
         self.free_bits, self.free_bits_per, self.samples = free_bits, free_bits_per, samples
+        self.balance = balance
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        # A run is resumed where this is what it was; balance, which came later, is named where it is on.
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value is not False)
         return f"ELBO({settings})"
 
     @property
+    def requires(self) -> frozenset[str]:
+        """Words that posterior and prior must offer: beta = 0 asks for no density, and no prior learns through it."""
+        return frozenset({"density"} if max(self.beta.start, self.beta.end) > 0 else {"fixed"})
+
+    @property
     def bends(self) -> bool:
-        """Whether the loss is no mean over rows: free bits and a capacity bend the batch's mean."""
-        return bool(self.free_bits) or self.capacity is not None
+        """Whether the loss is no mean over rows: free bits, a capacity and balancing bend the batch's mean."""
+        return bool(self.free_bits) or self.capacity is not None or self.balance
 
     @property
     def warmup_ends(self) -> int:
@@ -81,16 +97,17 @@ class ELBO:
     def weights(self, step: int) -> dict[str, float]:
         """The weights in force at a step."""
         weights = {"beta": self.beta(step)}
+        if self.balance:
+            weights["balance"] = float(step < self.beta.ends)
         return weights | {"capacity": self.capacity(step)} if self.capacity else weights
 
     def __call__(self, output: VAEOutput, weights: Mapping[str, float]) -> Loss:
         """The loss of a batch under given weights."""
-        total = weights["beta"] * self._rate(output.kl, weights) - output.log_px.mean()
-        for term in output.extra.values():
-            total = total + term.mean()
-        # What is shown carries no gradient: on a small model its share of the backward pass could be measured.
-        terms = {"reconstruction": -output.log_px.detach().mean(0), "kl": output.kl.detach().sum(1)}
-        return Loss(total, terms | {name: term.detach() for name, term in output.extra.items()}, dict(weights))
+        kl = output.kl
+        if weights.get("balance"):
+            kl = kl * _balance(kl, getattr(output.posterior, "group_sizes", (1,) * kl.shape[1]))
+        total = weights["beta"] * self._rate(kl, weights) - output.log_px.mean()
+        return loss_of(total, output, weights)
 
     def _rate(self, kl: Tensor, weights: Mapping[str, float]) -> Tensor:
         """The batch's divergence after capacity or free bits; `kl` is [B, G].
@@ -105,3 +122,9 @@ class ELBO:
             target = weights["capacity"]
             return ((local - target) * (everywhere - target).sign()).sum()
         return local.where(everywhere > self.free_bits, everywhere.new_tensor(self.free_bits)).sum()
+
+
+def _balance(kl: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The weights of groups, [G], from their divergences [B, G] and dimensions; of mean one, and without gradient."""
+    carried = global_mean(kl.sum(0), len(kl)).clamp(min=0) * kl.new_tensor(sizes) + torch.finfo(kl.dtype).tiny
+    return carried / carried.mean()

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..measure.pictures import channels_first
-from .examples import pick, strip
+from .examples import pick, reconstructed, strip
 from .page import Section
 from .plots import series, settled_limits
 from .style import CLASSES, Panel, name, plot
@@ -67,14 +67,14 @@ def _rows(runs: Sequence[tuple[Any, str]]) -> Panel:
     rows = pick(first, first.config.report.images)
     strips = [strip(first, first.preview[rows].reshape(len(rows), *first.spec.shape), len(rows), "original")]
     for run, label in runs:
-        decoded = channels_first(run.reconstruct(run.preview[rows]), run.spec.axes)
+        decoded = channels_first(reconstructed(run, rows), run.spec.axes)
         strips.append(strip(first, decoded, len(rows), name(label)))
     return Panel("Held-out rows", "The same held-out rows, as each run has them.", tuple(strips), True, True)
 
 
 def _columns(runs: Sequence[tuple[Any, str]]) -> Panel:
     data = flat_rows(runs[0][0].preview)
-    shares = [explained(data, flat_rows(run.reconstruct(run.preview))) for run, _ in runs]
+    shares = [explained(data, flat_rows(reconstructed(run))) for run, _ in runs]
     return Panel(
         "R² of every column",
         "Of the same held-out rows: 1 is a perfect reconstruction, 0 no better than the column's mean.",

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.batch import Batch
 from ..core.config import flat
 from ..core.durable import write_text
 from ..core.errors import BadInput, one_line
 from ..core.files import read_json
 from ..core.seeds import seed_global
 from ..measure.estimate import Z95, mean_of
+from ..models.prepare import COUNTS, LEVELS
 from .beside import sections
 from .page import template
 from .verdict import verdict
@@ -28,10 +30,10 @@ SAMPLES, CHUNK = 8, 256  # posterior samples of a row whose bound is taken, and 
 WIDTH = 34  # letters of a column of the text
 # What a bound is the logarithm of; only those of one kind can be subtracted. All densities are on the data's own scale.
 KINDS = {
-    "gaussian": "a density",
+    **dict.fromkeys(("gaussian", "laplace", "student_t"), "a density"),
     "continuous_bernoulli": "a density",
-    "categorical": "a probability of whole numbers",
-    "poisson": "a probability of whole numbers",
+    **dict.fromkeys((*LEVELS, *COUNTS), "a probability of whole numbers"),
+    "multinomial": "a probability of counts, their total given",
     "bernoulli": "a probability of bits",
 }
 
@@ -186,7 +188,9 @@ def bounds(run: Any) -> np.ndarray:
         seed_global(0, "compare")
         x = run.spec.to_model(run.preview)
         x = x.clamp(0, 1).bernoulli() if run.spec.binarize == "dynamic" else x
-        parts = [-run.model.draw(part, samples=SAMPLES).elbo for part in x.split(CHUNK)]
+        given, _ = run.conditions
+        rows = x if given is None else Batch(x, given)
+        parts = [-run.model.draw(part, samples=SAMPLES).elbo for part in rows.split(CHUNK)]
     return torch.cat(parts).double().numpy() - run.spec.log_abs_det
 
 

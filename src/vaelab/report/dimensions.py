@@ -34,20 +34,23 @@ def dimensions(run: Any) -> list[Panel]:
 def _map(run: Any, lines: Sequence[Line], final: np.ndarray, order: np.ndarray) -> Panel:
     steps = np.array([line["step"] for line in lines])
     values = np.array([line["kl_per_dimension"] for line in lines], np.float64)
-    word = "z" if run.config.model.latent in (None, len(final)) else "group "
+    grouped = run.config.model.latent not in (None, len(final))
+    word, what = ("group ", "latent group") if grouped else ("z", "latent dimension")
     names = [f"{word}{index + 1}" for index in order]
     shown = "" if len(final) <= DIMENSIONS_SHOWN else f" The {DIMENSIONS_SHOWN} largest of {len(final)} are shown."
     return plot(
-        "KL per latent dimension, held-out",
-        f"Healthy: bars well above the dashed line at {ACTIVE_NATS} nats; a dimension below it carries nothing "
-        f"about the data and could be left out.{shown}",
-        partial(_kl_map, steps=steps, values=values[:, order], final=final[order], names=names),
+        f"KL per {what}, held-out",
+        f"Healthy: bars well above the dashed line at {ACTIVE_NATS} nats; a {what.split()[1]} below it carries nothing "
+        f"about the data and could be left out.{' Groups are counted from the top.' * grouped}{shown}",
+        partial(_kl_map, steps=steps, values=values[:, order], final=final[order], names=names, what=what),
         height=min(6.5, 1.6 + 0.2 * len(order)),
         wide=True,
     )
 
 
-def _kl_map(figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.ndarray, names: list[str]) -> None:
+def _kl_map(
+    figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.ndarray, names: list[str], what: str
+) -> None:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     places = np.arange(len(names))
     scale = LogNorm(1e-3, max(1.0, float(np.nanmax(values, initial=1.0))))
@@ -58,7 +61,7 @@ def _kl_map(figure: Figure, steps: np.ndarray, values: np.ndarray, final: np.nda
         cells = np.clip(values, 1e-3, None).T
         mesh = left.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, cells, norm=scale, cmap="viridis")
         figure.colorbar(mesh, ax=left, location="left", format="%g", label="nats", pad=0.02).minorticks_off()
-    left.set(xlabel="step", ylabel="latent dimension", title="over the evaluations")
+    left.set(xlabel="step", ylabel=what, title="over the evaluations")
     right.barh(places, np.maximum(final, 1e-3), color=[BLUE if value > ACTIVE_NATS else GRAY for value in final])
     style.plain_log(right, "x", marks=(1,))
     right.set_xlim(left=1e-3)

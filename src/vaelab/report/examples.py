@@ -13,6 +13,7 @@ from .nearest import distances, nearest
 from .style import Panel, Strip, data_uri
 
 SAMPLE_LINES, PATHS_SHOWN, GRID_STEPS = 4, 4, 16
+LABELS_SHOWN = 20
 SAMPLES = 200  # whose distance to training rows is taken
 
 
@@ -46,7 +47,7 @@ def quantiles(errors: np.ndarray, count: int) -> np.ndarray:
 
 def reconstructions(run: Any) -> list[Panel]:
     """Originals above their reconstructions, from the best to the worst, and the worst of all."""
-    decoded = channels_first(run.reconstruct(run.preview), run.spec.axes)
+    decoded = channels_first(reconstructed(run), run.spec.axes)
     originals = run.preview.reshape(decoded.shape)
     squares = ((decoded - originals.astype(np.float64)) ** 2).reshape(len(decoded), -1)
     errors, count = np.sqrt(squares.mean(1)), run.config.report.images
@@ -68,6 +69,7 @@ def samples(run: Any) -> list[Panel]:
     columns = run.config.report.images
     made = channels_first(run.sample(max(SAMPLES, SAMPLE_LINES * columns), seed=0), run.spec.axes)
     panels = [_pixels("Samples from the prior", _SAMPLED, strip(run, made[: SAMPLE_LINES * columns], columns))]
+    panels += for_each_label(run)
     found = nearest(run, made)
     if found is None:
         return panels
@@ -81,16 +83,45 @@ def samples(run: Any) -> list[Panel]:
     return [*panels, beside, distances(found)]
 
 
+def reconstructed(run: Any, rows: Any = slice(None)) -> np.ndarray:
+    """Rows of the preview as they come back, under their own conditions where the model reads some."""
+    given = run.preview_condition
+    return np.asarray(run.reconstruct(run.preview[rows], None if given is None else given[rows]))
+
+
+def between(run: Any, a: int, b: int, steps: int) -> np.ndarray:
+    """Rows from one of the preview to another, and from the condition of one to that of the other."""
+    given = run.preview_condition
+    ends = None if given is None else given[[a, b]]
+    return np.asarray(run.interpolate(run.preview[a], run.preview[b], steps, condition=ends))
+
+
+def plane(run: Any, steps: int) -> np.ndarray:
+    """The decoded quantiles of a model with two latents, under the condition of the first row where it reads one."""
+    given = run.preview_condition
+    return np.asarray(run.decode(quantile_grid(steps), condition=None if given is None else given[0]))
+
+
+def for_each_label(run: Any) -> list[Panel]:
+    """The same codes decoded under each label, a row of pictures a label; nothing for a model without labels."""
+    columns, names = run.config.report.images, run.spec.condition[:LABELS_SHOWN] if run.spec.classes else ()
+    strips = [
+        strip(run, channels_first(run.sample(columns, seed=0, condition=label), run.spec.axes), columns, label)
+        for label in names
+    ]
+    return [_pixels("Samples of each label", _LABELLED, *strips)] if strips else []
+
+
 def interpolations(run: Any) -> list[Panel]:
     """Decoded straight lines between the codes of held-out rows."""
     steps = max(2, run.config.report.images)
-    lines = [run.interpolate(run.preview[a], run.preview[b], steps) for a, b in pairs(run)]
+    lines = [between(run, a, b, steps) for a, b in pairs(run)]
     return [_pixels("Interpolation", _BETWEEN, *(_user_strip(run, line, steps) for line in lines))] if lines else []
 
 
 def grid(run: Any) -> list[Panel]:
     """The decoded plane of a model with two latents."""
-    return [_pixels("Decoded plane", _PLANE, _user_strip(run, run.decode(quantile_grid(GRID_STEPS)), GRID_STEPS))]
+    return [_pixels("Decoded plane", _PLANE, _user_strip(run, plane(run, GRID_STEPS), GRID_STEPS))]
 
 
 def _pixels(title: str, caption: str, *strips: Strip) -> Panel:
@@ -122,6 +153,10 @@ _WORST = (
 _SAMPLED = (
     "Means of p(x|z) for z from the prior. Healthy: as varied and as sharp as the reconstructions; worse than those "
     "means that the codes of data do not fill the prior."
+)
+_LABELLED = (
+    "One row a label, the same draws of z in every row. Healthy: each row shows what its label says, and a column "
+    "keeps what the label leaves open, such as slant and stroke."
 )
 _NEAREST = (
     "A distance of 1 is that of the middle held-out row to the training rows. Healthy: alike, and never the same; the "

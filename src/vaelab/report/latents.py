@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..measure.aggregate import jarque_bera
+from .codes import codes
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, outline, plot
 
 DRAWS, PASSES = 10_000, 60  # samples of the aggregate posterior, and at most so many of one row
@@ -54,8 +55,11 @@ def plane(means: np.ndarray) -> Plane:
 
 
 def latent(run: Any) -> list[Panel]:
-    """Scatter of the posterior means, histogram of the aggregate posterior, and its marginals."""
-    means, deviations = (_finite(np.asarray(part, np.float64)) for part in run.posterior(run.preview))
+    """Scatter of the posterior means, histogram of the aggregate posterior, and its marginals; or the use of codes."""
+    if run.has_codes:
+        return codes(run)
+    moments = run.posterior(run.preview, run.preview_condition)
+    means, deviations = (_finite(np.asarray(part, np.float64)) for part in moments)
     passes = min(PASSES, math.ceil(DRAWS / len(means)))
     noise = np.random.default_rng(0).standard_normal((passes, *means.shape))
     draws = (means + deviations * noise).reshape(-1, means.shape[1])

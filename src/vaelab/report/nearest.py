@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..data.mixed import Metric
 from .style import GRAY, ORANGE, Panel, plot
 
 MOST_ROWS = 500
@@ -37,11 +39,10 @@ def nearest(run: Any, made: np.ndarray) -> Nearest | None:
     """
     if run.training_preview is None or not len(run.training_preview):
         return None
-    known = _flat(run.training_preview)
-    unit = known.std(0) if run.spec.layout == "table" else np.ones(known.shape[1])
-    unit = np.where(unit > 0, unit, 1.0)
-    index, distance = _closest(_flat(made) / unit, known / unit)
-    _, usual = _closest(_flat(run.preview[:MOST_ROWS]) / unit, known / unit)
+    points = _points(run)
+    known = points(run.training_preview)
+    index, distance = _closest(points(made), known)
+    _, usual = _closest(points(run.preview[:MOST_ROWS]), known)
     scale = float(np.median(usual)) or 1.0
     return Nearest(index, distance / scale, usual / scale)
 
@@ -67,6 +68,17 @@ def _histograms(figure: Figure, found: Nearest) -> None:
         axes.hist(values, bins, weights=weights, histtype="stepfilled", color=color, alpha=0.55, label=words)
     axes.set(xlabel="distance, 1 for the middle held-out row", yticks=[], xlim=(0, None))
     axes.legend()
+
+
+def _points(run: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """From rows on the data's own scale to points whose distances mean something."""
+    if run.spec.mixed:
+        metric = Metric(run.spec.mixed, run.spec.to_model(run.training_preview).numpy())
+        return lambda rows: metric(run.spec.to_model(rows).numpy())
+    if run.spec.layout != "table":
+        return _flat
+    unit = _flat(run.training_preview).std(0)
+    return lambda rows: _flat(rows) / np.where(unit > 0, unit, 1.0)
 
 
 def _closest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,11 +17,11 @@ from ..core.config import build_config, differences
 from ..core.durable import write_text
 from ..core.errors import one_line
 from ..diagnosis.table import HEAD, cells
-from . import dimensions, examples, facts, latents, plots, tables
+from . import dimensions, examples, facts, latents, mixed, plots, strings, tables
 from .style import Panel
 from .verdict import numbers, urgent, verdict
 
-VIEWS: dict[str, Any] = {"image": examples, "table": tables}
+VIEWS: dict[str, Any] = {"image": examples, "sequence": strings, "mixed": mixed, "table": tables}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def render(run: Any) -> str:
 
 def sections(run: Any) -> list[Section]:
     """Every section of figures in the order of the page; before the first evaluation only the curves."""
-    view = VIEWS[run.spec.layout]
+    view = VIEWS["mixed" if run.spec.mixed else run.spec.layout]
     built: list[tuple[str, Callable[[Any], list[Panel]]]] = [
         ("Where it stopped", facts.broken),
         ("Training", plots.training),

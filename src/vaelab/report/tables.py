@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..measure.paths import quantile_grid
-from .examples import pairs, quantiles
+from .examples import between, pairs, plane, quantiles, reconstructed
 from .nearest import distances, nearest
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
 
@@ -37,10 +36,10 @@ def explained(data: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 def reconstructions(run: Any) -> list[Panel]:
     """Original against reconstructed values, and R² of every column."""
-    data, decoded = flat_rows(run.preview), flat_rows(run.reconstruct(run.preview))
+    data, decoded = flat_rows(run.preview), flat_rows(reconstructed(run))
     share = explained(data, decoded)
     order = np.argsort(-np.nan_to_num(share, nan=-np.inf), kind="stable")
-    drawn = _columns_panel(
+    drawn = columns_panel(
         run,
         "Held-out rows and their reconstructions",
         "Healthy: points along the diagonal; a flat cloud is a column the code carries nothing about.",
@@ -79,12 +78,12 @@ def _sorted(run: Any, data: np.ndarray, decoded: np.ndarray) -> Panel:
 def samples(run: Any) -> list[Panel]:
     """Histograms of rows drawn from the model over those of held-out rows."""
     data, drawn = flat_rows(run.preview), flat_rows(run.sample(max(500, len(run.preview)), seed=0, noisy=True))
-    panel = _columns_panel(
+    panel = columns_panel(
         run,
         "Samples from the model and held-out rows",
         "Rows drawn from p(x|z) with z from the prior. Healthy: both histograms agree in place, width and number of "
         "peaks.",
-        lambda axes, column: _two_histograms(axes, data[:, column], drawn[:, column]),
+        lambda axes, column: two_histograms(axes, data[:, column], drawn[:, column]),
     )
     found = nearest(run, drawn)
     return [panel] if found is None else [panel, distances(found)]
@@ -92,31 +91,31 @@ def samples(run: Any) -> list[Panel]:
 
 def interpolations(run: Any) -> list[Panel]:
     """Values of the columns along straight lines between the codes of held-out rows."""
-    lines = [flat_rows(run.interpolate(run.preview[a], run.preview[b], STEPS)) for a, b in pairs(run)]
-    panel = _columns_panel(
+    lines = [flat_rows(between(run, a, b, STEPS)) for a, b in pairs(run)]
+    panel = columns_panel(
         run,
         "Interpolation",
         "Each line goes straight through latent space from one held-out row to another. Healthy: gradual changes; "
         "jumps and excursions beyond both ends show holes between the two.",
-        lambda axes, column: _walks(axes, [line[:, column] for line in lines]),
+        lambda axes, column: walks(axes, [line[:, column] for line in lines]),
     )
     return [panel]
 
 
 def grid(run: Any) -> list[Panel]:
     """The value of each column over the plane of a model with two latents."""
-    values = flat_rows(run.decode(quantile_grid(STEPS))).reshape(STEPS, STEPS, -1)
-    panel = _columns_panel(
+    values = flat_rows(plane(run, STEPS)).reshape(STEPS, STEPS, -1)
+    panel = columns_panel(
         run,
         "Decoded plane",
         "Mean of each column over the prior's quantiles, z1 to the right and z2 upwards. Healthy: every column "
         "changes somewhere; columns of the same pattern are told by the same code.",
-        lambda axes, column: _surface(axes, values[..., column]),
+        lambda axes, column: surface(axes, values[..., column]),
     )
     return [panel]
 
 
-def _columns_panel(
+def columns_panel(
     run: Any, title: str, caption: str, paint: Callable[[Axes, int], None], columns: Sequence[int] | None = None
 ) -> Panel:
     """A small plot for each of a few columns; words that explain the colours stand in the first."""
@@ -156,7 +155,8 @@ def _agreement(axes: Axes, data: np.ndarray, decoded: np.ndarray, share: float) 
     axes.set(xlabel="original", ylabel="reconstructed", title=f"   R² {share:.3f}")
 
 
-def _two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
+def two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
+    """Shares of held-out rows and of samples over the same bins."""
     both = np.concatenate([data, drawn])
     low, high = np.nanquantile(both, (0.002, 0.998)) if np.isfinite(both).any() else (0.0, 1.0)
     bins = min(40, 5 + round(len(data) ** 0.5))
@@ -168,14 +168,16 @@ def _two_histograms(axes: Axes, data: np.ndarray, drawn: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def _walks(axes: Axes, lines: list[np.ndarray]) -> None:
+def walks(axes: Axes, lines: list[np.ndarray]) -> None:
+    """A column along some lines."""
     for line, color in zip(lines, CLASSES, strict=False):
         axes.plot(np.linspace(0, 1, len(line)), line, color=color)
         axes.plot([0, 1], line[[0, -1]], "o", color=color, markersize=4)
     axes.set_xticks([0, 1], ["first", "second"])
 
 
-def _surface(axes: Axes, values: np.ndarray) -> None:
+def surface(axes: Axes, values: np.ndarray) -> None:
+    """A column over the decoded plane."""
     mesh = axes.imshow(values, cmap="viridis")
     axes.figure.colorbar(mesh, ax=axes, shrink=0.85)
     axes.set(xticks=[], yticks=[], xlabel="z1", ylabel="z2")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.finding import SEVERITIES, Finding, Severity, settings_text, worst
 from ..core.units import bits_per_dimension
-from ..measure.bound import ACTIVE_NATS
+from ..measure.bound import ACTIVE_NATS, selected_by
 from ..monitoring.causes import PRESSING
 
 WORDS: dict[Severity, str] = {
@@ -117,17 +117,26 @@ def numbers(run: Any) -> list[Number]:
     summary: Mapping[str, Any] = run.metrics
     if not summary:
         return _last_words(run)
-    bits = bits_per_dimension(summary["negative_elbo"], math.prod(run.spec.shape))
-    error, groups = f"± {_shown(summary['standard_error'])} nats", len(summary["kl_per_dimension"])
+    name, bound, spread = selected_by(summary)
+    bits = bits_per_dimension(bound, math.prod(run.spec.shape))
+    error, groups = f"± {_shown(spread)} nats", len(summary["kl_per_dimension"])
     remark = f"± its standard error; {_shown(bits, 3)} bits per dimension"
     units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
     active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [
-        Number("held-out negative ELBO", _shown(summary["negative_elbo"]), error, remark),
+        Number(f"held-out {name}", _shown(bound), error, remark),
         Number("reconstruction", _shown(summary["reconstruction"]), "nats", "-log p(x|z), held-out mean"),
         Number("KL", _shown(summary["kl"]), "nats", "what the code carries about a row, at most"),
         Number("active units", f"{summary['active_units']}", units, active),
+        *_accuracy(summary),
     ]
+
+
+def _accuracy(summary: Mapping[str, Any]) -> list[Number]:
+    """How often a model that tells labels is right; nothing for others."""
+    if "accuracy" not in summary:
+        return []
+    return [Number("accuracy", f"{100 * summary['accuracy']:.2f}", "%", "held-out rows given their own label")]
 
 
 def _shown(value: float, digits: int = 2) -> str:

@@ -29,7 +29,7 @@ class Progress:
     Args:
         step: Optimiser steps done.
         best_step: Step of the selected weights; None before the first evaluation.
-        best: Held-out negative ELBO of the selected weights, nats per sample.
+        best: What the weights were selected by on held-out rows, see `selected_by`, nats per sample.
         stale: Evaluations since the best one, counted after the warm-up.
         rate_factor: Factor on the learning rate; below 1 after a rollback.
         rollbacks: How often the run went back.
@@ -104,7 +104,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 class Checkpoints:
     """The `checkpoints` folder of a run.
 
-    `step-N` holds all that a resume needs; `best-N` holds the selected weights.
+    `step-N` holds all that a resume needs; `best-N` holds the selected weights, and `fitted-N` the same with the prior
+    that was fitted after training.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,8 +128,15 @@ class Checkpoints:
 
     def save_best(self, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
         """Writes `best-N`: the selected weights and what was measured on held-out rows."""
+        self._save_selection("best", weights, measured)
+
+    def save_fitted(self, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
+        """Writes `fitted-N`, which from then on stands for `best-N`: the same weights with a prior fitted later."""
+        self._save_selection("fitted", weights, measured)
+
+    def _save_selection(self, kind: str, weights: Mapping[str, Tensor], measured: Mapping[str, Any]) -> None:
         files = {"model.safetensors": pack(weights), "measured.json": to_json(dict(measured), indent=1).encode()}
-        save_folder(self.folder / f"best-{measured['step']:09d}", files)
+        save_folder(self.folder / f"{kind}-{measured['step']:09d}", files)
 
     def load_last(self, newest: int | None = None) -> tuple[Progress, dict[str, dict[str, Tensor]], list[str]]:
         """The newest checkpoint that is whole, and a line for each damaged one that was passed over.
@@ -161,10 +169,12 @@ class Checkpoints:
         Raises:
             Corrupt: if the named selection, or every one, is damaged.
         """
-        if step is not None:
-            return _selection(self.folder / f"best-{step:09d}")
+        named = f"{step:09d}" if step is not None else "*"
+        best = sorted(self.folder.glob(f"best-{named}"), reverse=True)
         damaged: list[str] = []
-        for path in sorted(self.folder.glob("best-*"), reverse=True):
+        for path in (one for path in best for one in (path.with_name(f"fitted-{_number(path):09d}"), path)):
+            if not path.exists() and path not in best:
+                continue  # no prior was fitted to these weights
             try:
                 found = _selection(path)
             except Corrupt as error:
@@ -187,7 +197,7 @@ class Checkpoints:
                 needed.add(_progress((path / "progress.json").read_bytes(), path).best_step)
             except (Corrupt, OSError):
                 continue
-        for path in self.folder.glob("best-*"):
+        for path in [*self.folder.glob("best-*"), *self.folder.glob("fitted-*")]:
             if _number(path) not in needed:
                 remove_folder(path)
 
@@ -202,7 +212,7 @@ def _selection(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights, measured = unpack(files["model.safetensors"], path), json.loads(files["measured.json"])
     except KeyError as error:
         raise Corrupt(f"{path}: the file {error} is missing") from None
-    if path.name != f"best-{measured['step']:09d}":
+    if _number(path) != measured["step"]:
         raise Corrupt(f"{path}: holds step {measured['step']}, which its name denies")
     return weights, measured
 

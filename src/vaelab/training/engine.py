@@ -41,7 +41,7 @@ class Engine:
         """True for the process that writes."""
         return self.rank == 0
 
-    def share(self, batch: Tensor, dim: int = 0) -> Tensor:
+    def share(self, batch: Any, dim: int = 0) -> Any:
         """This process's slice of a global batch."""
         return batch if self.world == 1 else batch.tensor_split(self.world, dim)[self.rank]
 

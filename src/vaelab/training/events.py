@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.batch import beside, rows_of
 from ..core.errors import MissingExtra
 from ..core.seeds import generator
 from ..data.batches import Rows
@@ -51,9 +52,11 @@ class Events(Display):
     def _pictures(self, step: int, model: Model) -> None:
         training = model.training
         model.eval()
-        means = model.decode(model.encode(self.originals).mean[None]).mean[0]
-        self.writer.add_images("reconstructions", _interleaved(self.originals, means), step)
-        samples = model.sample(self.images, generator(self.seed, "samples", device=self.originals.device)).mean[0]
+        given = beside(self.originals)
+        means = model.decode(model.encode(self.originals).mean[None], *given).mean[0]
+        self.writer.add_images("reconstructions", _interleaved(rows_of(self.originals), means), step)
+        coins = generator(self.seed, "samples", device=self.originals.device)
+        samples = model.sample(len(self.originals) if given else self.images, coins, *given).mean[0]
         self.writer.add_images("samples", _to_unit(samples), step)
         model.train(training)
 

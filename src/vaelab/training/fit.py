@@ -20,11 +20,12 @@ from ..core.finding import Finding
 from ..core.seeds import generator
 from ..core.units import readable_bytes
 from ..data.batches import Order
-from ..data.spec import Spec, preview_count
+from ..data.spec import Spec, condition_files, preview_count
 from ..measure.baseline import baseline, spaced
 from ..monitoring.causes import PRESSING, explained
 from ..monitoring.rules import judge as judge_trace
 from ..objectives.base import Objective
+from .after import fit_prior
 from .checkpoint import Progress, load_weights
 from .engine import Engine
 from .environment import MAY_CHANGE, describe, settings_digest
@@ -130,8 +131,12 @@ def _data_files(job: Job) -> dict[str, bytes]:
     shown, spread = (preview_count(job.spec.shape, len(part)) for part in (job.held_out, job.rows))
     held_out = job.held_out.raw(np.arange(shown)).reshape(-1, *job.spec.shape)
     # Evenly spaced: the rows of a file often stand in the order of their labels.
-    training = job.rows.raw(np.linspace(0, len(job.rows) - 1, spread).astype(int)).reshape(-1, *job.spec.shape)
-    return job.spec.to_files(held_out, None if job.labels is None else job.labels[: len(held_out)], training)
+    chosen = np.linspace(0, len(job.rows) - 1, spread).astype(int)
+    training = job.rows.raw(chosen).reshape(-1, *job.spec.shape)
+    files = job.spec.to_files(held_out, None if job.labels is None else job.labels[: len(held_out)], training)
+    if job.rows.condition is None or job.held_out.condition is None:
+        return files
+    return files | condition_files(job.held_out.condition[:shown], job.rows.condition[torch.from_numpy(chosen)])
 
 
 def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:
@@ -175,6 +180,7 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
         finally:
             display.end()
         del loop.step  # frees the wrapped module before the processes part
+        fit_prior(job, loop, engine)
         _judge(job, done, folder, engine, loop)
 
 
@@ -198,7 +204,7 @@ def constant_baseline(job: Job) -> dict[str, Any]:
     """A line of metrics: what the best decoder that ignores z would cost on the held-out rows, on the data's scale."""
     likelihood = getattr(getattr(job.model, "decoder", None), "likelihood", None)
     rows, held_out = (
-        part.take(spaced(len(part)), generator(job.config.seed, "baseline", device=part.device))
+        part.x(spaced(len(part)), generator(job.config.seed, "baseline", device=part.device))
         for part in (job.rows, job.held_out)
     )
     found = baseline(likelihood, rows, held_out)
@@ -216,7 +222,13 @@ def _judge(job: Job, done: Progress, folder: RunFolder, engine: Engine, loop: Lo
     load_weights(job.model, weights, folder.path)
     some = Order(len(job.rows), min(len(job.rows), len(job.held_out)), job.config.seed).batch(0)
     training = evaluate(
-        job.model, job.rows, seed=job.config.seed, engine=engine, shift=job.spec.log_abs_det, index=some
+        job.model,
+        job.rows,
+        seed=job.config.seed,
+        engine=engine,
+        shift=job.spec.log_abs_det,
+        index=some,
+        bound_samples=loop.bound_samples,
     )
     if engine.is_main:
         metrics = folder.metrics()

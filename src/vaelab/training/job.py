@@ -17,11 +17,14 @@ from ..core.finding import Finding
 from ..core.seeds import generator
 from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
-from ..data.source import Source, fingerprint, load, split
+from ..data.conditions import Conditioning, conditioned
+from ..data.mixed import as_mixed
+from ..data.source import Source, as_tokens, fingerprint, load, split
 from ..data.spec import Spec
 from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
-from ..models.build import acquaint, build_model, resolve, start_at
+from ..models.build import acquaint, build_model, resolve
 from ..models.fits import refuse_misfits
+from ..models.prepare import COUNTS, start_at
 from ..objectives.base import Objective
 from ..objectives.build import build_objective
 from .engine import Engine
@@ -51,11 +54,13 @@ class Job:
 def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: Objective | None) -> Job:
     """Reads and checks the data, makes every choice that depends on it, and builds the model."""
     check_kinds(model, objective)
-    source = load(x, key=config.data.key, data_dir=config.data.data_dir)
-    held_rows, index, held_index = held_out_of(source, config)
-    labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
+    source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
+    given, reading = conditioned(as_tokens(source), config, held_out_of(source, config)[1])
+    source = as_mixed(given, config)
+    held_rows, index, held_index = held_out_of(source, config)
+    labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
     summary = summarise(source.train)
     trained_on = summary if index is None else summarise(Part(source.train, index))
     choice = choose(summary, source, config, trained_on)
@@ -65,8 +70,11 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     config = config.updated(likelihood={"name": choice.likelihood}, data={"source": _named(x)})
     count = len(source.train) if index is None else len(index)
     rows, held_out = (
-        Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device)
-        for raw, part in ((source.train, index), (held_rows, held_index))
+        Rows(raw, part, choice.transform, binarize=config.data.binarize, shape=shape, device=engine.device, condition=c)
+        for raw, part, c in (
+            (source.train, index, source.condition),
+            (held_rows, held_index, source.condition if source.test is None else source.condition_test),
+        )
     )
     spec = Spec(
         name=source.name,
@@ -76,12 +84,15 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         columns=source.columns,
         label_names=source.label_names,
         top=source.top,
-        fingerprint=fingerprint_of(source),
+        fingerprint=fingerprint_of(given),
         rows=count,
         held_out_rows=len(held_out),
         log_abs_det=0.0 if choice.discrete else choice.transform.log_abs_det(shape),
         binarize=config.data.binarize,
         transform=choice.transform,
+        mixed=source.mixed,
+        vocabulary=source.vocabulary,
+        **_condition_facts(reading),
     )
     if model is None:
         config = resolve(config, spec.facts, source.layout)
@@ -89,7 +100,9 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         config = config.updated(model={"latent": getattr(model, "latent", None)})
     config, capped = _batch_within(config, count)
     config = _with_rate(_in_steps(config, count))
-    chosen = objective or build_objective(config.objective, spec.facts, config.model.latent or 0)
+    chosen: Any = objective or build_objective(config.objective, spec.facts, config.model.latent or 0, config.seed)
+    if isinstance(chosen, nn.Module):
+        chosen.to(engine.device)
     if model is None:
         refuse_misfits(config, spec.facts, getattr(chosen, "requires", frozenset()))
     built = model if model is not None else build_model(config, spec.facts)
@@ -104,9 +117,22 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
 
 
+def _condition_facts(reading: Conditioning | None) -> dict[str, Any]:
+    """What a spec keeps of how conditions are read."""
+    if reading is None:
+        return {}
+    return {
+        "condition": reading.names,
+        "classes": len(reading.names) if reading.labels else 0,
+        "condition_mean": reading.mean,
+        "condition_scale": reading.scale,
+        "frequencies": reading.frequencies,
+    }
+
+
 def _begin(model: Any, rows: Rows, config: Config, trained_on: Any) -> None:
     """Start values that depend on the training rows."""
-    if config.likelihood.name == "poisson":
+    if config.likelihood.name in COUNTS:
         start_at(model, *(torch.from_numpy(part).float() for part in (trained_on.mean, trained_on.std)))
     coins = generator(config.seed, "seen", device=rows.device)
     some = torch.randperm(len(rows), generator=generator(config.seed, "seen rows"))[:SEEN]
@@ -129,12 +155,16 @@ def held_out_of(source: Source, config: Config) -> tuple[Any, np.ndarray | None,
     if source.test is not None:
         return source.test, None, None
     index, held_index = split(len(source.train), config.data.held_out, config.seed)
+    if source.text is not None:
+        index, held_index = (part[source.text.kept[part]] for part in (index, held_index))
     return source.train, index, held_index
 
 
 def fingerprint_of(source: Source) -> str:
-    """Of all rows, held-out ones that the data brings along included."""
-    return "+".join(fingerprint(part) for part in (source.train, source.test) if part is not None)
+    """Of all rows, held-out ones that the data brings along included, and of what is given beside them."""
+    train = source.train if source.text is None else source.text.rows
+    parts = (train, source.test, source.condition, source.condition_test)
+    return "+".join(fingerprint(part) for part in parts if part is not None)
 
 
 def _pick(labels: np.ndarray | None, index: np.ndarray | None) -> np.ndarray | None:
@@ -160,7 +190,7 @@ def _refuse_slices(config: Config, objective: Any, model: nn.Module, engine: Eng
         raise BadInput("data.held_out", f"{held_out} rows", f"there are {engine.world} processes", "hold out more rows")
     fitted = any(isinstance(module, OptimalNoise) for module in model.modules())
     if config.train.accumulate > 1 and (fitted or getattr(objective, "bends", False)):
-        what = "likelihood.noise=optimal" if fitted else "free bits or a capacity"
+        what = "likelihood.noise=optimal" if fitted else "free bits or a capacity, or with a term of a whole batch,"
         rule = f"with {what} the loss depends on the mean of the whole batch"
         raise BadInput("train.accumulate", config.train.accumulate, rule, "use train.accumulate=1")
 

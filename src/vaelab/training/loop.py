@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..core.batch import Batch
 from ..core.config import Config
 from ..core.errors import Diverged, Interrupted
 from ..data.batches import Rows
+from ..measure.bound import selected_by
 from ..models.vae import Model
 from ..monitoring.culprit import find_culprit
 from ..objectives.base import Objective
@@ -62,7 +64,8 @@ class Loop:
         self.step = engine.wrap(Step(model, objective, torch.bfloat16 if train.precision == "bfloat16" else None))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.player = objective if isinstance(objective, nn.Module) else nn.Module()
-        groups = [{"params": self.parameters}, {"params": list(self.player.parameters())}]
+        self.opponents = [p for p in self.player.parameters() if p.requires_grad]
+        groups = [{"params": self.parameters}, {"params": self.opponents}]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=train.rate, weight_decay=train.weight_decay, fused=True
         )
@@ -75,6 +78,7 @@ class Loop:
         self.decay = Schedule(train.schedule, 1.0, 1.0 if train.schedule == "constant" else 0.0, train.total)
         self.warmup = Schedule("linear", 0.0, 1.0, train.warmup_steps)
         self.checkpoints = Checkpoints(folder.path / "checkpoints")
+        self.bound_samples = getattr(objective, "bound_samples", 1)
         self.progress, self.window = Progress(), Window()
         self.selected: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._used: dict[str, float] = {}  # the weights of the last step that was taken
@@ -136,9 +140,9 @@ class Loop:
         batch, weights = self._draw(number), self.weighting(number, self.progress)
         before = [buffer.clone() for buffer in self.buffers]
         loss, record = self._gradients(batch, weights)
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm, others = (_gradient_norm(parameters) for parameters in (self.parameters, self.opponents))
         size = norm.item()
-        if not self._finite(loss + size):
+        if not self._finite(loss + size + others.item()):
             for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.copy_(value)
             return self._refuse(number, loss, size)
@@ -284,7 +288,7 @@ class Loop:
     @property
     def _evaluate_every(self) -> int:
         """Fifty times a run; as few as ten where a quarter of the time would go there, a row forward being a third."""
-        total, rows = self.config.train.total, evaluated_rows(self.held_out)
+        total, rows = self.config.train.total, evaluated_rows(self.held_out, self.bound_samples)
         cheap = 4 * rows // (3 * self.config.train.batch_size)
         return self.config.train.evaluate_every or max(1, total // 50, min(cheap, total // 10))
 
@@ -306,14 +310,22 @@ class Loop:
     def _evaluate(self) -> None:
         """The held-out bound at beta = 1, whatever the training weight; the best one selects the weights.
 
+        Where the objective is an importance-weighted bound of several samples, that one selects.
         A run with a target keeps its last weights: those of a better bound have another rate than was asked for.
         """
         progress = self.progress
         with self.averaged.in_place() if self.averaged is not None else contextlib.nullcontext():
-            measured = evaluate(self.model, self.held_out, seed=self.config.seed, engine=self.engine, shift=self.shift)
+            measured = evaluate(
+                self.model,
+                self.held_out,
+                seed=self.config.seed,
+                engine=self.engine,
+                shift=self.shift,
+                bound_samples=self.bound_samples,
+            )
             self.folder.add_metrics({"kind": "held_out", "step": progress.step, **measured})
             self.display.held_out(progress.step, measured, self.model)
-            value = measured["negative_elbo"]
+            _, value, _ = selected_by(measured)
             if math.isfinite(value) and (self.weighting.controller or progress.best is None or value < progress.best):
                 progress.best, progress.best_step, progress.stale = value, progress.step, 0
                 weights = {name: value.clone() for name, value in self.state.items()}
@@ -365,3 +377,8 @@ class Loop:
         restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
         if self.averaged is not None:
             self.averaged.load(tensors["ema"])
+
+
+def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Of all gradients together; 0 where there are none."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

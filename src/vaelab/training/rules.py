@@ -8,10 +8,16 @@ from typing import Any
 
 from ..core.config import Config, flat
 from ..core.errors import BadInput
+from ..core.facts import Facts
 from ..core.finding import Finding, settings_text
+from ..measure.bound import selected_by
+from ..models.fits import OF_SETTINGS
 from ..monitoring.rules import judge as judge_trace
 from ..monitoring.trace import Trace, from_metrics
 from .checkpoint import Progress
+from .rules_codes import code_rules
+from .rules_labels import label_rules
+from .rules_prior import prior_rules
 
 NATS = "nats per sample"
 # Runs of a few hundred steps that have not quite arrived spend up to 1.4 nats a dimension, and half of their rate.
@@ -38,7 +44,8 @@ def _applicable(finding: Finding, config: Config) -> Finding:
         new, edited = {}, config
     likelihood, split = edited.likelihood.name, edited.train.accumulate > 1
     unscaled = "data.scale" in new and new["data.scale"] == "standardize" and likelihood not in ("auto", "gaussian")
-    if unscaled or (split and "objective.free_bits" in new and edited.objective.free_bits > 0):
+    useless = any(rule.broken(edited, Facts(())) for rule in OF_SETTINGS)
+    if unscaled or useless or (split and "objective.free_bits" in new and edited.objective.free_bits > 0):
         new = {}
     if new == finding.edit:
         return finding
@@ -112,13 +119,14 @@ def never_finite(progress: Progress) -> Finding:
 
 
 def _bound(m: Measured) -> Iterator[Finding]:
+    name, value, error = selected_by(m.selected)
     yield Finding(
         "TR100",
         "ok",
-        "held-out negative ELBO",
-        m.selected["negative_elbo"],
+        f"held-out {name}",
+        value,
         NATS,
-        1.96 * m.selected["standard_error"] if m.selected["rows"] > 1 else None,
+        1.96 * error if m.selected["rows"] > 1 else None,
         f"{m.selected['rows']} held-out rows, beta = 1, posterior samples a row: {m.selected['samples']}, "
         f"weights of step {m.selected['step']}, {'closed-form' if m.selected['kl_is_exact'] else 'Monte Carlo'} KL",
     )
@@ -126,9 +134,10 @@ def _bound(m: Measured) -> Iterator[Finding]:
 
 def _no_better(m: Measured) -> Iterator[Finding]:
     """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
-    if m.baseline is None or not m.training_is_over or m.config.objective.controlled:
-        return
-    short, error = m.selected["negative_elbo"] - m.baseline, m.selected["standard_error"]
+    if m.baseline is None or not m.training_is_over or m.config.objective.controlled or m.config.prior.name == "uniform":
+        return  # a uniform prior over codes, which TR174 is about, makes it no matter of learning
+    _, value, error = selected_by(m.selected)
+    short = value - m.baseline
     if short > 3 * error:
         reach = _reach(m)
         early = reach < SHORT_REACH or _gain(m) > 2 * error
@@ -168,7 +177,7 @@ def _longer_or_faster(m: Measured) -> dict[str, Any]:
 
 def _gain(m: Measured) -> float:
     """Nats that the held-out bound gained over the last fifth of the evaluations, the best being the last."""
-    held_out = [line["negative_elbo"] for line in m.metrics if line["kind"] == "held_out"]
+    held_out = [selected_by(line)[1] for line in m.metrics if line["kind"] == "held_out"]
     finite = [value for value in held_out if value is not None]
     if len(finite) < 2 or m.progress.step != m.selected["step"]:
         return 0.0
@@ -182,6 +191,8 @@ def _beta(m: Measured) -> float:
 
 def _off_centre(m: Measured) -> Iterator[Finding]:
     """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
+    if not m.selected.get("is_bound", True):
+        return  # no divergence is in force, and no weight of one would help
     rate, beta = m.selected["kl"], _beta(m)
     # The moments of so many codes differ from the prior's by chance: half a nat a row for each mean and each variance.
     chance = len(m.selected["mean_variance"]) / m.selected["rows"]
@@ -266,9 +277,36 @@ def _held_down(m: Measured) -> Iterator[Finding]:
             )
 
 
+EMPTY_GROUP = 0.1  # nats in a latent group: rows cannot be told apart by that
+
+
+def _sizes(m: Measured) -> tuple[int, ...]:
+    """Latent sizes of a hierarchy's groups; empty for a flat model."""
+    sizes = m.config.model.groups or ()
+    return sizes if 1 < len(sizes) == len(m.selected["kl_per_dimension"]) else ()
+
+
+def _empty_groups(m: Measured) -> Iterator[Finding]:
+    """Groups of a hierarchy without anything to say, where others have it; without any it is collapse."""
+    sizes, nats = _sizes(m), m.selected["kl_per_dimension"]
+    empty = [number for number, carried in enumerate(nats, 1) if carried < EMPTY_GROUP]
+    if sizes and 0 < len(empty) < len(sizes):
+        kept = [size for number, size in enumerate(sizes, 1) if number not in empty]
+        yield Finding(
+            "TR160",
+            "info",
+            f"latent group {' and '.join(map(str, empty))} of {len(sizes)} carries next to nothing",
+            sum(nats[number - 1] for number in empty),
+            "nats per sample",
+            evidence=f"held-out KL of each group, from the top down: {', '.join(f'{value:.2f}' for value in nats)}",
+            why="other groups say all that the bound has a use for, or were quicker to say it",
+            advice=f"model.groups={kept} is nearly the same model, smaller; objective.free_bits=0.5 keeps all in use",
+        )
+
+
 def _unused(m: Measured) -> Iterator[Finding]:
     active, latent = m.selected["active_units"], len(m.selected["kl_per_dimension"])
-    if 0 < active < latent:
+    if 0 < active < latent and not _sizes(m):
         yield Finding(
             "TR102",
             "info",
@@ -281,10 +319,14 @@ def _unused(m: Measured) -> Iterator[Finding]:
         )
 
 
+def _codes(m: Measured) -> Iterator[Finding]:
+    return code_rules(m.selected, flat(m.config.model_dump()))
+
+
 def _gap(m: Measured) -> Iterator[Finding]:
     """Training rows and held-out rows differ by more than chance: three standard errors of the difference."""
-    gap = m.selected["negative_elbo"] - m.training["negative_elbo"]
-    error = (m.selected["standard_error"] ** 2 + m.training["standard_error"] ** 2) ** 0.5
+    (_, new, error), (_, known, other) = selected_by(m.selected), selected_by(m.training)
+    gap, error = new - known, (error**2 + other**2) ** 0.5
     if gap > 3 * error and min(m.selected["rows"], m.training["rows"]) > 1:  # one row has no error to compare with
         yield Finding(
             "TR104",
@@ -328,12 +370,13 @@ def _target(m: Measured) -> Iterator[Finding]:
 
 def _unfinished(m: Measured) -> Iterator[Finding]:
     """Still falling at the end: the last tenth of the evaluations gained more than two standard errors."""
-    held_out = [line for line in m.metrics if line["kind"] == "held_out" and line["negative_elbo"] is not None]
+    held_out = [selected_by(line)[1] for line in m.metrics if line["kind"] == "held_out"]
+    held_out = [value for value in held_out if value is not None]
     tenth = max(1, len(held_out) // 10)
     if len(held_out) < 5 or m.progress.step != m.selected["step"]:
         return
-    gain = held_out[-1 - tenth]["negative_elbo"] - held_out[-1]["negative_elbo"]
-    if gain > 2 * m.selected["standard_error"]:
+    gain = held_out[-1 - tenth] - held_out[-1]
+    if gain > 2 * selected_by(m.selected)[2]:
         yield Finding(
             "TR105",
             "info",
@@ -344,6 +387,14 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
             why="training stopped before it was done",
             advice=f"train.steps={2 * m.config.train.total}",
         )
+
+
+def _labels(m: Measured) -> Iterator[Finding]:
+    return label_rules(m.selected)
+
+
+def _prior(m: Measured) -> Iterator[Finding]:
+    return prior_rules(m.selected)
 
 
 def _stopped_early(m: Measured) -> Iterator[Finding]:
@@ -364,6 +415,10 @@ RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _off_centre,
     _held_down,
     _unused,
+    _empty_groups,
+    _codes,
+    _labels,
+    _prior,
     _gap,
     _target,
     _unfinished,

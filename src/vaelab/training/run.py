@@ -11,17 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
 from ..core.config import Config
 from ..core.durable import load_folder
 from ..core.errors import BadInput, Corrupt, whole
 from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
 from ..core.units import readable_bytes
-from ..data.spec import Spec
+from ..data.spec import Spec, conditions_from
 from ..distributions.likelihoods import Decoder
 from ..distributions.normal import Distribution
+from ..measure.bound import selected_by
 from ..measure.paths import axis_walk, latent_path
 from ..models.build import build_model
+from ..models.vae import prior_codes
 from ..monitoring.causes import explained
 from .checkpoint import Checkpoints, load_weights
 from .folder import RunFolder, as_findings, existing_folder
@@ -53,6 +56,7 @@ class Run:
         try:
             files = load_folder(self.folder / "data")
             self.spec, self.preview, self.preview_labels, self.training_preview = Spec.from_files(files)
+            self._conditions = conditions_from(files)
         except (KeyError, ValueError, TypeError) as error:
             raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
         self._given = model
@@ -146,61 +150,191 @@ class Run:
         """Latent dimensions."""
         return int(self.model.latent)
 
+    # What is given beside rows ------------------------------------------------------------------------------------
+
+    @property
+    def conditions(self) -> tuple[Tensor | None, Tensor | None]:
+        """What is given beside the rows of `preview` and of `training_preview`, as the model reads it, [n, C] each.
+
+        None where nothing is, and where the model can do without.
+        """
+        return (None, None) if self._conditions is None or self.model.guesses else self._conditions
+
+    @property
+    def preview_condition(self) -> np.ndarray | None:
+        """What is given beside the rows of `preview`, in the data's own words: names of labels, [n], or numbers."""
+        condition, _ = self.conditions
+        return None if condition is None else self.spec.conditioning.decode(condition)
+
+    def given(self, condition: Any, rows: int, *parts: str) -> tuple[Tensor, ...]:
+        """A condition in the data's own words as a further argument of the model: `(c,)`, c [rows, C], or `()`.
+
+        Args:
+            condition: One for all rows, or one each; see `vaelab.data.conditions.Conditioning.encode`.
+            rows: How many there are.
+            parts: Those that are about to be asked: None is refused where one of them reads the condition.
+
+        Raises:
+            BadInput: for one that is missing, does not fit, or that the model does not read.
+        """
+        names = self.spec.condition
+        if condition is None:
+            reads = set(getattr(self.model, "conditioned", ())) & set(parts)
+            if not reads or self.model.guesses:
+                return ()
+            rule = f"the {' and the '.join(sorted(reads))} of this run read what is given beside a row"
+            one_of = self.spec.classes and f"one of {', '.join(names[:12])}"
+            raise BadInput("condition", None, rule, f"pass condition=, {one_of or f'{len(names)} numbers a row'}")
+        if not names:
+            raise BadInput("condition", condition, "this run reads nothing beside a row", "leave it out")
+        return (self.spec.conditioning.encode(condition, rows),)
+
+    def batch(self, x: Any, condition: Any = None, *parts: str) -> Tensor | Batch:
+        """Rows x [n, ...], and their conditions, as the model takes them; `parts` as of `given`, the encoder anyway."""
+        y = self.spec.to_model(x)
+        given = self.given(condition, len(y), "encoder", *parts)
+        return Batch(y, *given) if given else y
+
+    def classify(self, x: Any) -> np.ndarray:
+        """Probabilities q(y|x) of the labels, [n, classes] in the order of `spec.condition`, for rows x [n, ...].
+
+        Raises:
+            BadInput: for a run whose model has no classifier.
+        """
+        if not callable(getattr(self.model, "classify", None)):
+            fix = "train with data.condition=labels and model.missing_labels=marginal"
+            raise BadInput("run", self.folder, "its model does not tell labels", fix)
+        with torch.no_grad():
+            return torch.cat([self.model.classify(part) for part in self.spec.to_model(x).split(CHUNK)]).numpy()
+
     # Uses: rows in and out on the data's own scale ------------------------------------------------------------------
 
     @torch.no_grad()
-    def _encoded(self, x: Any, read: Callable[[Distribution], Tensor]) -> np.ndarray:
+    def _encoded(self, x: Any, read: Callable[[Distribution], Tensor], condition: Any = None) -> np.ndarray:
         """A number of q(z|x) for rows x [n, ...], in chunks."""
-        return torch.cat([read(self.model.encode(part)) for part in self.spec.to_model(x).split(CHUNK)]).numpy()
+        return torch.cat([read(self.model.encode(part)) for part in self.batch(x, condition).split(CHUNK)]).numpy()
 
-    def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    def posterior(self, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
-        return self._encoded(x, lambda q: q.mean), self._encoded(x, lambda q: q.variance.sqrt())
+        mean, std = (
+            self._encoded(x, read, condition) for read in (lambda q: q.mean, lambda q: q.variance.sqrt())
+        )
+        return mean, std
 
-    def embed(self, x: Any, sample: bool = False, seed: int = 0) -> np.ndarray:
-        """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw of q(z|x) each."""
+    def embed(self, x: Any, sample: bool = False, seed: int = 0, condition: Any = None) -> np.ndarray:
+        """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw of q(z|x) each.
+
+        Where z is made of entries of a book, they are entries too: the most likely ones for a mean.
+
+        A `condition` is given here, and wherever there is one below, in the data's own words, such as the name or the
+        number of a label: one for all rows, or one each.
+        """
         if not sample:
-            return self._encoded(x, lambda q: q.mean)
+            return self._encoded(x, centre_of, condition)
         with torch.random.fork_rng(devices=[]):
             seed_global(seed, "embed")
-            return self._encoded(x, lambda q: q.rsample(1)[0])
+            return self._encoded(x, lambda q: q.rsample(1)[0], condition)
+
+    @property
+    def _book(self) -> Any:
+        """What the codes are entries of; None for real vectors."""
+        return getattr(getattr(self.model, "encoder", None), "book", None)
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether codes are entries of a book."""
+        return self._book is not None
+
+    def indices(self, x: Any, condition: Any = None) -> np.ndarray:
+        """Which entries of the book the codes of rows x [n, ...] are, [n, T], counted from 0.
+
+        Raises:
+            BadInput: for a run whose codes are real vectors.
+        """
+        if self._book is None:
+            fix = "train with model.posterior=vq, residual_vq, fsq or gumbel"
+            raise BadInput("run", self.folder, "its codes are no entries of a book", fix)
+        with torch.no_grad():
+            return self._book.indices(torch.from_numpy(self.embed(x, condition=condition))).numpy()
 
     @torch.no_grad()
-    def decode(self, z: Any, noisy: bool = False, seed: int = 0) -> np.ndarray:
+    def decode(self, z: Any, noisy: bool = False, seed: int = 0, condition: Any = None) -> np.ndarray:
         """Rows [n, ...] of latent codes z [n, L]: means of p(x|z), or one draw each."""
         codes = torch.as_tensor(np.asarray(z, dtype=np.float32))
         if codes.ndim != 2 or codes.shape[1] != self.latent:
             raise BadInput("z", f"shape {tuple(codes.shape)}", f"codes have the shape (n, {self.latent})")
+        return self._decoded(codes, noisy, seed, self.given(condition, len(codes), "decoder"))
+
+    def _decoded(self, codes: Tensor, noisy: bool, seed: int, given: tuple[Tensor, ...]) -> np.ndarray:
         coins = generator(seed, "decode")
-        parts = [self.model.decode(part[None]) for part in codes.split(CHUNK)]
+        chunks = zip(*(part.split(CHUNK) for part in (codes, *given)), strict=True)
+        parts = [self.model.decode(part[None], *beside) for part, *beside in chunks]
         return self.spec.to_user(torch.cat([(p.sample(coins) if noisy else p.mean)[0] for p in parts]))
 
-    def reconstruct(self, x: Any) -> np.ndarray:
-        """Rows like x: means of p(x|z) at the posterior means."""
-        return self.decode(self.embed(x))
+    def reconstruct(self, x: Any, condition: Any = None, to: Any = None) -> np.ndarray:
+        """Rows like x: means of p(x|z) at the posterior means.
+
+        Args:
+            x: Rows [n, ...].
+            condition: What is given beside them.
+            to: The condition to decode them under, where it is another one: what x would look like with it.
+        """
+        return self.decode(self.embed(x, condition=condition), condition=condition if to is None else to)
 
     @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, noisy: bool = False) -> np.ndarray:
-        """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`."""
+    def sample(self, count: int, seed: int = 0, noisy: bool | None = None, condition: Any = None) -> np.ndarray:
+        """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`.
+
+        None: draws for a mixed table, whose likeliest levels side by side are no likely row, else means.
+
+        A model that reads a condition and is given None draws it from those of its training rows.
+        """
         whole("count", count)
         if count * int(np.prod(self.spec.shape)) > MOST_VALUES:
             size = readable_bytes(4 * count * int(np.prod(self.spec.shape)))
             raise BadInput("count", count, f"that many rows take {size}", "draw fewer at a time, with several seeds")
-        z = self.model.prior_distribution().sample(count, generator(seed, "sample"))
-        return self.decode(z.numpy(), noisy, seed)
+        if condition is None and getattr(self.model, "conditioned", None) and not self.model.guesses:
+            given = self._drawn_conditions(count, seed)
+        else:
+            given = self.given(condition, count)
+        z = prior_codes(self.model, count, generator(seed, "sample"), *given)
+        return self._decoded(z, bool(self.spec.mixed) if noisy is None else noisy, seed, given)
 
-    def interpolate(self, a: Any, b: Any, steps: int = 15, path: str = "linear") -> np.ndarray:
+    def _drawn_conditions(self, count: int, seed: int) -> tuple[Tensor, ...]:
+        """Conditions of training rows, drawn with replacement."""
+        _, known = self.conditions
+        if known is None:
+            return ()
+        return (known[torch.randint(len(known), (count,), generator=generator(seed, "conditions"))],)
+
+    def interpolate(
+        self, a: Any, b: Any, steps: int = 15, path: str = "linear", condition: Any = None
+    ) -> np.ndarray:
         """`steps` rows from a to b, both included: means along a path between their posterior means.
+
+        Where z is made of entries of a book, the path goes over the nearest ones.
 
         Args:
             a: One row; b: another.
             path: "linear" or "spherical".
+            condition: Of both, or a pair of them, between which it changes in equal steps.
         """
-        start, end = self.embed(np.stack([np.asarray(a), np.asarray(b)]))
-        return self.decode(latent_path(start, end, steps, path))
+        start, end = self.embed(np.stack([np.asarray(a), np.asarray(b)]), condition=condition)
+        codes = torch.from_numpy(latent_path(start, end, steps, path)).float()
+        if self._book is not None:
+            codes = self._book.vectors(self._book.indices(codes))
+        ends = self.given(condition, 2, "decoder")
+        share = torch.linspace(0, 1, steps)[:, None]
+        with torch.no_grad():
+            return self._decoded(codes, False, 0, tuple(both[0] * (1 - share) + both[1] * share for both in ends))
 
     def traverse(
-        self, row: Any = None, dimensions: Sequence[int] | None = None, steps: int = 11, span: float = 3.0
+        self,
+        row: Any = None,
+        dimensions: Sequence[int] | None = None,
+        steps: int = 11,
+        span: float = 3.0,
+        condition: Any = None,
     ) -> np.ndarray:
         """Decoded walks along single latent dimensions, all others held fast, [len(dimensions), steps, ...].
 
@@ -212,20 +346,37 @@ class Run:
             dimensions: The dimensions, counted from 1 as in the report; None walks along all.
             steps: Rows along each dimension, at least 2.
             span: Half-width of the walk.
+            condition: What is given beside the row, and all along.
 
         Raises:
-            BadInput: for a dimension the model does not have, or fewer than 2 steps.
+            BadInput: for a dimension the model does not have, fewer than 2 steps, or codes that are entries of a book.
         """
+        if self._book is not None:
+            fix = "vaelab interpolate goes over entries from one row to another"
+            raise BadInput("run", self.folder, "its codes are entries of a book, between which nothing lies", fix)
         chosen = range(1, self.latent + 1) if dimensions is None else dimensions
         for dimension in chosen:
             if not 1 <= dimension <= self.latent:
                 raise BadInput("dimension", dimension, f"the model has the latent dimensions 1 to {self.latent}")
-        base = np.zeros(self.latent, np.float32) if row is None else self.embed(np.asarray(row)[None])[0]
+        base = self._middle(condition) if row is None else self.embed(np.asarray(row)[None], condition=condition)[0]
         codes = axis_walk(base, [dimension - 1 for dimension in chosen], steps, span)
-        decoded = self.decode(codes.reshape(-1, self.latent))
+        decoded = self.decode(codes.reshape(-1, self.latent), condition=condition)
         return decoded.reshape(len(chosen), steps, *decoded.shape[1:])
 
+    @torch.no_grad()
+    def _middle(self, condition: Any) -> np.ndarray:
+        """The mean of the prior, [L]; where it reads a condition, of p(z|c)."""
+        given = self.given(condition, 1, "prior")
+        if not self.spec.condition:
+            return np.zeros(self.latent, np.float32)
+        return self.model.prior_distribution(*given).mean[0].numpy()
+
     def __repr__(self) -> str:
-        found = self.metrics.get("negative_elbo")
-        bound = f", held-out negative ELBO {found:.3f} nats per sample" if found is not None else ""
+        name, found, _ = selected_by(self.metrics) if self.metrics else ("", None, None)
+        bound = f", held-out {name} {found:.3f} nats per sample" if found is not None else ""
         return f"Run({str(self.folder)!r}{bound})"
+
+
+def centre_of(q: Any) -> Tensor:
+    """What stands for a row, [n, L]: the mean of q(z|x), or the most likely entries of a book."""
+    return q.mode if hasattr(q, "mode") else q.mean

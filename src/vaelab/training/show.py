@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..measure.bound import selected_by
 from ..models.vae import Model
 
 
@@ -61,8 +62,8 @@ class Lines(Display):
 
     def held_out(self, step: int, measured: dict[str, Any], model: Model) -> None:
         if step >= self.steps:
-            value, error = measured["negative_elbo"], measured["standard_error"]
-            self.say(f"step {step}/{self.steps}  held-out negative ELBO {value:.3f} ± {error:.3f} nats per sample")
+            name, value, error = selected_by(measured)
+            self.say(f"step {step}/{self.steps}  held-out {name} {value:.3f} ± {error:.3f} nats per sample")
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -94,7 +95,8 @@ class Bar(Display):
         self._bar.update(self._task, completed=step, numbers=f"{numbers(line)}{self._held}", rate=rate)
 
     def held_out(self, step: int, measured: dict[str, Any], model: Model) -> None:
-        self._held = f"\nheld-out negative ELBO {measured['negative_elbo']:.2f} ± {measured['standard_error']:.2f} nats"
+        name, value, error = selected_by(measured)
+        self._held = f"\nheld-out {name} {value:.2f} ± {error:.2f} nats"
 
     def say(self, text: str) -> None:
         self._bar.console.print(text, markup=False)

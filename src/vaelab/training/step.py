@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.seeds import derive, seed_global
-from ..data.batches import Order, Rows
+from ..data.batches import Rows
 from ..models.vae import Model
 from ..objectives.base import Objective
 from .engine import Engine
@@ -27,7 +27,7 @@ class Draws:
 
     def __init__(self, rows: Rows, size: int, samples: int, seed: int, engine: Engine) -> None:
         self.rows, self.size, self.samples, self.seed, self.engine = rows, size, samples, seed, engine
-        self.order = Order(len(rows), size, derive(seed, "rows"))
+        self.order = rows.order(size, derive(seed, "rows"))
         self._coins, self._noise = torch.Generator(engine.device), torch.Generator(engine.device)
 
     def __call__(self, number: int, noise_size: int | None) -> tuple[Tensor | Batch, Tensor | None]:

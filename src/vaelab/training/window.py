@@ -8,6 +8,8 @@ import torch
 
 from .engine import Engine
 
+SHIFTED = {"reconstruction", "negative_bound"}  # terms that are costs of a density of the rows
+
 
 class Window:
     """Training numbers between two lines of metrics.
@@ -43,7 +45,8 @@ class Window:
         means = [value / rows for value in values]
         terms = dict(zip(self.names, means, strict=False))
         loss = engine.total(torch.tensor(plain.pop("loss"), dtype=torch.float64)).item()
-        terms["reconstruction"] -= shift
+        for name in SHIFTED & set(terms):
+            terms[name] -= shift
         highest = {f"{name}_max": value - (shift if name == "loss" else 0) for name, value in self.most.items()}
         line = {"loss": loss / engine.world - shift, **terms, **plain, **highest}
         return line | {"kl_per_dimension": means[len(self.names) :]}

@@ -20,7 +20,8 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
     Args:
         run: The run the rows come from.
         rows: [..., a row as the user has it]; of several leading dimensions the last is a line of the picture.
-        path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv.
+        path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv, for
+            strings also .csv and .txt (one a line).
 
     Returns:
         The file written.
@@ -29,16 +30,21 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, IMAGE_FILES if run.spec.layout == "image" else TABLE_FILES, run, np.asarray(rows))
+    return _save(path, FILES[run.spec.layout], run, np.asarray(rows))
 
 
-def save_codes(codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None = None) -> Path:
+def save_codes(
+    codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None = None, indices: np.ndarray | None = None
+) -> Path:
     """Writes latent codes as an array or a table with the columns `z_1` to `z_L`, and `label` where there are labels.
+
+    Where they are entries of a book, `code_1` to `code_T` say which.
 
     Args:
         codes: [n, L].
-        path: A name ending in .csv, .npy (codes alone) or .npz (keys `z` and, where there are labels, `y`).
+        path: A name ending in .csv, .npy (codes alone) or .npz (keys `z` and, where there are any, `y` and `indices`).
         labels: n labels or their names; None where there are none.
+        indices: [n, T], counted from 0; None for real vectors.
 
     Returns:
         The file written.
@@ -47,7 +53,7 @@ def save_codes(codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, CODE_FILES, np.asarray(codes), labels)
+    return _save(path, CODE_FILES, np.asarray(codes), labels, indices)
 
 
 def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content: Any) -> Path:
@@ -77,15 +83,25 @@ def _rows_csv(run: Any, rows: np.ndarray) -> bytes:
     return _csv(run.spec.columns, rows.reshape(-1, len(run.spec.columns)))
 
 
-def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None) -> bytes:
+def _strings_txt(run: Any, rows: np.ndarray) -> bytes:
+    if any(len(string.splitlines()) > 1 for string in rows.flat):
+        raise BadInput("output", ".txt", "a string with a line break takes two lines", "end the name in .csv")
+    return "".join(f"{string}\n" for string in rows.flat).encode("utf-8", "backslashreplace")
+
+
+def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None) -> bytes:
     header = [f"z_{dimension + 1}" for dimension in range(codes.shape[1])]
-    if labels is None:
-        return _csv(header, codes)
-    return _csv([*header, "label"], ([*code, label] for code, label in zip(codes, labels, strict=True)))
+    columns: list[Any] = [codes]
+    if indices is not None:
+        header, columns = [*header, *(f"code_{place + 1}" for place in range(indices.shape[1]))], [codes, indices]
+    if labels is not None:
+        header, columns = [*header, "label"], [*columns, [[label] for label in labels]]
+    return _csv(header, ([entry for part in row for entry in part] for row in zip(*columns, strict=True)))
 
 
-def _codes_npz(codes: np.ndarray, labels: Sequence[Any] | None) -> bytes:
-    return _npz(z=codes) if labels is None else _npz(z=codes, y=np.asarray(labels))
+def _codes_npz(codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None) -> bytes:
+    further = {"y": labels, "indices": indices}
+    return _npz(z=codes, **{key: np.asarray(value) for key, value in further.items() if value is not None})
 
 
 def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
@@ -95,6 +111,11 @@ def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _without_objects(rows: np.ndarray) -> np.ndarray:
+    """Rows of a mixed table as text, "" where an entry is missing: an array file holds nothing of several kinds."""
+    return np.where(np.equal(rows, None), "", rows).astype(str) if rows.dtype == object else rows
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -110,13 +131,18 @@ def _npz(**arrays: np.ndarray) -> bytes:
 
 
 _ARRAY_FILES: dict[str, Callable[..., bytes]] = {
-    ".npy": lambda run, rows: _npy(rows),
-    ".npz": lambda run, rows: _npz(x=rows),
+    ".npy": lambda run, rows: _npy(_without_objects(rows)),
+    ".npz": lambda run, rows: _npz(x=_without_objects(rows)),
 }
 IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": _rows_png} | _ARRAY_FILES
 TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv} | _ARRAY_FILES
+STRING_FILES: dict[str, Callable[..., bytes]] = {
+    ".txt": _strings_txt,
+    ".csv": lambda run, rows: _csv(["string"], ([string] for string in rows.ravel())),
+} | _ARRAY_FILES
+FILES = {"image": IMAGE_FILES, "table": TABLE_FILES, "sequence": STRING_FILES}
 CODE_FILES: dict[str, Callable[..., bytes]] = {
     ".csv": _codes_csv,
-    ".npy": lambda codes, labels: _npy(codes),
+    ".npy": lambda codes, labels, indices: _npy(codes),
     ".npz": _codes_npz,
 }

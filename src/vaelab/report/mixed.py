@@ -1,0 +1,108 @@
+"""The pictures of a model of mixed tables: values and levels side by side, and every column against chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..core.facts import Column
+from .examples import between, pairs, pick, plane, reconstructed
+from .nearest import distances, nearest
+from .style import GRAY, ORANGE, Panel
+from .tables import columns_panel, explained, surface, two_histograms
+
+ROWS_SHOWN, LEVELS_SHOWN, STEPS, PLANE_STEPS = 8, 12, 9, 25
+DRAWN = 500  # samples at least
+
+
+def reconstructions(run: Any) -> list[Panel]:
+    """How much of every column comes back, and some rows above what became of them."""
+    data, decoded = run.preview, reconstructed(run)
+    x, back = (run.spec.to_model(rows).double().numpy() for rows in (data, decoded))
+    table = Panel(
+        "What comes back of every column, held-out",
+        "Levels that are given back rightly, against the share of the commonest level; and R² of numbers, 1 for a "
+        "perfect reconstruction and 0 for one no better than the mean. Missing entries are left out.",
+        wide=True,
+        rows=tuple(_fidelity(column, x[:, at], back[:, at]) for at, column in enumerate(run.spec.mixed)),
+        head=("column", "kind", "comes back", "without a code"),
+    )
+    chosen = pick(run, ROWS_SHOWN // 2)
+    lines = [(what, rows[at]) for at in chosen for what, rows in (("held-out", data), ("reconstructed", decoded))]
+    shown = "Held-out rows, each above its reconstruction: the likeliest level and the mean of numbers."
+    return [table, _rows_panel(run, "Rows and their reconstructions", shown, lines)]
+
+
+def samples(run: Any) -> list[Panel]:
+    """Shares of levels and histograms of numbers, of draws from the model and of held-out rows; and some draws."""
+    made = run.sample(max(DRAWN, len(run.preview)), seed=0, noisy=True)
+    x, drawn = (run.spec.to_model(rows).double().numpy() for rows in (run.preview, made))
+    panel = columns_panel(
+        run,
+        "Samples from the model and held-out rows",
+        "Rows drawn from p(x|z) with z from the prior. Healthy: both agree in every level, and in place, width and "
+        "number of peaks.",
+        lambda axes, at: _compared(axes, run.spec.mixed[at], x[:, at], drawn[:, at]),
+    )
+    lines = [(f"{row + 1}", made[row]) for row in range(ROWS_SHOWN)]
+    some = _rows_panel(run, "Some samples", "Each is a row that could be in the table.", lines)
+    found = nearest(run, made[: len(run.preview)])
+    return [panel, some] + ([distances(found)] if found is not None else [])
+
+
+def interpolations(run: Any) -> list[Panel]:
+    """Rows along a straight line between the codes of two held-out rows."""
+    ends = pairs(run)[:1]
+    lines = [(f"{row + 1}", line) for a, b in ends for row, line in enumerate(_line(run, a, b))]
+    caption = (
+        "From one held-out row to another, straight through latent space. Healthy: columns change together and not "
+        "all at once."
+    )
+    return [_rows_panel(run, "Interpolation", caption, lines)] if lines else []
+
+
+def grid(run: Any) -> list[Panel]:
+    """The value, or the place of the likeliest level, of each column over the plane of a model with two latents."""
+    decoded = run.spec.to_model(plane(run, PLANE_STEPS)).numpy().reshape(PLANE_STEPS, PLANE_STEPS, -1)
+    caption = "Mean of each number and place of the likeliest level, over the prior's quantiles, z1 to the right."
+    return [columns_panel(run, "Decoded plane", caption, lambda axes, at: surface(axes, decoded[..., at]))]
+
+
+def _line(run: Any, a: int, b: int) -> np.ndarray:
+    return between(run, a, b, STEPS)
+
+
+def _fidelity(column: Column, x: np.ndarray, back: np.ndarray) -> tuple[str, str, str, str]:
+    known = ~np.isnan(x)
+    if not known.any():
+        return column.name, column.kind, "no entry", ""
+    if column.kind == "category":
+        commonest = np.bincount(x[known].astype(int)).max() / known.sum()
+        return column.name, column.kind, f"{(x == back)[known].mean():.1%}", f"{commonest:.1%}"
+    return column.name, column.kind, f"R² {explained(x[known, None], back[known, None])[0]:.3f}", "R² 0"
+
+
+def _rows_panel(run: Any, title: str, caption: str, lines: list[tuple[str, np.ndarray]]) -> Panel:
+    rows = tuple((what, *("" if cell is None else str(cell) for cell in line)) for what, line in lines)
+    return Panel(title, caption, wide=True, rows=rows, head=("", *run.spec.columns))
+
+
+def _compared(axes: Axes, column: Column, data: np.ndarray, drawn: np.ndarray) -> None:
+    if column.kind != "category":
+        two_histograms(axes, data, drawn)
+        return
+    shares = [
+        np.bincount(values[~np.isnan(values)].astype(int), minlength=len(column.levels)) for values in (data, drawn)
+    ]
+    shown = np.sort(np.argsort(-shares[0], kind="stable")[:LEVELS_SHOWN])
+    for counts, color, words, width in ((shares[0], GRAY, "held-out", 0.8), (shares[1], ORANGE, "samples", 0.4)):
+        axes.bar(range(len(shown)), counts[shown] / max(1, counts.sum()), width, color=color, alpha=0.7, label=words)
+    axes.set_xticks(range(len(shown)), [_short(column.levels[level]) for level in shown], rotation=60, fontsize=6)
+    axes.set_yticks([])
+
+
+def _short(level: str) -> str:
+    """A level as it fits under a bar, without what matplotlib would read as a formula."""
+    return (level if len(level) <= 12 else level[:11] + "…").replace("$", r"\$")

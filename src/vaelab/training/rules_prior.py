@@ -1,0 +1,55 @@
+"""Rules about priors that were fitted after training, and about models that have no bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..core.finding import Finding
+
+CERTAIN = 3  # standard errors from which a change is no chance
+
+
+def prior_rules(selected: dict[str, Any]) -> Iterator[Finding]:
+    """Findings about the prior.
+
+    Args:
+        selected: The held-out numbers of the selected weights; `prior_fit` where a prior was fitted to the codes.
+    """
+    if not selected.get("is_bound", True):
+        yield _no_bound(selected)
+    if fit := selected.get("prior_fit"):
+        yield _fitted(fit, bound=selected.get("is_bound", True))
+
+
+def _no_bound(selected: dict[str, Any]) -> Finding:
+    return Finding(
+        "TR151",
+        "info",
+        "codes without noise: there is no bound on log p(x)",
+        selected["reconstruction"],
+        "nats per sample, the reconstruction alone",
+        evidence="q(z|x) is a point, whose divergence from any prior is infinite",
+        why="what stands for the negative ELBO of this run is its reconstruction, and compares to no bound",
+        advice="compare runs by their samples and reconstructions, or take model.posterior=diagonal",
+    )
+
+
+def _fitted(fit: dict[str, Any], bound: bool) -> Finding:
+    """The gain is paired: the same rows, and the same draws of z, under either prior."""
+    gain, error = fit["gain"], fit["error"]
+    if not bound:
+        return Finding("TR152", "info", f"the prior was fitted to the codes after training: {fit['prior']}")
+    worse = error is not None and gain < -CERTAIN * error
+    return Finding(
+        "TR150",
+        "warning" if worse else "ok",
+        f"the prior fitted to the codes after training ({fit['prior']}) "
+        + ("made the held-out bound worse" if worse else "is in force"),
+        gain,
+        "nats per sample gained",
+        None if error is None else 1.96 * error,
+        f"held-out negative ELBO before: {fit['before']:.6g}, after: {fit['before'] - gain:.6g}; the same draws of z",
+        "the fit was too short, or follows the training rows' codes too closely" if worse else "",
+        "another prior.after_steps, a smaller prior.components, or prior.after=none" if worse else "",
+    )

@@ -1,0 +1,268 @@
+"""Labels that are partly missing: the bound against enumeration, its densities, training, and every use of a run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import vaelab
+from vaelab.core.batch import Batch
+from vaelab.core.config import build_config
+from vaelab.core.errors import BadInput
+from vaelab.core.facts import Facts, labelled_share
+from vaelab.data.batches import Rows
+from vaelab.data.transforms import Affine
+from vaelab.measure.importance import importance_bound
+from vaelab.models.build import build_model, resolve
+from vaelab.models.fits import refuse_misfits
+from vaelab.objectives.build import build_objective
+
+CLASSES, ENTRIES, LATENT, FREQUENCIES = 3, 5, 2, (4, 2, 1)
+
+
+def config_of(mode: str = "marginal", **model: Any) -> Any:
+    settings = {"encoder": "mlp", "hidden": [8], "latent": LATENT, "missing_labels": mode, **model}
+    return resolve(build_config({"model": settings, "likelihood": {"name": "bernoulli"}}), FACTS, "table")
+
+
+FACTS = Facts((ENTRIES,), condition=CLASSES, classes=CLASSES, rows=70, frequencies=FREQUENCIES)
+
+
+def model_of(mode: str = "marginal", **model: Any) -> Any:
+    built = build_model(config_of(mode, **model), FACTS).double().eval()
+    with torch.no_grad():  # away from the start, where nothing depends on anything much
+        for parameter in built.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)).double())
+        built.encoder.head.weight.mul_(0.3)
+        built.encoder.head.bias[LATENT : 2 * LATENT] = 1.0  # wider than any posterior, so that draws of q cover it
+    return built
+
+
+@pytest.fixture
+def batch() -> Batch:
+    x = torch.rand(4, ENTRIES, generator=torch.Generator().manual_seed(0)).double().round()
+    labels = torch.full((4, CLASSES), torch.nan).double()
+    labels[1], labels[3] = torch.eye(CLASSES)[2].double(), torch.eye(CLASSES)[0].double()
+    return Batch(x, labels)
+
+
+def bound_given(model: Any, x: Tensor, label: int, samples: int) -> Tensor:
+    """The conditional model's bound on log p(x|y), [B]."""
+    y = torch.eye(CLASSES).double()[[label] * len(x)]
+    torch.manual_seed(label)
+    return model.vae.draw(Batch(x, y), samples).elbo
+
+
+@pytest.mark.parametrize("settings", [{}, {"posterior": "full"}, {"condition_on": ("encoder", "prior", "decoder")}])
+def test_the_bound_is_the_sum_over_labels(batch: Batch, settings: dict[str, Any]) -> None:
+    model, samples = model_of(**settings), 20_000
+    torch.manual_seed(0)
+    output = model.draw(batch, samples)
+    prior = (torch.tensor(FREQUENCIES) + 1).double() / (sum(FREQUENCIES) + CLASSES)
+    each = torch.stack([bound_given(model, batch.x, label, samples) for label in range(CLASSES)], 1)
+    guessed = model.classify(batch)
+    unknown = (guessed * (each + prior.log() - guessed.log())).sum(1)
+    known = each.gather(1, batch.condition.nan_to_num().argmax(1, keepdim=True))[:, 0]
+    known = known + prior.log()[batch.condition.nan_to_num().argmax(1)]
+    expected = torch.where(batch.condition[:, 0].isnan(), unknown, known)
+    assert torch.allclose(output.elbo, expected, atol=0.03)
+    assert output.kl_is_exact and torch.allclose(output.kl[:, -1][[1, 3]], -prior.log()[[2, 0]])
+    assert output.z.shape == (samples, 4, LATENT + CLASSES)
+
+
+@torch.no_grad()
+def log_evidence(model: Any, x: Tensor) -> Tensor:
+    """log p(x, y) of rows and each label by a fine grid over z, [C, B]."""
+    line = torch.linspace(-6, 6, 241).double()
+    z = torch.tensor(list(itertools.product(line.tolist(), repeat=LATENT))).double()
+    cell, parts = (line[1] - line[0]) ** LATENT, []
+    for label in range(CLASSES):
+        y = torch.eye(CLASSES).double()[[label] * len(z)]
+        p = model.vae.prior_distribution(y if "prior" in model.conditioned else None)
+        nats = torch.stack([model.vae.decode(z, y).log_prob(row.expand(len(z), -1))[0] for row in x], 1)
+        log_pz = p.log_prob(z[None])[0]
+        parts.append(torch.logsumexp(nats + log_pz[:, None], 0) + cell.log() + model.log_y[0, label])
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("settings", [{}, {"condition_on": ("encoder", "prior", "decoder")}])
+def test_the_importance_bound_is_log_p_of_x(batch: Batch, settings: dict[str, Any]) -> None:
+    model = model_of(**settings)
+    each = log_evidence(model, batch.x)
+    exact = torch.logsumexp(each, 0)
+    assert np.abs(importance_bound(model, batch.x, 4000, seed=0).values - exact.numpy()).max() < 0.1
+    known = importance_bound(model, batch[[1, 3]], 4000, seed=0).values
+    given = (each - model.log_y.T)[[2, 0], [1, 3]].numpy()
+    assert np.abs(known - given).max() < 0.1, "with the label it is log p(x|y)"
+    torch.manual_seed(0)
+    assert (model.draw(batch.x, 2000).elbo < exact + 0.02).all()
+
+
+def test_posterior_and_prior_are_distributions_over_codes_and_labels(batch: Batch) -> None:
+    model = model_of(condition_on=("encoder", "prior", "decoder"))
+    torch.manual_seed(0)
+    for found in (model.encode(batch), model.prior_distribution(), model.prior_distribution(batch.condition[[1]])):
+        z = found.rsample(40_000)
+        assert torch.allclose(z.mean(0), found.mean, atol=0.05)
+        assert torch.allclose(z.var(0), found.variance, atol=0.1, rtol=0.05)
+        assert torch.equal(z[..., LATENT:].sum(-1), torch.ones_like(z[..., 0]))
+    # E_q[log q - log p] of draws is the divergence that is told
+    q, p = model.encode(batch), model.prior_distribution()
+    z = q.rsample(40_000)
+    kl, exact = q.divergence(p, z)
+    assert exact and torch.allclose((q.log_prob(z) - p.log_prob(z)).mean(0), kl.sum(1), atol=0.05)
+
+
+def test_a_label_that_is_given_takes_the_place_of_the_guess(batch: Batch) -> None:
+    model = model_of()
+    assert torch.equal(model.encode(batch).probabilities[[1, 3]], batch.condition[[1, 3]])
+    z = torch.randn(2, 4, LATENT).double()
+    codes = torch.cat([z, torch.eye(CLASSES).double()[[0] * 4].expand(2, -1, -1)], -1)
+    swapped = model.decode(codes, torch.eye(CLASSES).double()[[1] * 4]).mean
+    assert torch.equal(swapped, model.vae.decode(z, torch.eye(CLASSES).double()[[1] * 4]).mean)
+    assert torch.equal(model.decode(codes, torch.full((4, CLASSES), torch.nan)).mean, model.decode(codes).mean)
+
+
+@pytest.mark.parametrize("mode", ["marginal", "gumbel"])
+def test_gradients_reach_every_parameter_and_agree_with_differences(batch: Batch, mode: str) -> None:
+    model, objective = model_of(mode).train(), build_objective(build_config().objective, FACTS)
+
+    def loss() -> Tensor:
+        torch.manual_seed(3)
+        return objective(model.draw(batch, 2), {"beta": 1.0}).total
+
+    loss().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    for parameter in (model.classifier[-1].weight, model.encoder.head.weight, model.decoder.net.layers[0].weight):
+        at, step = (0, 1), 1e-5
+        with torch.no_grad():
+            values = []
+            for sign in (1, -1):
+                parameter[at] += sign * step
+                values.append(loss().item())
+                parameter[at] -= sign * step
+        assert parameter.grad[at].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-7)
+
+
+def test_the_relaxed_draw_becomes_the_sum_as_the_guess_becomes_certain(batch: Batch) -> None:
+    marginal, relaxed = model_of(), model_of("gumbel")
+    relaxed.load_state_dict(marginal.state_dict())
+    for model in (marginal, relaxed):
+        with torch.no_grad():
+            model.classifier[-1].weight.zero_()
+            model.classifier[-1].bias.copy_(torch.tensor([60.0, 0.0, 0.0]))
+        model.train()
+    torch.manual_seed(0)
+    both = [model.draw(batch, 20_000).elbo for model in (marginal, relaxed)]
+    assert torch.allclose(*both, atol=0.03)
+    relaxed.eval()
+    torch.manual_seed(1)
+    guess = relaxed.draw(batch, 10)
+    torch.manual_seed(1)
+    assert torch.equal(marginal.eval().draw(batch, 10).elbo, guess.elbo), "summed over when it is measured"
+
+
+def test_known_labels_train_the_classifier_with_the_weight_that_is_told(batch: Batch) -> None:
+    model = model_of(classifier_weight=0.3).train()
+    found = model.draw(batch).extra["classification"]
+    share = labelled_share(sum(FREQUENCIES), FACTS.rows)
+    nats = -model.classify(batch).log()
+    assert torch.allclose(found, torch.stack([0 * nats[0, 0], nats[1, 2], 0 * nats[0, 0], nats[3, 0]]) * 0.3 / share)
+    assert not model.eval().draw(batch).extra and not model.train().draw(batch.x).extra
+
+
+def test_weights_are_read_back(batch: Batch) -> None:
+    model, again = model_of(), build_model(config_of(), FACTS).double().eval()
+    again.load_state_dict(model.state_dict())
+    outputs = []
+    for one in (model, again):
+        torch.manual_seed(0)
+        outputs.append(one.draw(batch, 3).elbo)
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("edit", "facts", "text"),
+    [
+        ({"objective.name": "iwae"}, FACTS, "which only the ELBO is"),
+        ({"model.condition_on": ("encoder",)}, FACTS, "told by what the decoder makes of it"),
+        ({}, Facts((ENTRIES,)), "it is for labels, and none are given"),
+        ({"model.posterior": "delta"}, FACTS, "one latent group with a density"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(edit: dict[str, Any], facts: Facts, text: str) -> None:
+    with pytest.raises(BadInput, match=text):
+        refuse_misfits(config_of().edited(edit), facts, frozenset())
+
+
+def test_every_batch_has_its_share_of_known_labels() -> None:
+    condition = np.full((800, 2), np.nan, np.float32)
+    condition[::100] = [1, 0]
+    raw = np.arange(800, dtype=np.float32)[:, None]
+    rows = Rows(raw, None, Affine(), binarize="none", shape=(1,), device=torch.device("cpu"), condition=condition)
+    order = rows.order(64, seed=0)
+    batches = [order.batch(step) for step in range(40)]
+    assert all(len(batch) == 64 and (batch[:8] % 100 == 0).all() for batch in batches)
+    first = torch.cat([batch[:8] for batch in batches])
+    assert (torch.bincount(first, minlength=800)[::100] == 40).all(), "every known row as often as the others"
+    rest = torch.cat([batch[8:] for batch in batches])
+    assert torch.bincount(rest[:800], minlength=800).eq(1).all()
+
+
+# A run, end to end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["marginal", "gumbel"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    settings = {
+        "data": {"condition": "labels", "labelled": 50},
+        "model": {"latent": 4, "hidden": [64], "missing_labels": request.param},
+        "train": {"steps": 300, "learning_rate": 3e-3, "evaluate_every": 150},
+    }
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    return vaelab.train("digits", out=folder, config=settings, progress=False)
+
+
+def test_labels_are_told_and_the_accuracy_is_shown(run: Any) -> None:
+    assert sum(run.spec.frequencies) == 50 and set(run.spec.frequencies) == {5}
+    told = run.classify(run.preview)
+    assert told.shape == (len(run.preview), 10) and np.allclose(told.sum(1), 1, atol=1e-5)
+    accuracy = (told.argmax(1) == run.preview_labels).mean()
+    assert accuracy == pytest.approx(run.metrics["accuracy"], abs=1e-6) and accuracy > 0.75
+    finding = next(one for one in run.findings if one.code == "TR180")
+    assert finding.measured == pytest.approx(100 * accuracy, abs=1e-4)
+    assert "accuracy" in (run.folder / "report.html").read_text()
+
+
+def test_uses_need_no_label_and_take_one(run: Any) -> None:
+    rows = run.preview[:6]
+    assert run.embed(rows).shape == (6, 14) and run.reconstruct(rows).shape == (6, 8, 8)
+    known = run.embed(rows, condition=[3] * 6)
+    assert np.array_equal(known[:, 4:], np.eye(10)[[3] * 6])
+    assert not np.allclose(run.reconstruct(rows, to=1), run.reconstruct(rows))
+    assert run.sample(5).shape == run.sample(5, condition=2).shape == (5, 8, 8)
+    assert run.interpolate(rows[0], rows[1], 4).shape == (4, 8, 8)
+    assert run.traverse(dimensions=[1], steps=3).shape == (1, 3, 8, 8)
+    found = vaelab.evaluate(run, samples=10, metrics="reconstruction,latent,samples", rows=40)
+    assert abs(found["bound.elbo"].value + run.metrics["negative_elbo"]) < 6
+    with pytest.raises(BadInput, match="no points of a Euclidean space"):
+        vaelab.evaluate(run, samples=5, rows=4, ais={"steps": 4, "chains": 2})
+    assert vaelab.check(None, "digits", config=run.config.model_dump(exclude={"train"}))
+
+
+def test_it_goes_on_where_it_stopped(run: Any, tmp_path: Path) -> None:
+    config = run.config.updated(train={"steps": 12, "checkpoint_every": 4, "schedule": "constant"}).model_dump()
+    config["report"] = {"html": False}
+    whole = vaelab.train("digits", out=tmp_path / "whole", config=config, progress=False)
+    config["train"]["steps"] = 8
+    half = vaelab.train("digits", out=tmp_path / "half", config=config, progress=False)
+    vaelab.train(resume=half.folder, config={"train": {"steps": 12}}, progress=False)
+    ends = [[line for line in vaelab.load(one.folder).history if line["step"] == 12] for one in (whole, half)]
+    losses = [[line["negative_elbo"] for line in lines if line["kind"] == "held_out"] for lines in ends]
+    assert losses[0] == losses[1] and len(losses[0]) == 1
