@@ -46,8 +46,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": {"latent": None, "groups": [40, 40], "ladder": False}},
     ),
     "ladder": (
-        "five groups, 16 each, one deterministic path down",
-        {"model": {"latent": None, "groups": [16, 16, 16, 16, 16], "ladder": True}},
+        "three groups, 20 each, one deterministic path down",
+        {"model": {"latent": None, "groups": [20, 20, 20], "ladder": True}},
     ),
 }
 NOTES = f"""784-300-300 and its mirror (SiLU), 40 latent dimensions unless said, {STEPS} steps of 128 rows (64 epochs),

@@ -31,6 +31,7 @@ class LinearRun:
     environment: dict[str, Any] = field(default_factory=lambda: {"seed": 0, "data": {"name": "digits"}})
     name: str = "digits"
     preview_condition: None = None  # nothing is given beside its rows
+    has_codes: bool = False
     _book: None = None
     diagnosis: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)

@@ -212,7 +212,7 @@ def test_a_run_that_failed_half_way_is_not_called_healthy(tmp_path: Path) -> Non
     run = digits_run(tmp_path, findings=[NOTE])
     for line in run.history[60:]:
         line.update(dict.fromkeys(("loss", "reconstruction", "kl", "negative_elbo", "gradient_norm"), None))
-    run.decode = lambda z: np.full((len(z), 8, 8), np.nan)  # type: ignore[method-assign]
+    run.decode = lambda z, condition=None: np.full((len(z), 8, 8), np.nan)  # type: ignore[method-assign]
     page = Page(render(run))
     assert verdict(run).severity == "warning"
     assert "Training has not ended" in page.text

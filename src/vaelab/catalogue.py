@@ -36,7 +36,7 @@ def everything() -> str:
         _listed("fitted after training", "prior.after", dict.fromkeys(_after(), "")),
         _listed("decoders", "model.decoder", dict.fromkeys(get_args(DecoderName), "")),
         _listed("likelihoods p(x|z)", "likelihood", {name: _likelihood(name) for name in LIKELIHOOD_BUILDERS}),
-        _listed("objectives", "objective", {name: _objective(name) for name in OBJECTIVES}),
+        _listed("objectives", "objective", {name: kind.title for name, kind in OBJECTIVES.items()}),
         _matrix("posterior and prior", POSTERIORS, PRIORS, lambda q, p: missing(q, p) is None),
         _matrix("posterior and objective", POSTERIORS, OBJECTIVES, lambda q, name: bool(_priors_for(q, name))),
         "Every likelihood goes with all of them. A hierarchy is model.groups=[...], a condition data.condition=labels.",
@@ -89,7 +89,7 @@ def _prior(name: str) -> str:
 def _of_objective(name: str) -> str:
     goes = {q: _priors_for(q, name) for q in POSTERIORS}
     lines = {"with": [f"{q} ({', '.join(priors)})" for q, priors in goes.items() if priors]}
-    return _part(name, "objective", _objective(name), lines)
+    return _part(name, "objective", OBJECTIVES[name].title, lines)
 
 
 def _of_likelihood(name: str) -> str:
@@ -114,10 +114,6 @@ def _first(documented: Any) -> str:
 
 def _likelihood(name: str) -> str:
     return _first(build_likelihood(LikelihoodConfig(name=name), SOME))
-
-
-def _objective(name: str) -> str:
-    return _first(build_objective(ObjectiveConfig(name=name), SOME, 4))
 
 
 def _after() -> list[str]:

@@ -153,11 +153,11 @@ RECIPES: dict[str, Recipe] = {
         settings=on_digits(model={"latent": None, "groups": [40, 40], "ladder": False}),
     ),
     "ladder": Recipe(
-        title="MNIST, five levels of 16 dimensions along one deterministic path down",
+        title="MNIST, three levels of 20 dimensions along one deterministic path down",
         source="Sønderby et al., Ladder Variational Autoencoders, 2016",
         published="-log p(x) <= 81.74 nats (five levels, dynamically binarised)",
         data="mnist",
-        settings=on_digits(model={"latent": None, "groups": [16] * 5}),
+        settings=on_digits(model={"latent": None, "groups": [20, 20, 20]}),
     ),
     "wae": Recipe(
         title="MNIST, deterministic codes whose distribution is matched to the prior; no bound",
@@ -199,12 +199,22 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     "smiles-vae": Recipe(
-        title="molecules as SMILES strings, recurrent encoder and decoder",
+        title="molecules as SMILES strings, a recurrent decoder that reads its own output",
         source="Gómez-Bombarelli et al., Automatic Chemical Design Using a Data-Driven Continuous Representation, 2018",
         published="none that compares",
         settings={
-            "model": {"encoder": "recurrent", "decoder": "recurrent", "latent": 32, "width": 256, "layers": 1},
+            "model": {
+                "encoder": "mlp",
+                "hidden": [512],
+                "decoder": "recurrent",
+                "width": 256,
+                "layers": 1,
+                "embedding": 16,
+                "latent": 32,
+            },
             "likelihood": {"name": "tokens"},
+            "objective": {"free_bits": 0.5},
+            "train": {"steps": 2000, "learning_rate": 3e-3, "warmup_steps": 50, "clip_norm": 5.0},
         },
     ),
     "mixed-table": Recipe(

@@ -11,7 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import BadInput, did_you_mean
 
@@ -184,6 +194,9 @@ class LikelihoodConfig(Named):
     levels: Int = Field(256, ge=2, le=65536, description="whole numbers from 0 that an entry can be")
 
 
+SAMPLES = {"iwae": 5, "ciwae": 5, "dreg": 5, "miwae": 64}  # posterior samples by default; one for other objectives
+
+
 class ObjectiveConfig(Named):
     """The bound that is minimised and the weights of its terms."""
 
@@ -202,7 +215,9 @@ class ObjectiveConfig(Named):
     target_reconstruction: Float | None = Field(
         None, description="-log p(x|z) in nats per sample, on the data's own scale, held by moving beta; None: off"
     )
-    samples: Int = Field(1, ge=1, description="posterior samples per row and step")
+    samples: Int | None = Field(
+        None, ge=1, description="posterior samples per row and step; None: 1, and 5 for iwae, ciwae, dreg, 64 for miwae"
+    )
     outer: Int = Field(8, ge=1, description="MIWAE: groups that the samples fall into")
     mix: Float = Field(0.5, ge=0, le=1, description="CIWAE: weight of the ELBO beside the importance-weighted bound")
     penalty: Float | None = Field(
@@ -215,6 +230,17 @@ class ObjectiveConfig(Named):
     kernel: Literal["imq", "rbf"] = Field("imq", description="of a maximum mean discrepancy")
     balance: bool = Field(False, description="hierarchy: balance the groups' divergences during the warm-up")
     adversarial: Float = Field(0.0, ge=0, description="weight of a discriminator of decoded rows; 0: none")
+
+    @property
+    def drawn(self) -> int:
+        """Posterior samples per row and step."""
+        return self.samples or SAMPLES.get(self.name, 1)
+
+    @field_validator("samples")
+    @classmethod
+    def _default_said_aloud(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """The default, where it is written out: a run of an earlier version keeps its settings."""
+        return None if value == SAMPLES.get(info.data.get("name", "elbo"), 1) else value
 
     @model_validator(mode="after")
     def _one_floor(self) -> Self:

@@ -41,8 +41,8 @@ def log_likelihood(
         chunk: Samples decoded at once; None: chosen for speed within little memory.
         dequantize: For whole numbers under a density of a run: adds uniform noise of width 1, which makes the number a
             lower bound of a log-mass.
-        condition: What is given beside the rows, for log p(x|c): for a run in the data's own words, such as labels; else
-            as the model reads it, [n, C].
+        condition: What is given beside the rows, for log p(x|c): for a run in the data's own words, such as labels;
+            else as the model reads it, [n, C].
 
     Returns:
         `.values` for each row, `.mean`, `.standard_error`, `.ess`, `.k_hat`, `.gain`, `.unit`; see `Bound`.

@@ -192,9 +192,8 @@ def own_source(run: Any) -> tuple[Source | None, str]:
 
 def in_columns(run: Any, source: Source) -> Source:
     """The source with the columns that a run kept, since a mixed table may have left some out."""
-    train, test = (
-        None if rows is None else run.spec.in_order(rows, source.columns) for rows in (source.train, source.test)
-    )
+    train = run.spec.in_order(source.train, source.columns)
+    test = None if source.test is None else run.spec.in_order(source.test, source.columns)
     return replace(source, train=train, test=test, columns=run.spec.columns)
 
 

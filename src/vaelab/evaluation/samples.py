@@ -13,8 +13,8 @@ from ..core.errors import BadInput
 from ..core.seeds import generator, seed_global
 from ..measure.estimate import Estimate
 from ..measure.features import INCEPTION_FEATURES, Features, inception, network, usual
-from ..models.vae import prior_codes
 from ..measure.samples import coverage_density, frechet_distance, frechet_limit, kernel_distance, precision_recall
+from ..models.vae import prior_codes
 from .case import Case, Numbers
 from .columns import metric_features
 from .strings import strings_made

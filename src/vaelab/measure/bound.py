@@ -122,7 +122,8 @@ def selected_by(measured: Mapping[str, Any]) -> tuple[str, Any, Any]:
         measured: What `BoundSums.compute` returned, or a line of metrics; a value that was not finite is None there.
     """
     if not measured.get("is_bound", True):
-        return "reconstruction (codes without noise have no ELBO)", measured["reconstruction"], measured["standard_error"]
+        name = "reconstruction (codes without noise have no ELBO)"
+        return name, measured["reconstruction"], measured["standard_error"]
     if "negative_bound" not in measured:
         return "negative ELBO", measured["negative_elbo"], measured.get("standard_error")
     name = f"negative {measured['bound_samples']}-sample bound"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,6 +21,19 @@ from .penalised import Penalised, Penalty
 from .perceptual import RowCritic, row_net
 
 Build = Callable[[ObjectiveConfig, Facts, int], Objective]
+
+
+@dataclass(frozen=True)
+class ObjectiveKind:
+    """An objective by name.
+
+    Args:
+        title: In words.
+        build: From its settings, the facts of the data and the dimensions of z.
+    """
+
+    title: str
+    build: Build
 
 
 def beta_of(config: ObjectiveConfig) -> float | Schedule:
@@ -40,13 +54,13 @@ def bound_of(config: ObjectiveConfig) -> ELBO:
         free_bits=config.free_bits,
         free_bits_per=config.free_bits_per,
         capacity=capacity,
-        samples=config.samples,
+        samples=config.drawn,
         balance=config.balance,
     )
 
 
 def _weighted(config: ObjectiveConfig, outer: int = 1, mix: float = 0.0, doubly: bool = False) -> Objective:
-    return ImportanceWeighted(config.samples, outer=outer, mix=mix, doubly=doubly, beta=beta_of(config))
+    return ImportanceWeighted(config.drawn, outer=outer, mix=mix, doubly=doubly, beta=beta_of(config))
 
 
 def _penalised(weight: float, penalty: Callable[[ObjectiveConfig, Facts, int], Penalty]) -> Build:
@@ -74,19 +88,40 @@ def _covariances(sampled: bool, diagonal: float) -> Build:
     return build
 
 
-OBJECTIVES: dict[str, Build] = {
-    "elbo": lambda config, facts, latent: bound_of(config),
-    "iwae": lambda config, facts, latent: _weighted(config),
-    "miwae": lambda config, facts, latent: _weighted(config, outer=config.outer),
-    "ciwae": lambda config, facts, latent: _weighted(config, mix=config.mix),
-    "dreg": lambda config, facts, latent: _weighted(config, doubly=True),
-    "beta_tc": _penalised(5.0, lambda config, facts, latent: TotalCorrelation(config.estimator, facts.rows or None)),
-    "factor": _penalised(10.0, lambda config, facts, latent: DensityRatio(latent)),
-    "dip_i": _covariances(False, 10.0),
-    "dip_ii": _covariances(True, 1.0),
-    "info": _penalised(1000.0, lambda config, facts, latent: Discrepancy(config.kernel)),
-    "wae": _wasserstein(10.0, lambda config, facts, latent: Discrepancy(config.kernel)),
-    "wae_gan": _wasserstein(10.0, lambda config, facts, latent: CodeCritic(latent)),
+OBJECTIVES: dict[str, ObjectiveKind] = {
+    "elbo": ObjectiveKind("evidence lower bound, with beta, free bits or a capacity", lambda c, f, latent: bound_of(c)),
+    "iwae": ObjectiveKind("importance-weighted bound", lambda c, f, latent: _weighted(c)),
+    "miwae": ObjectiveKind(
+        "mean of several importance-weighted bounds", lambda c, f, latent: _weighted(c, outer=c.outer)
+    ),
+    "ciwae": ObjectiveKind(
+        "mixture of the ELBO and the importance-weighted bound", lambda c, f, latent: _weighted(c, mix=c.mix)
+    ),
+    "dreg": ObjectiveKind(
+        "importance-weighted bound, doubly reparameterised gradient", lambda c, f, latent: _weighted(c, doubly=True)
+    ),
+    "beta_tc": ObjectiveKind(
+        "ELBO and the total correlation of q(z), estimated from the batch",
+        _penalised(5.0, lambda c, f, latent: TotalCorrelation(c.estimator, f.rows or None)),
+    ),
+    "factor": ObjectiveKind(
+        "ELBO and the total correlation of q(z), by a critic",
+        _penalised(10.0, lambda c, f, latent: DensityRatio(latent)),
+    ),
+    "dip_i": ObjectiveKind("ELBO and the covariance of the posterior means", _covariances(False, 10.0)),
+    "dip_ii": ObjectiveKind("ELBO and the covariance of q(z)", _covariances(True, 1.0)),
+    "info": ObjectiveKind(
+        "ELBO and the discrepancy of q(z) from the prior (InfoVAE)",
+        _penalised(1000.0, lambda c, f, latent: Discrepancy(c.kernel)),
+    ),
+    "wae": ObjectiveKind(
+        "reconstruction and the discrepancy of q(z) from the prior (Wasserstein)",
+        _wasserstein(10.0, lambda c, f, latent: Discrepancy(c.kernel)),
+    ),
+    "wae_gan": ObjectiveKind(
+        "reconstruction and a critic of codes (Wasserstein)",
+        _wasserstein(10.0, lambda c, f, latent: CodeCritic(latent)),
+    ),
 }
 
 
@@ -101,5 +136,5 @@ def build_objective(config: ObjectiveConfig, facts: Facts | None = None, latent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "objective"))
         known = facts or Facts(())
-        built = pick(OBJECTIVES, config.name, "objective.name")(config, known, latent)
+        built = pick(OBJECTIVES, config.name, "objective.name").build(config, known, latent)
         return Penalised(built, RowCritic(row_net(known.shape)), config.adversarial) if config.adversarial else built

@@ -115,7 +115,7 @@ def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
 
 def _without_objects(rows: np.ndarray) -> np.ndarray:
     """Rows of a mixed table as text, "" where an entry is missing: an array file holds nothing of several kinds."""
-    return np.where(np.equal(rows, None), "", rows).astype(str) if rows.dtype == object else rows
+    return np.where(rows == np.array(None), "", rows).astype(str) if rows.dtype == object else rows
 
 
 def _npy(array: np.ndarray) -> bytes:
