@@ -26,8 +26,8 @@ PER_DIGIT = 1000
 LABELLED = 100
 CONDITIONAL: dict[str, Any] = {
     "data": {"condition": "labels", "binarize": "dynamic"},
-    "model": {"encoder": "mlp", "latent": 16, "hidden": [256, 256]},
-    "train": {"steps": 6000, "evaluate_every": 1500},
+    "model": {"encoder": "mlp", "latent": 8, "hidden": [256, 256]},
+    "train": {"steps": 8000, "learning_rate": 3e-3, "evaluate_every": 2000},
     "report": {"html": False},
 }
 SEMI: dict[str, Any] = {

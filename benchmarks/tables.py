@@ -63,13 +63,13 @@ def _is_number(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column)
 
 
-def columns(run: Any, test: pd.DataFrame) -> Iterator[str]:
+def columns(run: Any, train: pd.DataFrame, test: pd.DataFrame) -> Iterator[str]:
     """A line for each column, and how many the model makes cheaper."""
     known = {column.name: column for column in run.spec.mixed}
     for name, column in known.items():  # numbers that are categories have levels of the training rows alone
         if column.levels_are == "numbers":
             test = test[test[name].isna() | test[name].astype(float).isin([float(level) for level in column.levels])]
-    x, training = run.spec.to_model(test[:ROWS]), run.spec.to_model(run.training_preview)
+    x, training = run.spec.to_model(test[:ROWS]), run.spec.to_model(train)
     ours = given_others(run.model, x, SAMPLES)
     alone = independent(run.model.decoder.likelihood, training, x)
     one, other, saved = (mean_over_known(values, "nats") for values in (ours, alone, alone - ours))
@@ -129,7 +129,7 @@ def result(name: str, path: Path, epochs: int, steps: int | None) -> Iterator[st
         chosen = f"negative ELBO {m['negative_elbo']:.3f}, KL {m['kl']:.2f} nats, {m['active_units']} active"
         yield f"chosen at step {m['step']}: {chosen}"
         yield ""
-        yield from columns(run, test)
+        yield from columns(run, train, test)
     if name == "adult":
         yield ""
         yield f"{'trees trained on':<22} {'AUC on test rows':>16} {'seconds':>8}"

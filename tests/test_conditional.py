@@ -413,3 +413,15 @@ def test_numbers_as_conditions_end_to_end(tmp_path: Path) -> None:
     assert np.allclose(run.preview_condition[:, 0] * 2, run.preview[:, 0], atol=1.5)
     assert run.sample(5).shape == (5, 2)
     assert vaelab.evaluate(run, samples=5)["bound.elbo"].value < 0
+
+
+def test_slices_of_a_batch_keep_their_conditions(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(60, 3)), random.integers(0, 3, 60)
+    ends = []
+    for parts in (1, 3):
+        train = {"steps": 20, "accumulate": parts, "batch_size": 30, "evaluate_every": 20}
+        config = {"data": {"condition": "labels"}, "train": train, "report": {"html": False}}
+        run = vaelab.train((x, y), out=tmp_path / str(parts), config=config, progress=False)
+        ends.append(run.metrics["negative_elbo"])
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)

@@ -153,7 +153,7 @@ def test_a_flow_posterior_has_the_better_bound_where_the_posterior_is_a_banana(k
     joint = joint + Banana()(grid).log_prob(torch.full((1,), 5.0, dtype=DOUBLE))
     truth = (joint.logsumexp(0) + 2 * math.log((axis[1] - axis[0]).item())).item()
     assert found[kind] < truth
-    assert truth - found[kind] < 0.6 * (truth - found["diagonal"])
+    assert truth - found[kind] < 0.75 * (truth - found["diagonal"])
 
 
 def test_importing_the_flows_leaves_the_checks_of_torch_distributions_on() -> None:

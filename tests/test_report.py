@@ -309,7 +309,7 @@ def test_one_and_many_latents_have_their_figures(tmp_path: Path, latent: int) ->
 def test_the_map_of_the_divergence_has_a_cell_for_every_group_and_evaluation(groups: int) -> None:
     figure, steps = Figure(), np.array([10, 20, 40, 80])
     values = np.arange(4.0 * groups).reshape(4, groups)
-    dimensions._kl_map(figure, steps, values, values[-1], [f"z{index}" for index in range(groups)])
+    dimensions._kl_map(figure, steps, values, values[-1], [f"z{index}" for index in range(groups)], "dimension")
     (mesh,) = [found for axes in figure.axes for found in axes.collections if isinstance(found, QuadMesh)][:1]
     corners = mesh.get_coordinates()
     assert np.array_equal(mesh.get_array(), np.maximum(values.T, 1e-3))

@@ -377,7 +377,13 @@ def linear_case(rows: int, weights: np.ndarray, sigma: float, seed: int = 0, ima
         return torch.tensor(drawn, dtype=torch.float32).reshape(-1, *shape)
 
     spec = SimpleNamespace(
-        layout="image" if images else "table", binarize="none", top=200.0, columns=(), transform=Affine(100.0, 8.0)
+        layout="image" if images else "table",
+        binarize="none",
+        top=200.0,
+        columns=(),
+        vocabulary=(),
+        mixed=(),
+        transform=Affine(100.0, 8.0),
     )
     return Case(build_config({}), spec, Linear(weights, sigma, shape), draw(), draw(), seed=seed)  # type: ignore[arg-type]
 

@@ -63,7 +63,8 @@ BREAKS: dict[str, Break] = {
     "a last chunk that is short is left out": (
         LINEAR, importance, ROW,
         (("z.split(chunk)", "(z.split(chunk)[: samples // chunk] or [z])"),
-         ("log_pz = prior.log_prob(z)", "log_pz, log_qz = prior.log_prob(z)[: len(log_px)], log_qz[: len(log_px)]")),
+         ("log_pz = prior.log_prob(z)", "log_pz, log_qz = prior.log_prob(z)[: len(log_px)], log_qz[: len(log_px)]"),
+         (".expand(samples, -1)", "")),
     ),
     "chunks are averaged in logarithms": (
         LINEAR, importance, ROW,

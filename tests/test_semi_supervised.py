@@ -171,9 +171,10 @@ def test_the_relaxed_draw_becomes_the_sum_as_the_guess_becomes_certain(batch: Ba
 def test_known_labels_train_the_classifier_with_the_weight_that_is_told(batch: Batch) -> None:
     model = model_of(classifier_weight=0.3).train()
     found = model.draw(batch).extra["classification"]
-    share = labelled_share(sum(FREQUENCIES), FACTS.rows)
+    known = sum(FREQUENCIES)
+    weight = 0.3 * FACTS.rows / known / labelled_share(known, FACTS.rows)
     nats = -model.classify(batch).log()
-    assert torch.allclose(found, torch.stack([0 * nats[0, 0], nats[1, 2], 0 * nats[0, 0], nats[3, 0]]) * 0.3 / share)
+    assert torch.allclose(found, torch.stack([0 * nats[0, 0], nats[1, 2], 0 * nats[0, 0], nats[3, 0]]) * weight)
     assert not model.eval().draw(batch).extra and not model.train().draw(batch.x).extra
 
 

@@ -150,7 +150,9 @@ class ModelConfig(Section):
     missing_labels: Literal["refuse", "marginal", "gumbel"] = Field(
         "refuse", description="labels that are not known: refused, summed over, or drawn by Gumbel-softmax"
     )
-    classifier_weight: Float = Field(0.1, ge=0, description="weight of the labels' cross-entropy, times the rows")
+    classifier_weight: Float = Field(
+        0.1, ge=0, description="weight of known labels' mean cross-entropy, times rows / known rows"
+    )
     codebook: Int = Field(128, ge=2, le=65536, description="entries of a codebook, or classes of a Gumbel code")
     code_size: Int = Field(16, ge=1, le=4096, description="dimensions of a codebook's entry")
     code_levels: Layers = Field((8, 5, 5), description="levels of each dimension of an FSQ code")

@@ -4,6 +4,8 @@ from .code_posteriors import GumbelPosterior, QuantisedPosterior
 from .code_sequence import AutoregressivePrior
 from .codes import UniformCodePrior
 from .counts import Multinomial, NegativeBinomial, ZeroInflatedNegativeBinomial
+from .delta import DeltaPosterior
+from .flows import FlowPosterior, FlowPrior
 from .foreign import as_distribution
 from .heavy_tails import Laplace, StudentT
 from .kl import divergence
@@ -18,12 +20,15 @@ from .likelihoods import (
     Likelihood,
     Poisson,
 )
+from .mixtures import MixturePrior
 from .normal import DiagonalNormal, Distribution, FullNormal, StandardNormal
 from .observations import Observation
 from .posteriors import GaussianPosterior
 from .priors import StandardNormalPrior
+from .pseudo import ExemplarPrior, VampPrior
 from .quantize import GridBook, LearnedBook, VectorBook
 from .sequence import SequenceDecoder, Tokens
+from .sphere import UniformSpherePrior, VonMisesFisherPosterior
 
 __all__ = [
     "LIKELIHOODS",
@@ -33,8 +38,12 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "Decoder",
+    "DeltaPosterior",
     "DiagonalNormal",
     "Distribution",
+    "ExemplarPrior",
+    "FlowPosterior",
+    "FlowPrior",
     "FullNormal",
     "Gaussian",
     "GaussianPosterior",
@@ -44,6 +53,7 @@ __all__ = [
     "LearnedBook",
     "Likelihood",
     "LogisticMixture",
+    "MixturePrior",
     "Multinomial",
     "NegativeBinomial",
     "Observation",
@@ -55,7 +65,10 @@ __all__ = [
     "StudentT",
     "Tokens",
     "UniformCodePrior",
+    "UniformSpherePrior",
+    "VampPrior",
     "VectorBook",
+    "VonMisesFisherPosterior",
     "ZeroInflatedNegativeBinomial",
     "as_distribution",
     "divergence",

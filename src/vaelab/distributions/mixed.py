@@ -176,9 +176,8 @@ class Mixed(Likelihood):
 class MixedInput(nn.Module):
     """What an encoder sees of a row [B, D]: numbers of the order of one.
 
-    A level is a one among zeros (between two whole codes, as a learned row may have, a share of each); a number is seen
-    through smooth steps at its quantiles, and as the inverse hyperbolic sine of its standard score; a missing entry is
-    zeros, with a flag for columns that miss some in training.
+    A level is a one among zeros; a number is seen through smooth steps at its quantiles, and as the inverse hyperbolic
+    sine of its standard score; a missing entry is zeros, with a flag for columns that miss some in training.
 
     Args:
         columns: D of them.

@@ -29,8 +29,9 @@ class SemiSupervised(Model):
     an estimate; in the mode of evaluation the sum is exact all the same. `log_px` is the average over labels already,
     so that only the ELBO can be made of the record; `encode`, `decode` and `prior_distribution` give the densities.
 
-    p(y) are the frequencies of the known labels, with one row added to each. A known label also trains the classifier
-    by `weight` * rows / known rows times -log q(y|x), as the references do with a weight of 0.1.
+    p(y) are the frequencies of the known labels, with one row added to each. Known labels also train the classifier: a
+    step adds `weight` * rows / known rows times the mean of -log q(y|x) over the known labels of its batch, of which
+    there are `vaelab.core.facts.labelled_share`; the first reference has a weight of 0.1 in a sum over all rows.
 
     References: Kingma, Rezende, Mohamed and Welling, Semi-supervised Learning with Deep Generative Models, 2014; Jang,
     Gu and Poole, Categorical Reparameterization with Gumbel-Softmax, 2017.
@@ -61,7 +62,7 @@ class SemiSupervised(Model):
         self.vae, self.classifier, self.relaxed = vae, classifier, relaxed
         self.classes, known = len(frequencies), sum(frequencies)
         self.latent, self.channels, self.conditioned = vae.latent + self.classes, vae.channels, vae.conditioned
-        self.weight = weight / labelled_share(known, rows) if known else 0.0
+        self.weight = weight * max(rows, known) / known / labelled_share(known, rows) if known else 0.0
         smoothed = torch.tensor(frequencies, dtype=torch.float64) + 1
         self.register_buffer("log_y", (smoothed / smoothed.sum()).log().float()[None])
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..measure.pictures import channels_first
 from .examples import pick, reconstructed, strip
+from .mixed import coded, fidelity
 from .page import Section
 from .plots import series, settled_limits
 from .style import CLASSES, Panel, name, plot
@@ -59,6 +60,8 @@ def _over(figure: Figure, lines: Sequence[tuple[np.ndarray, np.ndarray, str]]) -
 
 def _reconstructions(runs: Sequence[tuple[Any, str]]) -> list[Panel]:
     first = runs[0][0]
+    if first.spec.mixed:
+        return [_mixed_columns(runs)]
     return [_columns(runs) if first.spec.layout == "table" else _rows(runs)]
 
 
@@ -82,6 +85,22 @@ def _columns(runs: Sequence[tuple[Any, str]]) -> Panel:
         rows=tuple(
             (column, *(f"{share[place]:.3f}" for share in shares))
             for place, column in enumerate(runs[0][0].spec.columns)
+        ),
+        head=("column", *(label for _, label in runs)),
+    )
+
+
+def _mixed_columns(runs: Sequence[tuple[Any, str]]) -> Panel:
+    first = runs[0][0]
+    data = coded(first, first.preview)
+    decoded = [coded(first, reconstructed(run)) for run, _ in runs]
+    return Panel(
+        "What comes back of every column",
+        "Of the same held-out rows: the share of levels that are given back rightly, and R² of numbers.",
+        wide=True,
+        rows=tuple(
+            (column.name, *(fidelity(column, data[:, place], back[:, place])[2] for back in decoded))
+            for place, column in enumerate(first.spec.mixed)
         ),
         head=("column", *(label for _, label in runs)),
     )

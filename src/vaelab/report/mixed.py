@@ -20,13 +20,13 @@ DRAWN = 500  # samples at least
 def reconstructions(run: Any) -> list[Panel]:
     """How much of every column comes back, and some rows above what became of them."""
     data, decoded = run.preview, reconstructed(run)
-    x, back = (run.spec.to_model(rows).double().numpy() for rows in (data, decoded))
+    x, back = coded(run, data), coded(run, decoded)
     table = Panel(
         "What comes back of every column, held-out",
         "Levels that are given back rightly, against the share of the commonest level; and R² of numbers, 1 for a "
         "perfect reconstruction and 0 for one no better than the mean. Missing entries are left out.",
         wide=True,
-        rows=tuple(_fidelity(column, x[:, at], back[:, at]) for at, column in enumerate(run.spec.mixed)),
+        rows=tuple(fidelity(column, x[:, at], back[:, at]) for at, column in enumerate(run.spec.mixed)),
         head=("column", "kind", "comes back", "without a code"),
     )
     chosen = pick(run, ROWS_SHOWN // 2)
@@ -38,7 +38,7 @@ def reconstructions(run: Any) -> list[Panel]:
 def samples(run: Any) -> list[Panel]:
     """Shares of levels and histograms of numbers, of draws from the model and of held-out rows; and some draws."""
     made = run.sample(max(DRAWN, len(run.preview)), seed=0, noisy=True)
-    x, drawn = (run.spec.to_model(rows).double().numpy() for rows in (run.preview, made))
+    x, drawn = coded(run, run.preview), coded(run, made)
     panel = columns_panel(
         run,
         "Samples from the model and held-out rows",
@@ -55,7 +55,7 @@ def samples(run: Any) -> list[Panel]:
 def interpolations(run: Any) -> list[Panel]:
     """Rows along a straight line between the codes of two held-out rows."""
     ends = pairs(run)[:1]
-    lines = [(f"{row + 1}", line) for a, b in ends for row, line in enumerate(_line(run, a, b))]
+    lines = [(f"{row + 1}", line) for a, b in ends for row, line in enumerate(between(run, a, b, STEPS))]
     caption = (
         "From one held-out row to another, straight through latent space. Healthy: columns change together and not "
         "all at once."
@@ -65,16 +65,18 @@ def interpolations(run: Any) -> list[Panel]:
 
 def grid(run: Any) -> list[Panel]:
     """The value, or the place of the likeliest level, of each column over the plane of a model with two latents."""
-    decoded = run.spec.to_model(plane(run, PLANE_STEPS)).numpy().reshape(PLANE_STEPS, PLANE_STEPS, -1)
+    decoded = coded(run, plane(run, PLANE_STEPS)).reshape(PLANE_STEPS, PLANE_STEPS, -1)
     caption = "Mean of each number and place of the likeliest level, over the prior's quantiles, z1 to the right."
     return [columns_panel(run, "Decoded plane", caption, lambda axes, at: surface(axes, decoded[..., at]))]
 
 
-def _line(run: Any, a: int, b: int) -> np.ndarray:
-    return between(run, a, b, STEPS)
+def coded(run: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows [n, D] as the model sees them: codes of levels, numbers, NaN where an entry is missing."""
+    return np.asarray(run.spec.to_model(rows).double().numpy())
 
 
-def _fidelity(column: Column, x: np.ndarray, back: np.ndarray) -> tuple[str, str, str, str]:
+def fidelity(column: Column, x: np.ndarray, back: np.ndarray) -> tuple[str, str, str, str]:
+    """A column's name and kind, how much of its codes or numbers [n] comes back, and what would without a code."""
     known = ~np.isnan(x)
     if not known.any():
         return column.name, column.kind, "no entry", ""

@@ -170,11 +170,12 @@ class Checkpoints:
             Corrupt: if the named selection, or every one, is damaged.
         """
         named = f"{step:09d}" if step is not None else "*"
-        best = sorted(self.folder.glob(f"best-{named}"), reverse=True)
+        selections: list[Path] = []
+        for best in sorted(self.folder.glob(f"best-{named}"), reverse=True):
+            fitted = best.with_name(f"fitted-{_number(best):09d}")
+            selections += [fitted, best] if fitted.exists() else [best]
         damaged: list[str] = []
-        for path in (one for path in best for one in (path.with_name(f"fitted-{_number(path):09d}"), path)):
-            if not path.exists() and path not in best:
-                continue  # no prior was fitted to these weights
+        for path in selections:
             try:
                 found = _selection(path)
             except Corrupt as error:

@@ -24,6 +24,7 @@ from ..data.spec import Spec, condition_files, preview_count
 from ..measure.baseline import baseline, spaced
 from ..monitoring.causes import PRESSING, explained
 from ..monitoring.rules import judge as judge_trace
+from ..objectives import ELBO, ImportanceWeighted, Penalised
 from ..objectives.base import Objective
 from .after import fit_prior
 from .checkpoint import Progress, load_weights
@@ -39,6 +40,7 @@ from .run import Run
 from .show import Display, Several, choose_display
 
 Checks = Callable[..., list[Finding]]
+OURS = (ELBO, ImportanceWeighted, Penalised)  # objectives whose words say all that they are
 
 
 def fit(
@@ -114,7 +116,7 @@ def resume(
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
             raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
-        if objective is None and repr(job.objective) != environment["objective"]:
+        if isinstance(job.objective, OURS) and repr(job.objective) != environment["objective"]:
             raise BadInput("objective", job.objective, f"must be that of the run, {environment['objective']}")
         with _lock(folder_path, engine):
             folder = RunFolder(folder_path, writes=engine.is_main)
