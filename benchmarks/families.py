@@ -119,7 +119,7 @@ def table(data: str, folder: Path) -> list[str]:
         f"{'KL':>7} {'seconds':>8}"
     )
     lines = []
-    for family, (title, _) in FAMILIES.items():
+    for family in FAMILIES:
         for path in sorted(folder.glob(f"{family}-[0-9]")):
             seed = int(path.name.rpartition("-")[2])
             run, seconds = trained(data, folder, family, seed)

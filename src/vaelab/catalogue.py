@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import yaml
 
-from .core.config import DecoderName, EncoderName, LikelihoodConfig, ObjectiveConfig, PriorConfig
 from .core.errors import BadInput, did_you_mean
 from .core.facts import Column, Facts
+from .core.settings import DecoderName, EncoderName, LikelihoodConfig, ObjectiveConfig, PriorConfig
 from .models.fits import missing
 from .models.parts import LIKELIHOOD_BUILDERS, POSTERIORS, PRIORS, build_likelihood
 from .objectives.build import OBJECTIVES, build_objective

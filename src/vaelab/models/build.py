@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.config import Config, ModelConfig
+from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.facts import Facts, Shape
 from ..core.seeds import derive
+from ..core.settings import ModelConfig
 from ..core.tables import pick
 from ..distributions.ladder import BottomUp, Descent, GroupPrior, TopPosterior
 from ..distributions.later import FittedLater

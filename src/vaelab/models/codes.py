@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..core.config import Config, ModelConfig
+from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.facts import Shape
+from ..core.settings import ModelConfig
 from ..distributions.code_posteriors import GumbelPosterior, QuantisedPosterior
 from ..distributions.quantize import GridBook, LearnedBook, Quantiser, VectorBook
 from ..nets.conv import map_shape

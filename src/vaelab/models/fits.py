@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from ..core.config import Config, ObjectiveConfig, ObjectiveName
+from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.facts import Facts
+from ..core.settings import ObjectiveConfig, ObjectiveName
 from ..core.tables import pick
 from ..distributions.likelihoods import LIKELIHOODS
 from ..distributions.normal import EUCLIDEAN

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.config import Config, LikelihoodConfig
+from ..core.config import Config
 from ..core.facts import Facts, Shape
+from ..core.settings import LikelihoodConfig
 from ..core.tables import pick
 from ..distributions.code_sequence import AutoregressivePrior
 from ..distributions.codes import CODES, UniformCodePrior

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.config import LikelihoodConfig
+from ..core.settings import LikelihoodConfig
 from ..distributions.likelihood import CountLikelihood
 from ..distributions.likelihoods import LIKELIHOODS, Levels
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.config import ObjectiveConfig
 from ..core.facts import Facts
 from ..core.seeds import derive
+from ..core.settings import ObjectiveConfig
 from ..core.tables import pick
 from ..schedules import SHAPES, Schedule
 from .base import Objective

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.config import Config, ObjectiveConfig
+from ..core.config import Config
+from ..core.settings import ObjectiveConfig
 from ..objectives.base import Objective
 from ..schedules import linear
 from .checkpoint import Progress

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import Config, TrainConfig
+from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.finding import Finding
 from ..core.seeds import generator
+from ..core.settings import TrainConfig
 from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
 from ..data.conditions import Conditioning, conditioned
