@@ -27,13 +27,13 @@ LABELLED = 100
 CONDITIONAL: dict[str, Any] = {
     "data": {"condition": "labels", "binarize": "dynamic"},
     "model": {"encoder": "mlp", "latent": 8, "hidden": [256, 256]},
-    "train": {"steps": 8000, "learning_rate": 3e-3, "evaluate_every": 2000},
+    "train": {"steps": 15_000, "learning_rate": 3e-3, "evaluate_every": 5000},
     "report": {"html": False},
 }
 SEMI: dict[str, Any] = {
     "data": {"condition": "labels", "labelled": LABELLED, "binarize": "dynamic"},
     "model": {"encoder": "mlp", "latent": 16, "hidden": [256, 256], "missing_labels": "gumbel"},
-    "train": {"steps": 6000, "evaluate_every": 1500},
+    "train": {"steps": 8000, "evaluate_every": 2000},
     "report": {"html": False},
 }
 NOTES = """recognised: share of generated digits, 1000 of each label, that a convolutional classifier trained on 60,000

@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/families.py mnist.npz --runs FOLDER [--only plain vamp ...] [--seeds 0]
 
-Runs that FOLDER holds already are not trained again, so that the table can be made in several sittings.
+Runs that FOLDER holds already are not trained again, and one that was broken off is resumed, so that the table can be
+made in several sittings; the seconds of a sitting that was killed are not known, and are missing from the sum.
 """
 
 from __future__ import annotations
@@ -18,22 +19,12 @@ import numpy as np
 from table import write_table
 
 import vaelab
+from vaelab.recipes import on_digits
 
-STEPS, SAMPLES = 30_000, 500
-BASE: dict[str, Any] = {
-    "data": {"binarize": "dynamic"},
-    "model": {"latent": 40, "encoder": "mlp", "decoder": "mlp", "hidden": [300, 300]},
-    "likelihood": {"name": "bernoulli"},
-    "train": {
-        "steps": STEPS,
-        "batch_size": 128,
-        "learning_rate": 1e-3,
-        "evaluate_every": 1500,
-        "checkpoint_every": 3000,
-        "threads": 1,
-    },
-    "report": {"html": False},
-}
+SAMPLES = 500
+BASE: dict[str, Any] = on_digits(report={"html": False})
+BASE["train"] |= {"evaluate_every": 1500, "checkpoint_every": 3000, "threads": 1}
+STEPS = BASE["train"]["steps"]
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("standard normal prior, diagonal posterior", {}),
     "vamp": ("VampPrior, 500 pseudo-inputs", {"prior": {"name": "vamp", "components": 500}}),
@@ -61,15 +52,22 @@ def trained(data: str, folder: Path, family: str, seed: int) -> tuple[vaelab.Run
     """The run of a family and a seed, trained if it is not there, and the seconds that took."""
     path = folder / f"{family}-{seed}"
     clock = path / "benchmark.json"
-    if clock.exists():
-        return vaelab.load(path), json.loads(clock.read_text())["seconds"]
+    known = json.loads(clock.read_text()) if clock.exists() else {"seconds": 0.0, "done": False}
+    if known.get("done", True):
+        return vaelab.load(path), known["seconds"]
     settings = {section: dict(values) for section, values in BASE.items()} | {"seed": seed}
     for section, values in FAMILIES[family][1].items():
         settings[section] = settings.get(section, {}) | values
-    start = time.perf_counter()
-    run = vaelab.train(data, out=path, config=settings, progress=False)
-    seconds = time.perf_counter() - start
-    clock.write_text(json.dumps({"seconds": seconds}))
+    begun = (path / "config.yaml").exists()
+    how: dict[str, Any] = {"resume": path} if begun else {"out": path, "config": settings}
+    start, done = time.perf_counter(), False
+    try:
+        run = vaelab.train(data, progress=False, **how)
+        done = True
+    finally:  # a sitting that is broken off counts too, as long as it can still write
+        seconds = known["seconds"] + time.perf_counter() - start
+        if path.exists():
+            clock.write_text(json.dumps({"seconds": seconds, "done": done}))
     return run, seconds
 
 

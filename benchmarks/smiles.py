@@ -24,18 +24,12 @@ from table import write_table
 import vaelab
 from vaelab.data.source import load
 from vaelab.data.text import SMILES
+from vaelab.recipes import RECIPES
 from vaelab.training.job import held_out_of
 
 DRAWN, BACK, SAMPLES = 1000, 1000, 50
-SETTINGS: dict[str, Any] = {
-    "model": {
-        "encoder": "mlp", "hidden": [512], "decoder": "recurrent", "width": 256, "layers": 1, "embedding": 16,
-        "latent": 32,
-    },
-    "objective": {"free_bits": 0.5},
-    "train": {"steps": 2000, "learning_rate": 3e-3, "warmup_steps": 50, "clip_norm": 5.0, "evaluate_every": 250},
-    "report": {"html": False},
-}  # fmt: skip
+SETTINGS: dict[str, Any] = RECIPES["smiles-vae"].settings | {"report": {"html": False}}
+SETTINGS["train"] = SETTINGS["train"] | {"evaluate_every": 250}
 
 
 def is_balanced(string: str) -> bool:

@@ -40,12 +40,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 EVERY = {"report": {"html": False}}
-NOTES = """Rows are split 80 to 20 at random; a tenth of the 80 chooses the weights that are kept, and the 20 are looked
-at once. given others: -log p(x_d | the other columns) under the model, nats an entry, by importance weights over 200
-codes; by itself: the same distribution of the column fitted to the training rows alone; saved: their difference,
-+- 95 % over test rows. AUC: gradient-boosted trees (scikit-learn's HistGradientBoosting, default settings) tell the
-income of test rows after training on real rows, or on as many generated ones. TVAE (Xu et al., Modeling tabular data
-using conditional GAN, 2019): the package ctgan with its default settings."""
+NOTES = f"""Rows are split 80 to 20 at random; a tenth of the 80 chooses the weights that are kept, and the 20 are
+looked at once: the columns on the first {ROWS} of them, the trees on all. given others: -log p(x_d | the other
+columns) under the model, nats an entry, by importance weights over {2 * SAMPLES} codes; by itself: the same
+distribution of the column fitted to all training rows alone; saved: their difference, +- 95 % over those {ROWS} test
+rows. AUC: gradient-boosted trees (scikit-learn's HistGradientBoosting, default settings) tell the income of test rows
+after training on real rows, or on as many generated ones. TVAE (Xu et al., Modeling tabular data using conditional
+GAN, 2019): the package ctgan with its default settings."""
 
 
 def split(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -33,6 +33,7 @@ class LinearRun:
     preview_condition: None = None  # nothing is given beside its rows
     has_codes: bool = False
     _book: None = None
+    _guesses: bool = False
     diagnosis: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
@@ -69,8 +70,12 @@ class LinearRun:
         mean = centred @ self.weights @ self.inverse
         return mean, np.broadcast_to(np.sqrt(self.noise * np.diag(self.inverse)), mean.shape)
 
-    def _middle(self, condition: None) -> np.ndarray:
-        return np.zeros(self.latent)
+    @property
+    def _walkable(self) -> int:
+        return self.latent
+
+    def _prior_moments(self, condition: None) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(self.latent), np.ones(self.latent)
 
     def embed(self, x: np.ndarray, condition: None = None) -> np.ndarray:
         return self.posterior(x)[0]

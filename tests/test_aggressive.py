@@ -36,10 +36,19 @@ def test_after_its_end_every_step_moves_everything(tmp_path):
     assert moved(trained(tmp_path / "run", 3, aggressive=100, aggressive_until=2)) == {"encoder", "decoder"}
 
 
-def test_without_it_nothing_changes(tmp_path):
-    plain = trained(tmp_path / "plain", 5).model.state_dict()
-    set_off = trained(tmp_path / "off", 5, aggressive=1, aggressive_until=100).model.state_dict()
-    assert all(torch.equal(plain[name], set_off[name]) for name in plain)
+def test_a_classifier_moves_with_the_encoder(tmp_path):
+    labels = np.where(np.arange(200) % 2, np.arange(200) // 2 % 2, -1)
+    config = {
+        "data": {"condition": "labels"},
+        "model": MODEL | {"missing_labels": "marginal"},
+        "likelihood": "gaussian",
+        "train": {"steps": 3, "batch_size": 32, "evaluate_every": 3, "aggressive": 4, "aggressive_until": 100},
+        "report": {"html": False},
+    }
+    run = vaelab.train((ROWS, labels), out=tmp_path / "run", config=config, progress=False)
+    start, now = build_model(run.config, run.spec.facts).state_dict(), run.model.state_dict()
+    parts = {name for name in start if not torch.equal(start[name], now[name])}
+    assert {name.replace("vae.", "").split(".")[0] for name in parts} == {"encoder", "classifier"}
 
 
 def test_a_decoder_at_rest_keeps_its_moments_too(tmp_path):

@@ -33,7 +33,13 @@ from vaelab.training.rules_codes import code_rules
 from vaelab.use.files import save_codes
 
 KINDS = ("vq", "residual_vq", "fsq", "gumbel")
-SMALL = {"codebook": 4, "code_size": 2, "code_levels": [3, 2], "quantizers": 2, "hidden": [8]}
+BOOK = {"codebook": 4, "code_size": 2, "hidden": [8]}
+SMALL: dict[str, dict[str, Any]] = {
+    "vq": BOOK,
+    "residual_vq": BOOK | {"quantizers": 2},
+    "fsq": {"code_levels": [3, 2], "hidden": [8]},
+    "gumbel": BOOK,
+}
 BOOKS: dict[str, Any] = {
     "vector": lambda: VectorBook(5, 3),
     "residual": lambda: VectorBook(4, 2, depth=3),
@@ -48,7 +54,7 @@ def _seeded() -> None:
 
 
 def config_of(kind: str, **model: Any) -> Config:
-    settings = {"model": SMALL | {"posterior": kind} | model, "likelihood": "bernoulli", "train": {"steps": 5}}
+    settings = {"model": SMALL[kind] | {"posterior": kind} | model, "likelihood": "bernoulli", "train": {"steps": 5}}
     return build_config(settings)
 
 
@@ -339,9 +345,9 @@ def test_hard_samples_follow_the_categorical_distribution() -> None:
     book = LearnedBook(3, 2).double()
     codes = CategoricalCodes(logits, book)
     z = codes.sample(20000, torch.Generator().manual_seed(0))
-    found = nn.functional.one_hot(book.indices(z), 3).double().mean(0)[0]
+    found = nn.functional.one_hot(book.indices(z), 3).double().mean(0)
     assert torch.allclose(found, logits.softmax(-1)[0], atol=0.015)
-    assert torch.allclose(z.mean(0), codes.mean, atol=0.05)
+    assert torch.allclose(z.mean(0), codes.mean[0], atol=0.05)
     assert torch.allclose(z.var(0), codes.variance, atol=0.05)
     assert torch.equal(codes.mode, book.vectors(torch.tensor([[2, 0]])))
 
@@ -472,6 +478,12 @@ def test_what_is_said_of_a_book(perplexity: float, used: int, expected: set[str]
         ({"model": {"posterior": "gumbel"}, "objective": {"name": "miwae", "samples": 8}}, "entries of a book"),
         ({"model": {"posterior": "fsq"}, "objective": {"target_rate": 5.0}}, "has the rate that its book"),
         ({"model": {"posterior": "vq"}, "prior": {"after": "gmm"}}, "another kind of codes"),
+        ({"model": {"posterior": "vq"}, "objective": {"beta": 0.5}}, "objective.beta: got 0.5; .* code is a constant"),
+        ({"model": {"posterior": "residual_vq"}, "objective": {"free_bits": 0.5}}, "objective.free_bits: got 0.5"),
+        ({"model": {"posterior": "fsq"}, "objective": {"capacity": 3.0}}, "objective.capacity: got 3.0"),
+        ({"model": {"posterior": "fsq"}, "objective": {"anneal": "linear", "warmup_steps": 9}}, "objective.anneal"),
+        ({"model": {"posterior": "vq"}, "objective": {"warmup_steps": 9}}, "objective.warmup_steps: got 9"),
+        ({"model": {"posterior": "vq"}, "train": {"on_collapse": "anneal"}}, "no weight of a divergence"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(settings: dict[str, Any], match: str) -> None:
@@ -488,7 +500,7 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(settings: dict[str, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_from_training_to_use(kind: str, tmp_path: Path) -> None:
     x = (torch.randn(300, 1, 8, generator=torch.Generator().manual_seed(0)) + torch.randn(300, 6, 1) > 0).float()
-    settings = {"model": SMALL | {"posterior": kind}, "likelihood": "bernoulli", "train": {"steps": 40}}
+    settings = {"model": SMALL[kind] | {"posterior": kind}, "likelihood": "bernoulli", "train": {"steps": 40}}
     settings["report"] = {"html": kind == "residual_vq"}
     run = vaelab.train(x.flatten(1).numpy(), out=tmp_path / "run", config=settings, progress=False)
     assert {"TR100", "TR174"} <= {finding.code for finding in run.findings}
@@ -512,17 +524,49 @@ def test_a_run_from_training_to_use(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_ends_at_the_same_weights_and_book(kind: str, tmp_path: Path) -> None:
     x = (np.random.default_rng(0).random((120, 16)) > 0.5).astype(np.float32)
-    settings = {"model": SMALL | {"posterior": kind}, "likelihood": "bernoulli", "report": {"html": False}}
+    settings = {"model": SMALL[kind] | {"posterior": kind}, "likelihood": "bernoulli", "report": {"html": False}}
 
     def trained(steps: int, name: str) -> Any:
         train = {"schedule": "constant", "steps": steps, "checkpoint_every": 10, "evaluate_every": 10, "ema": 0.9}
-        config = settings | {"train": train | {"accumulate": 2}}
+        config = settings | {"train": train | {"accumulate": 2 if kind == "fsq" else 1}}
         return vaelab.train(x, out=tmp_path / name, config=config, progress=False)
 
     whole, half = trained(40, "whole"), trained(20, "half")
     vaelab.train(x, resume=half.folder, config={"train": {"steps": 40}}, progress=False)
     left, right = whole.model.state_dict(), vaelab.load(half.folder).model.state_dict()
     assert all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slices_of_a_batch_are_refused_where_a_pass_moves_the_book_or_the_temperature(
+    kind: str, tmp_path: Path
+) -> None:
+    x = (np.random.default_rng(0).random((60, 16)) > 0.5).astype(np.float32)
+    settings = {"model": {"posterior": kind, "hidden": [8]}, "likelihood": "bernoulli", "report": {"html": False}}
+    settings |= {"train": {"steps": 2, "batch_size": 20, "accumulate": 2}}
+    if kind == "fsq":
+        assert vaelab.train(x, out=tmp_path / "run", config=settings, progress=False).metrics["step"] > 0
+        return
+    with pytest.raises(BadInput, match=r"train.accumulate: got 2; the books or the temperature") as caught:
+        vaelab.train(x, out=tmp_path / "run", config=settings, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_one_row_have_no_row_of_their_own(kind: str) -> None:
+    q = model_of(kind).eval().encoder
+    for count in (1, 2):
+        drawn = q(rows(count)).sample(7)
+        assert drawn.shape == ((7, q.latent) if count == 1 else (7, count, q.latent))
+
+
+@pytest.mark.parametrize("levels", [(2,), (3,), (4, 5), (8, 7, 2)])
+def test_a_grid_reaches_as_far_as_it_says(levels: tuple[int, ...]) -> None:
+    everything = GridBook(levels).everything()
+    assert torch.equal(everything.amin(0), -torch.ones(len(levels)))
+    highest = [1.0 if count % 2 else 1 - 2 / count for count in levels]
+    torch.testing.assert_close(everything.amax(0), torch.tensor(highest))
 
 
 def test_what_codes_say_of_rows_lies_between_bounds_by_counting() -> None:

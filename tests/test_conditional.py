@@ -208,6 +208,11 @@ def test_numbers_that_do_not_fit_are_refused(given: Any, text: str) -> None:
     assert text in str(told.value)
 
 
+def test_a_single_number_is_asked_for_as_one() -> None:
+    with pytest.raises(BadInput, match=r"must be a number: age"):
+        Conditioning(("age",), (0.0,), (1.0,)).encode("old", 1)
+
+
 def reading(rows: Any, condition: Any, index: np.ndarray | None = None, **settings: Any) -> Any:
     return conditioned(load(rows), build_config({"data": {"condition": condition}}, settings), index)
 
@@ -255,12 +260,30 @@ def test_a_column_of_text_is_a_label_and_the_rest_stays_a_table(tmp_path: Path) 
         (np.zeros((9, 2)), "array", {}, "no array called condition"),
         ({"x": np.zeros((9, 2)), "condition": np.array([0.0] * 8 + [np.nan])}, "array", {}, "row 8"),
         (np.zeros((9, 2)), None, {"data": {"labelled": 3}}, "data.labelled: got 3; needs a model that reads labels"),
+        (
+            (np.zeros((9, 2)), [3, 4, 5] * 3),
+            "labels",
+            {"data": {"labelled": 6}},
+            "data.labelled: got 6; the other rows would have no label, and this model needs them all; "
+            "model.missing_labels=marginal",
+        ),
+        (
+            {"x_train": np.zeros((4, 2)), "y_train": [0, 1] * 2, "x_test": np.zeros((3, 2)), "y_test": [0, -1, 1]},
+            "labels",
+            {},
+            "1 test rows without a label, the first is row 1",
+        ),
     ],
 )
 def test_what_is_missing_is_refused(data: Any, condition: Any, settings: dict[str, Any], text: str) -> None:
     with pytest.raises(BadInput) as told:
         reading(data, condition, **settings)
     assert text in str(told.value)
+
+
+def test_labels_may_be_asked_for_that_are_all_kept() -> None:
+    source, found = reading((np.zeros((9, 2)), [3, 4, 5] * 3), "labels", data={"labelled": 9})
+    assert found.frequencies == (3, 3, 3) and not np.isnan(source.condition).any()
 
 
 def test_a_label_that_no_training_row_has_is_refused_by_row_and_label() -> None:
@@ -314,6 +337,15 @@ def test_samples_are_the_digits_that_were_asked_for(digits: Any) -> None:
     assert np.array_equal(digits.sample(3, condition=4), digits.sample(3, condition=["4"] * 3))
     drawn = np.bincount(recognised(digits.sample(500)), minlength=10)
     assert drawn.min() > 20, "without a condition it is drawn as in the training rows"
+
+
+def test_a_label_that_is_not_known_is_refused_by_a_model_that_cannot_guess(digits: Any) -> None:
+    for use in (
+        lambda: digits.sample(2, condition=[3, -1]),
+        lambda: digits.decode(np.zeros((2, 2)), condition=[1, ""]),
+    ):
+        with pytest.raises(BadInput, match="no label in row 1; must be known: this model tells none; one of 0, 1, 2"):
+            use()
 
 
 def test_a_swapped_label_is_what_is_seen_afterwards(digits: Any) -> None:
@@ -413,6 +445,8 @@ def test_numbers_as_conditions_end_to_end(tmp_path: Path) -> None:
     assert np.allclose(run.preview_condition[:, 0] * 2, run.preview[:, 0], atol=1.5)
     assert run.sample(5).shape == (5, 2)
     assert vaelab.evaluate(run, samples=5)["bound.elbo"].value < 0
+    with pytest.raises(BadInput, match="pass condition=, one number a row"):
+        run.decode(np.zeros((1, 1)))
 
 
 def test_slices_of_a_batch_keep_their_conditions(tmp_path: Path) -> None:

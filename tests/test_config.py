@@ -36,6 +36,11 @@ from vaelab.core.files import read_yaml
         (["train.steps=1", "train.steps=2"], "given twice"),
         (["train.steps=!!python/object/apply:os.system [id]"], "train.steps"),
         (["train=3"], "train: got 3"),
+        (["data.condition=[]"], "data.condition: got []; must be labels, array, or the names of one or more columns"),
+        (["data.condition=3"], "data.condition: got 3; must be labels, array, or the names of one or more columns"),
+        (["data.condition=[a, a]"], "data.condition: got ['a', 'a']; names a column twice"),
+        (["train.aggressive=3"], "aggressive above 1 and aggressive_until above 0 go together"),
+        (["train.aggressive_until=3"], "aggressive above 1 and aggressive_until above 0 go together"),
     ],
 )
 def test_wrong_settings_are_named_with_their_rule(settings: list[str], said: str) -> None:
@@ -44,6 +49,20 @@ def test_wrong_settings_are_named_with_their_rule(settings: list[str], said: str
     assert said in str(caught.value)
     assert caught.value.status == 2
     assert "\n" not in str(caught.value)
+
+
+def test_a_bare_name_is_a_list_of_one() -> None:
+    config = build_config(parse_overrides(["model.condition_on=decoder", "data.condition=age"]))
+    assert config.model.condition_on == ("decoder",) and config.data.condition == ("age",)
+
+
+def test_kinds_of_columns_are_one_setting_of_which_every_change_is_seen() -> None:
+    plain, one, two = (
+        build_config({"data": {"kinds": k}}) for k in (None, {"a": "count"}, {"a": "count", "b": "number"})
+    )
+    for old, new in ((plain, one), (one, plain), (one, two), (two, one)):
+        assert differences(old, new) == {"data.kinds": (old.data.kinds, new.data.kinds)}
+    assert differences(two, two) == {}
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaelab.core.config import Config, build_config
+from vaelab.core.config import Config, build_config, parse_overrides
 from vaelab.core.errors import BadInput
 from vaelab.core.facts import Column, Facts
 from vaelab.distributions.normal import Normal
@@ -32,6 +32,19 @@ NO_DERIVATIVE = {
     "residual_vq": "straight-through",
     "fsq": "straight-through",
     "dreg": "another estimator of the same expectation",
+}
+# What is small here, of the parts that have it; nothing else may be set.
+BOOK = {"codebook": 5, "code_size": 2}
+SIZES: dict[str, dict[str, Any]] = {
+    **{name: {"flow_hidden": [8]} for name in ("iaf", "coupling", "spline")},
+    **dict.fromkeys(("vq", "gumbel"), BOOK),
+    "residual_vq": BOOK | {"quantizers": 2},
+    "fsq": {"code_levels": [3, 3]},
+    **{name: {"components": 3} for name in ("mixture", "vamp", "exemplar")},
+    "flow": {"steps": 2},
+    **{name: {"levels": 6} for name in ("categorical", "beta_binomial")},
+    "logistic_mixture": {"levels": 6, "components": 2},
+    "mixed": {"components": 2},
 }
 MIXED = (
     Column("size", "number"),
@@ -71,11 +84,11 @@ def config_for(posterior: str, prior: str, likelihood: str, objective: str) -> C
     """The settings of a small model of these parts."""
     settings: dict[str, Any] = {
         "model": {"posterior": posterior, "encoder": "mlp", "hidden": [7], "activation": "tanh", "latent": LATENT},
-        "prior": {"name": prior, "components": 3, "steps": 2, "hidden": [8]},
-        "likelihood": {"name": likelihood, "levels": 6, "components": 2},
+        "prior": {"name": prior, "hidden": [8]} | SIZES.get(prior, {}),
+        "likelihood": {"name": likelihood} | SIZES.get(likelihood, {}),
         "objective": {"name": objective, "samples": SAMPLES} | ({"outer": 2} if objective == "miwae" else {}),
     }
-    settings["model"] |= {"flow_hidden": [8], "codebook": 5, "code_size": 2, "code_levels": [3, 3], "quantizers": 2}
+    settings["model"] |= SIZES.get(posterior, {})
     return resolve(build_config(settings), facts_for(likelihood), "sequence" if likelihood == "tokens" else "table")
 
 
@@ -242,8 +255,7 @@ def test_a_prior_that_does_not_fit_is_refused_in_a_sentence(pair: tuple[str, str
 
 def test_only_what_is_meant_is_refused_by_a_likelihood() -> None:
     """Pseudo-inputs that would have to move through tokens or categories; all else goes with every likelihood."""
-    meant = {(pair, likelihood) for pair, likelihood in EVERY if pair[1] == "vamp" and likelihood in ("tokens", "mixed")}
-    assert set(MISFITS) == meant
+    assert set(MISFITS) == {model for model in EVERY if model[0][1] == "vamp" and model[1] in ("tokens", "mixed")}
 
 
 @pytest.mark.parametrize(("pair", "likelihood"), MISFITS, ids=named)
@@ -317,3 +329,22 @@ def test_noise_gives_samples_and_their_density(posterior: str) -> None:
     assert isinstance(q, Normal)
     z, log_q = q.pushed(torch.randn(3, *q.noise_shape, dtype=torch.float64))
     torch.testing.assert_close(log_q, q.log_prob(z))
+
+
+IN_VAIN = [
+    "model.word_dropout=0.3", "model.classifier_weight=3.0", "model.temperature=0.1", "model.codebook=7",
+    "model.code_size=3", "model.code_levels=[3]", "model.quantizers=2", "model.commitment=1.0", "model.flow_steps=3",
+    "model.flow_hidden=[5]", "prior.components=7", "prior.steps=3", "prior.after_steps=4", "data.text_column=a",
+    "likelihood.noise=fixed", "likelihood.sigma=2.0", "likelihood.components=3", "likelihood.levels=9",
+    "objective.outer=2", "objective.mix=0.1", "objective.estimator=naive", "objective.kernel=rbf",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", IN_VAIN)
+def test_a_setting_that_no_part_reads_is_refused(setting: str) -> None:
+    """Beside parts that are all of the plainest kind."""
+    plain = {"model": {"encoder": "mlp", "decoder": "mlp", "latent": 2}, "likelihood": {"name": "bernoulli"}}
+    config = resolve(build_config(plain, parse_overrides([setting])), facts_for("bernoulli"), "table")
+    with pytest.raises(BadInput, match=rf"^{setting.partition('=')[0]}: got "):
+        refuse_misfits(config, facts_for("bernoulli"), frozenset())
+    refuse_misfits(resolve(build_config(plain), facts_for("bernoulli"), "table"), facts_for("bernoulli"), frozenset())

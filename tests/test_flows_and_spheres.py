@@ -18,7 +18,15 @@ from vaelab.distributions.flows import Flow, FlowPosterior, FlowPrior
 from vaelab.distributions.kl import divergence
 from vaelab.distributions.normal import StandardNormal
 from vaelab.distributions.posteriors import GaussianPosterior
-from vaelab.distributions.sphere import Angle, OnSphere, UniformSphere, VonMisesFisher, VonMisesFisherPosterior
+from vaelab.distributions.sphere import (
+    Angle,
+    OnSphere,
+    UniformSphere,
+    VonMisesFisher,
+    VonMisesFisherPosterior,
+    log_area,
+    unit,
+)
 from vaelab.models.vae import VAE
 from vaelab.objectives.elbo import ELBO
 
@@ -304,6 +312,46 @@ def test_the_sphere_in_a_model() -> None:
     net = OnSphere(nn.Identity(), 3)
     torch.testing.assert_close(net(5 * z), net(z))
     torch.testing.assert_close(net(torch.cat([z, z], -1))[:, 3:], z)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kappa", [1e12, 1e15])
+def test_a_concentration_is_good_up_to_what_is_said(size: int, kappa: float) -> None:
+    """For large kappa the angle is that of a normal across: KL = log area + (L - 1) / 2 (log(kappa / 2 pi) - 1)."""
+    given = torch.tensor([[kappa]], dtype=DOUBLE, requires_grad=True)
+    q, p = VonMisesFisher(direction(1, size), given), UniformSphere(size, dtype=DOUBLE)
+    z, log_q = q.rsample_with_log_prob(200)
+    kl = q.divergence(p, z)[0]
+    expected = log_area(size) + (size - 1) / 2 * (math.log(kappa / (2 * math.pi)) - 1)
+    assert kl.item() == pytest.approx(expected, rel=1e-6)
+    (slope,) = torch.autograd.grad(kl.sum() + 0 * z.sum() + 0 * log_q.sum(), given)
+    assert slope.item() == pytest.approx((size - 1) / (2 * kappa), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_a_head_can_ask_for_no_concentration_or_direction_that_has_no_samples(dtype: torch.dtype) -> None:
+    module = VonMisesFisherPosterior(nn.Flatten(), 1, 3).to(dtype)
+    x = torch.tensor([[-1e30], [-1e3], [0.0], [30.0], [1e6], [1e13], [1e18], [1e30]], dtype=dtype)
+    with torch.no_grad():
+        module.head.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [1.0]]))
+        module.head.bias.zero_()
+    q = module(x)
+    z, log_q = q.rsample_with_log_prob(50)
+    assert torch.equal(q.direction, torch.eye(3, dtype=dtype)[:1].expand(8, 3)), "a zero stands for the first axis"
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(50, 8, dtype=dtype))
+    kl = q.divergence(UniformSphere(3, dtype=dtype), z)[0]
+    (z.sum() + log_q.sum() + kl.sum()).backward()
+    assert all(part.isfinite().all() for part in (log_q, kl, q.mean, q.variance, module.head.bias.grad))
+    assert (q.concentration.diff(dim=0) >= 0).all()
+    assert q.concentration.max() <= 1e12
+    torch.testing.assert_close(q.concentration[2:5], nn.functional.softplus(x[2:5]), rtol=2e-6, atol=0)
+
+
+def test_a_direction_that_is_one_is_left_as_it_is() -> None:
+    v = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(unit(v), nn.functional.normalize(v, dim=-1))
+    tiny = torch.tensor([[1e-13, 0.0], [0.0, 1e-30], [0.0, -1e-9]])
+    torch.testing.assert_close(unit(tiny), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]]))
 
 
 # Points -------------------------------------------------------------------------------------------------------------

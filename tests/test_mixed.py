@@ -210,6 +210,30 @@ def test_shares_of_the_rows_are_even() -> None:
     np.testing.assert_allclose(unit[0], 999 / 16, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-7, 1.0, 1e20])
+def test_a_column_is_spread_out_and_seen_whatever_its_units_are(size: float) -> None:
+    numbers = torch.from_numpy(np.random.default_rng(0).normal(3, 1, (200, 1)))
+    for found, plain in zip(spread_out(size * numbers, 4), spread_out(numbers, 4), strict=True):
+        np.testing.assert_allclose(found, size * plain, rtol=1e-9)
+    net, scaled = (MixedInput([Column("a", "number")]).double() for _ in range(2))
+    net.see(numbers)
+    scaled.see(size * numbers)
+    torch.testing.assert_close(scaled(size * numbers), net(numbers))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e-30, 1e9 / 3, 1e20 / 7])
+def test_a_constant_column_is_told_at_any_size_from_one_that_varies_by_little(value: float) -> None:
+    x = torch.full((1001, 1), value, dtype=torch.float64)
+    x[5] = NAN
+    center, unit = spread_out(x, 3)
+    assert (unit == 1).all() and (center == value).all()
+    net = MixedInput([Column("a", "number")]).double()
+    net.see(x)
+    assert (net.unit == 1).all()
+    spread = 1e-7 * abs(value) * torch.linspace(-1, 1, 1001, dtype=torch.float64)[:, None]
+    assert value == 0 or (spread_out(x + spread, 3)[1] < 1e-7 * abs(value)).all()
+
+
 # Values in and out ----------------------------------------------------------------------------------------------------
 
 TABLE = """name,age,member,income,note

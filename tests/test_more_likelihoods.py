@@ -25,6 +25,8 @@ from vaelab.distributions import (
 from vaelab.distributions.counts import LOG_DISPERSION_BOUND
 from vaelab.distributions.levels import LOG_SCALE_BOUND, LOG_SHAPE_BOUND
 from vaelab.distributions.likelihoods import LOG_RATE_BOUND, LOG_SIGMA_BOUND
+from vaelab.distributions.logistic import LogisticMixtures
+from vaelab.distributions.normal import soft_clamp, soft_unclamp
 from vaelab.distributions.special import draw_log_gamma
 from vaelab.measure.baseline import baseline
 
@@ -247,6 +249,37 @@ def test_student_degrees_are_learned_and_stay_above_two():
         assert likelihood(torch.zeros(1, 1, 1, 4)).log_prob(torch.randn(1, 4)).isfinite().all()
 
 
+@pytest.mark.parametrize("x", [1e3, 1e17, 1e30])
+def test_a_student_t_does_not_overflow_however_far_out_a_row_is(x):
+    likelihood = StudentT("fixed", 0.1)
+    mean = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    log_p = likelihood(mean).log_prob(torch.tensor([[x]]))
+    log_p.backward()
+    degrees = likelihood.degrees.item()
+    assert log_p.item() == pytest.approx(stats.t.logpdf(float(np.float32(x)) / 0.1, degrees) - math.log(0.1), rel=1e-5)
+    assert mean.grad.item() == pytest.approx((degrees + 1) / x, rel=1e-3)
+
+
+def test_the_least_uniform_number_is_no_outlier(monkeypatch):
+    """0 is drawn with the chance 2^-24, of which a logistic's quantile is -16.6 scales."""
+    p = LogisticMixture(256, 1)(torch.tensor([0.0, 0.5, -3.0]).view(1, 1, 3, 1))
+    scale = math.exp(clamped(-3.0, LOG_SCALE_BOUND))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, generator=None: self.zero_())
+    at = p.sample().item() / 127.5 - 1
+    assert at == pytest.approx(p.centres.item() - 17.33 * scale, abs=0.01)
+    columns = LogisticMixtures(*torch.zeros(3, 1, 1, 1, 1), torch.tensor([False]))
+    monkeypatch.setattr(torch, "rand", lambda shape, **kind: torch.zeros(shape))
+    assert columns.sample().item() == pytest.approx(-17.33, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_beyond_a_soft_clamp_is_as_near_as_it_comes_and_finite(dtype):
+    y = torch.tensor([-1e9, -6.9, 0.3, 7.0, 1e9], dtype=dtype)
+    found = soft_unclamp(y, 7.0)
+    assert found.isfinite().all()
+    torch.testing.assert_close(soft_clamp(found, 7.0), y.clamp(-7, 7))
+
+
 def test_optimal_laplace_noise_is_the_mean_absolute_error():
     likelihood = Laplace("optimal").double()
     x, mean = torch.randn(50, 7, **DOUBLE), torch.randn(1, 50, 1, 7, **DOUBLE)
@@ -387,10 +420,10 @@ def test_levels_and_counts_beyond_the_support_are_named(tmp_path):
         trained(tmp_path / "c", rows, {"name": "student_t", "noise": "optimal"})
 
 
-@pytest.mark.parametrize("name", ["negative_binomial", "zero_inflated_negative_binomial", "multinomial"])
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial"])
 def test_a_decoder_of_counts_starts_at_the_training_rows_moments(tmp_path, name):
     rng = np.random.default_rng(0)
-    rows = rng.poisson(np.exp(rng.normal(3, 1, 8)), size=(500, 8)) * 1.0
+    rows = rng.poisson([3.0, 20.0, 7.0, 150.0, 1e3, 1e4, 3e4, 1e5], size=(500, 8)) * 1.0
     start = trained(tmp_path / "run", rows, name, steps=1, learning_rate=1e-9).model
     with torch.no_grad():  # a code of zeros meets the last layer's bias alone
         mean = start.decode(torch.zeros(1, 3)).mean[0, 0]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,7 @@ from vaelab.objectives import (
 )
 from vaelab.objectives.divergence import prior_draws
 from vaelab.rulers import LinearGaussian, expected_bound, log_standard_normal
+from vaelab.training.job import _refuse_slices
 
 ROWS, LATENT = 6, 3
 
@@ -194,6 +197,29 @@ def test_the_doubly_reparameterised_gradient_has_the_same_mean_and_less_variance
     assert t.abs().max() < 4.5  # of 36 entries
     ratio = (doubly.var(0).sum() / plain.var(0).sum()).item()
     assert ratio < 0.6  # 0.1 to 0.4 as measured
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("outer", "mix"), [(1, 0.0), (2, 0.0), (1, 0.5)])
+def test_it_has_the_same_mean_at_every_beta_of_a_linear_gaussian_model(outer: int, mix: float, beta: float) -> None:
+    """In each row's own parameters of q, of which many equal rows are as many draws."""
+    draws, weight = 20_000, random(LATENT, 5, seed=3)
+    mean = random(1, LATENT, seed=4).repeat(draws, 1).requires_grad_()
+    log_std = torch.full_like(mean, -0.7).requires_grad_()
+    q, x = DiagonalNormal(mean, log_std), random(1, 5, seed=6).expand(draws, -1)
+    z = q.rsample(4, random(4, draws, LATENT, seed=7))
+    log_px = td.Normal(z @ weight, 1.0).log_prob(x).sum(-1)
+    p = StandardNormal(LATENT, dtype=torch.float64)
+    output = VAEOutput(x, z, log_px, z.new_zeros(draws, 1), False, q, p, None)
+    plain, doubly = (
+        ImportanceWeighted(4, outer=outer, mix=mix, doubly=doubly)(output, {"beta": beta}).total * draws
+        for doubly in (False, True)
+    )
+    ends = [mean, log_std]
+    plain, doubly = (torch.cat(torch.autograd.grad(total, ends, retain_graph=True), 1) for total in (plain, doubly))
+    apart = plain - doubly
+    error = apart.std(0) / math.sqrt(draws) + 1e-12  # without the ratio log q has no part, and both are the same
+    assert (apart.mean(0) / error).abs().max() < 4.5  # of 6 entries
 
 
 def test_a_single_sample_leaves_the_path_alone() -> None:
@@ -464,6 +490,38 @@ def test_neither_player_reaches_the_other(name: str) -> None:
     assert loss.minimised.item() == pytest.approx(loss.total.item())
 
 
+PENALTIES: dict[str, Callable[[], Any]] = {
+    **CRITICS,
+    "perceptual": lambda: Perceptual(nn.Linear(5, 7)),
+    "dip_i": Covariance,
+    "dip_ii": lambda: Covariance(sampled=True),
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_mixed_precision_rounds_networks_and_not_the_mathematics_after_them(name: str, full: bool) -> None:
+    """Against float64 of what the networks said, where means of numbers near 1 have two digits in bfloat16."""
+    torch.manual_seed(0)
+    penalty = PENALTIES[name]().float()
+    many = 400
+    mean, factor = torch.randn(many, LATENT) + 30, torch.randn(many, LATENT, LATENT).tril() + 3 * torch.eye(LATENT)
+    q = FullNormal(mean, factor) if full else DiagonalNormal(mean, 0.3 * torch.randn(many, LATENT))
+    z, zero = q.rsample(1), torch.zeros(1, many)
+    p_x = vaelab.distributions.LIKELIHOODS["bernoulli"]()(torch.randn(1, many, 1, 5))
+    output = VAEOutput(torch.rand(many, 5), z, zero, zero.T, True, q, StandardNormal(LATENT), p_x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(1)
+        found = penalty(output)
+    assert found.term.dtype == torch.float32 and (found.player is None or found.player.dtype == torch.float32)
+    if isinstance(penalty, Covariance):
+        torch.testing.assert_close(found.term, penalty(output).term)
+    if isinstance(penalty, Perceptual):
+        with torch.autocast("cpu", torch.bfloat16):
+            seen, decoded = (penalty.features(rows).double() for rows in (output.x, p_x.mean[0]))
+        torch.testing.assert_close(found.term.double(), (seen - decoded).square().sum(1), rtol=1e-6, atol=0)
+
+
 def test_what_the_model_is_charged_by_a_critic() -> None:
     output = record(2)
     codes, ratio = CodeCritic(LATENT, (8,)).double(), DensityRatio(LATENT, (8,)).double()
@@ -578,7 +636,16 @@ REFUSED = [
     ({"objective": {"name": "dreg", "samples": 4}, "model": {"groups": [2, 2]}}, "it needs the encoder to describe"),
     ({"objective": "info", "prior": "mixture"}, "a prior without parameters"),
     ({"objective": {"balance": True}, "model": {"groups": [2, 2]}}, "while beta rises"),
-    ({"objective": {"name": "miwae", "samples": 3}}, "must fall evenly"),
+    ({"objective": {"name": "miwae", "samples": 3}}, "^objective.samples: got 3; must fall evenly"),
+    (
+        {"objective": {"name": "wae"}, "train": {"on_collapse": "anneal"}},
+        "train.on_collapse: got anneal; .* rise again",
+    ),
+    ({"objective": "wae_gan", "train": {"on_collapse": "anneal"}}, "train.on_collapse: got anneal"),
+    (
+        {"objective": {"balance": True, "anneal": "linear", "warmup_steps": 5, "free_bits": 0.1}},
+        "^objective.balance: got True",
+    ),
 ]
 
 
@@ -668,6 +735,17 @@ def test_a_term_of_a_whole_batch_is_not_added_up_from_slices(tmp_path: Path) -> 
     config = SETTINGS | {"objective": "beta_tc", "train": {"accumulate": 2, "steps": 2}}
     with pytest.raises(BadInput, match="a term of a whole batch"):
         vaelab.train(DIGITS, config=config, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("beta_tc", True), ("dip_ii", True), ("wae", True), ("wae_gan", False)])
+def test_a_term_of_a_whole_batch_is_not_made_of_the_parts_of_processes(name: str, refused: bool) -> None:
+    config = build_config(SETTINGS, {"objective": {"name": name, "adversarial": 0.5}})
+    objective = build_objective(config.objective, Facts((8,), rows=20), 2)
+    engine: Any = SimpleNamespace(world=2)
+    with pytest.raises(BadInput, match="each of the 2 processes has a part") if refused else nullcontext():
+        _refuse_slices(config, objective, nn.Linear(1, 1), engine, 20)
+    engine.world = 1
+    _refuse_slices(config, objective, nn.Linear(1, 1), engine, 20)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -247,3 +247,20 @@ def test_counts_of_a_single_column_or_value_train(rows: np.ndarray, tmp_path: Pa
     config = {**QUICK, "likelihood": "poisson"}
     run = vaelab.train(rows, out=tmp_path / "run", config=config, progress=False)
     assert np.isfinite(run.metrics["negative_elbo"])
+
+
+@pytest.mark.parametrize(
+    ("given", "sections", "named"),
+    [
+        ({"model": own()}, {"model": {"posterior": "full", "dropout": 0.1}}, "model.dropout, model.posterior"),
+        ({"model": own()}, {"prior": {"name": "vamp"}}, "prior.name"),
+        ({"objective": vaelab.ELBO()}, {"objective": {"beta": 3.0}}, "objective.beta"),
+        ({"model": own(), "x": (X, np.arange(80) % 3)}, {"data": {"condition": "labels"}}, "labels; the model passed"),
+    ],
+)
+def test_settings_that_what_was_passed_does_not_read_are_refused(
+    given: dict[str, Any], sections: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=f"got {named}"):
+        vaelab.train(**({"x": X} | given), config=config(**sections), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ import vaelab
 from vaelab.catalogue import about, card, everything
 from vaelab.core.config import build_config
 from vaelab.core.errors import BadInput
-from vaelab.models.parts import LIKELIHOOD_BUILDERS, POSTERIORS, PRIORS
+from vaelab.models.parts import AFTER, DECODERS, ENCODERS, LIKELIHOOD_BUILDERS, NETWORKS, POSTERIORS, PRIORS, READERS
 from vaelab.objectives.build import OBJECTIVES
 from vaelab.recipes import RECIPES
 
@@ -23,7 +23,6 @@ ASKED_FOR = {
 }  # fmt: skip
 FEW: dict[str, Any] = {
     "train": {"steps": 4, "batch_size": 16, "warmup_steps": 0},
-    "prior": {"components": 10, "after_steps": 4},
     "report": {"html": False},
 }
 
@@ -47,6 +46,9 @@ def test_a_recipe_trains_and_is_used(name: str, tmp_path: Path) -> None:
     few = {section: dict(values) for section, values in FEW.items()}
     if name == "ssvae":
         few["data"] = {"labelled": 30}
+    prior = RECIPES[name].settings.get("prior", {})
+    small = {"components": 10} if "components" in prior else {"after_steps": 4} if "after" in prior else {}
+    few["prior"] = small
     run = vaelab.train(data_for(name, tmp_path), out=tmp_path / "run", recipe=name, config=few, progress=False)
     assert run.config.recipe == name and run.metrics["rows"] > 0
     assert np.isfinite(run.metrics["reconstruction"])
@@ -70,7 +72,27 @@ def test_every_recipe_that_was_asked_for_is_there_with_a_card() -> None:
 
 def test_the_catalogue_lists_every_part_and_says_more_of_each() -> None:
     listed = everything()
-    for name in (*POSTERIORS, *PRIORS, *LIKELIHOOD_BUILDERS, *OBJECTIVES, *RECIPES):
-        assert name in listed and name in about(name)
+    decoders = {**DECODERS, **READERS}
+    assert set(NETWORKS) == {*ENCODERS, *decoders}
+    parts = (*ENCODERS, *POSTERIORS, *PRIORS, *AFTER, *decoders, *LIKELIHOOD_BUILDERS, *OBJECTIVES)
+    lines = [line.split(maxsplit=1) for line in listed.splitlines() if line.startswith("  ")]
+    for name in (*parts, *RECIPES):
+        assert name in about(name) and any(line[0] == name and len(line) == 2 for line in lines), name
+    assert not [line for line in lines if len(line) < 2], "each name has words beside it"
     with pytest.raises(BadInput, match="did you mean gaussian"):
         about("gausian")
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("wae", ["wae\n", "wae (objective)"]),
+        ("iwae", ["iwae\n", "iwae (objective)"]),
+        ("recurrent", ["recurrent (encoder)", "recurrent (decoder)"]),
+        ("pixel_cnn", ["pixel_cnn (decoder)"]),
+        ("flow", ["flow (prior)", "flow (fitted after training"]),
+        ("autoregressive", ["autoregressive (fitted after training", "posteriors: vq, residual_vq, fsq, gumbel"]),
+    ],
+)
+def test_a_name_is_told_of_in_all_that_it_means(name: str, kinds: list[str]) -> None:
+    assert all(kind in about(name) for kind in kinds)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest, norm
 from torch import Tensor
 
 import vaelab
@@ -17,11 +18,15 @@ from vaelab.core.config import build_config
 from vaelab.core.errors import BadInput
 from vaelab.core.facts import Facts, labelled_share
 from vaelab.data.batches import Rows
+from vaelab.data.conditions import one_hot
 from vaelab.data.transforms import Affine
 from vaelab.measure.importance import importance_bound
 from vaelab.models.build import build_model, resolve
 from vaelab.models.fits import refuse_misfits
 from vaelab.objectives.build import build_objective
+from vaelab.training.engine import Engine
+from vaelab.training.evaluate import evaluate
+from vaelab.training.rules_labels import label_rules
 
 CLASSES, ENTRIES, LATENT, FREQUENCIES = 3, 5, 2, (4, 2, 1)
 
@@ -117,6 +122,25 @@ def test_posterior_and_prior_are_distributions_over_codes_and_labels(batch: Batc
     z = q.rsample(40_000)
     kl, exact = q.divergence(p, z)
     assert exact and torch.allclose((q.log_prob(z) - p.log_prob(z)).mean(0), kl.sum(1), atol=0.05)
+
+
+@pytest.mark.parametrize("mode", ["marginal", "gumbel"])
+def test_noise_that_no_label_is_a_function_of_is_refused(batch: Batch, mode: str) -> None:
+    with pytest.raises(BadInput, match=r"noise: got \(3, 4, 2\); a label is no function of normal noise"):
+        model_of(mode).draw(batch, 3, torch.zeros(3, 4, LATENT).double())
+
+
+@pytest.mark.parametrize("known", [8, 40, 70])
+def test_known_labels_weigh_as_much_as_is_said(known: int) -> None:
+    """In a batch with the share of labels that batches have: weight * rows / known times their mean cross-entropy."""
+    share, rows = labelled_share(known, 70), 70
+    facts = Facts((ENTRIES,), condition=CLASSES, classes=CLASSES, rows=rows, frequencies=(known - 3, 2, 1))
+    model = build_model(config_of(classifier_weight=0.1), facts).double()
+    x = torch.rand(1, ENTRIES, generator=torch.Generator().manual_seed(0)).double().round()
+    y = torch.eye(CLASSES).double()[[1]]
+    own = model.draw(Batch(x, y)).extra["classification"]
+    expected = -0.1 * rows / known * model.classify(x)[0, 1].log()
+    torch.testing.assert_close(share * own[0], expected)
 
 
 def test_a_label_that_is_given_takes_the_place_of_the_guess(batch: Batch) -> None:
@@ -255,6 +279,48 @@ def test_uses_need_no_label_and_take_one(run: Any) -> None:
     with pytest.raises(BadInput, match="no points of a Euclidean space"):
         vaelab.evaluate(run, samples=5, rows=4, ais={"steps": 4, "chains": 2})
     assert vaelab.check(None, "digits", config=run.config.model_dump(exclude={"train"}))
+
+
+def test_walks_are_along_z_alone_with_the_label_held(run: Any) -> None:
+    row, other = run.preview[0], run.preview[np.argmax(run.preview_labels != run.preview_labels[0])]
+    told = [run.spec.condition[place] for place in run.classify(np.stack([row, other])).argmax(1)]
+    walks = run.traverse(row, steps=3, span=2.0)
+    assert walks.shape == (4, 3, 8, 8)
+    code = run.embed(row[None], condition=told[0])[0]
+    code[1] = 2.0
+    assert np.allclose(walks[1, 2], run.decode(code[None], condition=told[0])[0], atol=1e-5)
+    assert np.allclose(run.traverse(row, [1], 3, condition=7)[0, 1], run.traverse(row, [1], 3, condition="7")[0, 1])
+    assert not np.allclose(run.traverse(row, [1], 3, condition=7), run.traverse(row, [1], 3, condition=2))
+    with pytest.raises(BadInput, match="latent dimensions 1 to 4"):
+        run.traverse(row, [5])
+    for path in ("linear", "spherical"):
+        steps = run.interpolate(row, other, 5, path)
+        ends = run.embed(np.stack([row, other]), condition=told)
+        assert np.allclose(steps[[0, -1]], run.decode(ends, condition=told[0]), atol=1e-5)
+    middle = np.concatenate([ends[:, :4].mean(0), ends[0, 4:]])
+    assert np.allclose(run.interpolate(row, other, 3)[1], run.decode(middle[None], condition=told[0])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("right", "count"), [(18, 20), (20, 20), (0, 5), (700, 1000)])
+def test_the_interval_of_the_accuracy_is_wilson_s_over_rows_whose_label_is_known(right: int, count: int) -> None:
+    numbers = {"accuracy": right / count, "commonest_label": 0.5, "labelled_rows": count, "rows": 10_000}
+    (finding,) = label_rules(numbers)
+    expected = binomtest(right, count).proportion_ci(0.95, "wilson")
+    assert finding.interval == pytest.approx(50 * (expected.high - expected.low), abs=1e-3)
+    below = binomtest(right, count).proportion_ci(2 * norm.cdf(3) - 1, "wilson").low
+    assert finding.code == ("TR181" if below < 0.5 else "TR180")
+
+
+def test_held_out_rows_without_a_label_do_not_count(run: Any) -> None:
+    raw = run.spec.to_model(run.preview)[:40]
+    codes = np.where(np.arange(40) < 12, run.preview_labels[:40], -1)
+    rows = Rows(
+        raw.numpy(), None, Affine(), binarize="none", shape=(1, 8, 8), device=torch.device("cpu"),
+        condition=one_hot(codes, 10),
+    )  # fmt: skip
+    found = evaluate(run.model, rows, seed=0, engine=Engine("cpu"), shift=0.0)
+    assert found["labelled_rows"] == 12 and found["rows"] == 40
+    assert found["accuracy"] == (run.classify(run.preview[:12]).argmax(1) == run.preview_labels[:12]).mean()
 
 
 def test_it_goes_on_where_it_stopped(run: Any, tmp_path: Path) -> None:

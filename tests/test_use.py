@@ -107,6 +107,12 @@ def test_a_walk_changes_one_dimension_at_a_time() -> None:
     assert np.array_equal(codes[1, :, 1:], np.tile(base[1:], (5, 1)))
 
 
+def test_a_walk_is_around_the_prior_and_in_its_deviations() -> None:
+    codes = axis_walk(np.zeros(3), [1, 2], 3, 2.0, np.array([9.0, 1.0, -1.0]), np.array([9.0, 0.5, 3.0]))
+    assert codes[0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
+    assert codes[1].tolist() == [[0, 0, -7], [0, 0, -1], [0, 0, 5]]
+
+
 def test_a_traversal_of_a_linear_model_moves_along_its_columns(tmp_path: Path) -> None:
     run = wine_run(tmp_path)
     around, origin = Run.traverse(run, run.preview[0], [2], 3, 1.5), Run.traverse(run, steps=3, span=1.5)

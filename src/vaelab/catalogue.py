@@ -6,15 +6,25 @@ All of it is read from the tables that build the models, so that it cannot say s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from .core.errors import BadInput, did_you_mean
 from .core.facts import Column, Facts
-from .core.settings import DecoderName, EncoderName, LikelihoodConfig, ObjectiveConfig, PriorConfig
+from .core.settings import LikelihoodConfig, ObjectiveConfig
 from .models.fits import missing
-from .models.parts import LIKELIHOOD_BUILDERS, POSTERIORS, PRIORS, build_likelihood
+from .models.parts import (
+    AFTER,
+    DECODERS,
+    ENCODERS,
+    LIKELIHOOD_BUILDERS,
+    NETWORKS,
+    POSTERIORS,
+    PRIORS,
+    READERS,
+    build_likelihood,
+)
 from .objectives.build import OBJECTIVES, build_objective
 from .recipes import RECIPES
 
@@ -25,21 +35,25 @@ SOME = Facts(
     vocabulary=5,
     rows=8,
 )
+ALL_DECODERS = {**DECODERS, **READERS}
 
 
 def everything() -> str:
     """All parts, the two tables of what goes together, and the names of the recipes."""
     blocks = [
-        _listed("encoders", "model.encoder", dict.fromkeys(get_args(EncoderName), "")),
+        _listed("encoders", "model.encoder", {name: NETWORKS[name] for name in ENCODERS}),
         _listed("posteriors q(z|x)", "model.posterior", {name: kind.title for name, kind in POSTERIORS.items()}),
         _listed("priors p(z)", "prior", {name: kind.title for name, kind in PRIORS.items()}),
-        _listed("fitted after training", "prior.after", dict.fromkeys(_after(), "")),
-        _listed("decoders", "model.decoder", dict.fromkeys(get_args(DecoderName), "")),
+        _listed("fitted after training", "prior.after", {name: kind.title for name, kind in AFTER.items()}),
+        _listed("decoders", "model.decoder", {name: NETWORKS[name] for name in ALL_DECODERS}),
         _listed("likelihoods p(x|z)", "likelihood", {name: _likelihood(name) for name in LIKELIHOOD_BUILDERS}),
         _listed("objectives", "objective", {name: kind.title for name, kind in OBJECTIVES.items()}),
         _matrix("posterior and prior", POSTERIORS, PRIORS, lambda q, p: missing(q, p) is None),
         _matrix("posterior and objective", POSTERIORS, OBJECTIVES, lambda q, name: bool(_priors_for(q, name))),
-        "Every likelihood goes with all of them. A hierarchy is model.groups=[...], a condition data.condition=labels.",
+        "Likelihoods go with all of them, but tokens and mixed not with prior=vamp and objective.adversarial,\n"
+        "which need entries that are numbers. Strings take likelihood=tokens, and it takes them alone;\n"
+        "decoder=pixel_cnn takes likelihoods that are a product over entries. A hierarchy is model.groups=[...],\n"
+        "with posterior=diagonal alone; a condition is data.condition=labels, and prior=standard alone reads it.",
         _listed("recipes", "--recipe", {name: recipe.title for name, recipe in RECIPES.items()}),
         "`vaelab models NAME` says more about a part or a recipe, `vaelab settings` lists all settings.",
     ]
@@ -52,9 +66,8 @@ def about(name: str) -> str:
     Raises:
         BadInput: with the nearest name there is.
     """
-    if name in RECIPES:
-        return card(name)
-    found = [describe(name) for table, describe in KINDS if name in table]
+    found = [card(name)] if name in RECIPES else []
+    found += [describe(name) for table, describe in KINDS if name in table]
     if not found:
         raise BadInput("name", name, "no such part or recipe", did_you_mean(name, [*RECIPES, *_all_parts()]))
     return "\n\n".join(found)
@@ -80,6 +93,15 @@ def _posterior(name: str) -> str:
     fits = [prior for prior in PRIORS if missing(name, prior) is None]
     goes = [objective for objective in OBJECTIVES if _priors_for(name, objective)]
     return _part(name, "posterior", POSTERIORS[name].title, {"priors": fits, "objectives": goes})
+
+
+def _network(what: str) -> Callable[[str], str]:
+    return lambda name: _part(name, what, NETWORKS[name], {"setting": [f"model.{what}={name}"]})
+
+
+def _fitted(name: str) -> str:
+    fits = [q for q, kind in POSTERIORS.items() if AFTER[name].needs <= kind.offers]
+    return _part(name, f"fitted after training, prior.after={name}", AFTER[name].title, {"posteriors": fits})
 
 
 def _prior(name: str) -> str:
@@ -116,10 +138,6 @@ def _likelihood(name: str) -> str:
     return _first(build_likelihood(LikelihoodConfig(name=name), SOME))
 
 
-def _after() -> list[str]:
-    return [name for name in get_args(PriorConfig.model_fields["after"].annotation) if name != "none"]
-
-
 def _all_parts() -> list[str]:
     return [name for table, _ in KINDS for name in table]
 
@@ -143,8 +161,11 @@ def _matrix(title: str, rows: Iterable[str], columns: Iterable[str], fits: Calla
 
 
 KINDS: list[tuple[Mapping[str, Any], Callable[[str], str]]] = [
+    (ENCODERS, _network("encoder")),
     (POSTERIORS, _posterior),
     (PRIORS, _prior),
+    (AFTER, _fitted),
+    (ALL_DECODERS, _network("decoder")),
     (OBJECTIVES, _of_objective),
     (LIKELIHOOD_BUILDERS, _of_likelihood),
 ]

@@ -171,16 +171,22 @@ RECIPES: dict[str, Recipe] = {
         source="Sohn, Lee and Yan, Learning Structured Output Representation, 2015",
         published="none that compares",
         data="mnist",
-        settings=on_digits(data={"binarize": "dynamic", "condition": "labels"}),
+        settings={
+            "data": {"condition": "labels", "binarize": "dynamic"},
+            "model": {"encoder": "mlp", "latent": 8, "hidden": [256, 256]},
+            "train": {"steps": 15_000, "learning_rate": 3e-3},
+        },
     ),
     "ssvae": Recipe(
-        title="MNIST with 100 labels, the others summed over",
+        title="MNIST with 100 labels, the others drawn by Gumbel-softmax",
         source="Kingma, Rezende, Mohamed and Welling, Semi-supervised Learning with Deep Generative Models, 2014",
         published="not quoted here",
         data="mnist",
-        settings=on_digits(
-            data={"binarize": "dynamic", "condition": "labels", "labelled": 100}, model={"missing_labels": "marginal"}
-        ),
+        settings={
+            "data": {"condition": "labels", "labelled": 100, "binarize": "dynamic"},
+            "model": {"encoder": "mlp", "latent": 16, "hidden": [256, 256], "missing_labels": "gumbel"},
+            "train": {"steps": 8000},
+        },
     ),
     "vq-vae": Recipe(
         title="MNIST, codes out of a book, and an autoregressive prior over them",
@@ -190,12 +196,14 @@ RECIPES: dict[str, Recipe] = {
         settings=on_digits(model={"latent": None, "posterior": "vq"}, prior={"after": "autoregressive"}),
     ),
     "pixel-vae": Recipe(
-        title="MNIST, a gated PixelCNN as decoder, with free bits against the collapse it invites",
+        title="MNIST, a small gated PixelCNN as decoder, with free bits; half a second of a core a step",
         source="Gulrajani et al., PixelVAE: A Latent Variable Model for Natural Images, 2017",
         published="none that compares",
         data="mnist",
         settings=on_digits(
-            model={"latent": 32, "decoder": "pixel_cnn", "width": 32, "layers": 4}, objective={"free_bits": 0.2}
+            model={"latent": 32, "decoder": "pixel_cnn", "width": 16, "layers": 3},
+            objective={"free_bits": 0.2},
+            train={"steps": 3000, "batch_size": 64},
         ),
     ),
     "smiles-vae": Recipe(
@@ -221,7 +229,13 @@ RECIPES: dict[str, Recipe] = {
         title="a table with columns of different kinds, each with its own likelihood",
         source="Xu et al., Modeling Tabular Data using Conditional GAN, 2019, whose TVAE stands beside it",
         published="none that compares",
-        settings={"likelihood": {"name": "mixed"}},
+        settings={
+            "model": {"latent": 16, "hidden": [256, 256]},
+            "likelihood": {"name": "mixed"},
+            "train": {"steps": 6000, "batch_size": 256, "learning_rate": 2e-3},
+        },
+        ours="adult: 15 of 15 columns cheaper given the others; trees trained on generated rows reach an AUC of 0.906 "
+        "on real ones, 0.925 if trained on real ones, 0.880 on rows of TVAE (results/tables.txt)",
     ),
 }
 

@@ -50,7 +50,7 @@ def condition_of(run: Any, text: str | None) -> Any:
         numbers = [float(number) for _, _, number in pairs]
     except ValueError:
         rule = f"must be numbers: {', '.join(run.spec.condition)}"
-        raise BadInput("condition", text, rule, "such as --condition 1.5,2 or --condition name=1.5") from None
+        raise BadInput("condition", text, rule, "such as --condition=-1.5,2 or --condition=name=1.5") from None
     names = [name.strip() for name, _, _ in pairs]
     return dict(zip(names, numbers, strict=True)) if any(names) else numbers
 

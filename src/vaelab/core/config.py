@@ -29,6 +29,7 @@ from .settings import (
     TrainConfig,
 )
 
+OPEN = ("data.kinds",)  # mappings whose keys are no settings: names of columns
 UNCONTROLLED = {
     "objective.beta": 1.0,
     "objective.anneal": "constant",
@@ -116,7 +117,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configs differ, as `{"train.steps": (old, new)}`."""
     left, right = flat(old.model_dump()), flat(new.model_dump())
-    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+    return {key: (left.get(key), right.get(key)) for key in left | right if left.get(key) != right.get(key)}
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -128,7 +129,8 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in nested.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        name = prefix + key
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and name not in OPEN else {name: value}
     return found
 
 

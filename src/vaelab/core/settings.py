@@ -69,7 +69,18 @@ def _as_names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+def _as_condition(value: Any) -> Any:
+    """The words labels and array as they are; otherwise names of columns, of which a single one may stand alone."""
+    if value is None or (isinstance(value, str) and value in ("labels", "array")):
+        return value
+    names = _as_names(value)
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("must be labels, array, or the names of one or more columns")
+    if len(set(names)) < len(names):
+        raise ValueError("names a column twice")
+    return tuple(names)
+
+
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65536)]
@@ -104,7 +115,7 @@ class DataConfig(Section):
     binarize: Literal["none", "threshold", "dynamic"] = Field(
         "none", description="dynamic draws every value anew as a Bernoulli with that probability"
     )
-    condition: Literal["labels", "array"] | Names | None = Field(
+    condition: Annotated[Literal["labels", "array"] | tuple[str, ...] | None, BeforeValidator(_as_condition)] = Field(
         None, description="what is given beside a row: labels, the data's array condition, or names of columns"
     )
     labelled: Int | None = Field(None, ge=1, description="training rows that keep their label; None: all")
@@ -135,21 +146,25 @@ class ModelConfig(Section):
         None, description="latent sizes of a hierarchy, from the top down; None: no hierarchy"
     )
     ladder: bool = Field(True, description="hierarchy: a deterministic path down, skips and residual cells")
-    condition_on: tuple[Part, ...] = Field(
+    condition_on: Annotated[tuple[Part, ...], BeforeValidator(_as_names)] = Field(
         ("encoder", "decoder"), description="parts that read data.condition, where there is one"
     )
     missing_labels: Literal["refuse", "marginal", "gumbel"] = Field(
         "refuse", description="labels that are not known: refused, summed over, or drawn by Gumbel-softmax"
     )
     classifier_weight: Float = Field(
-        0.1, ge=0, description="weight of known labels' mean cross-entropy, times rows / known rows"
+        0.1,
+        ge=0,
+        description="weight of known labels' mean cross-entropy, times rows / known rows; the paper has no such ratio",
     )
     codebook: Int = Field(128, ge=2, le=65536, description="entries of a codebook, or classes of a Gumbel code")
     code_size: Int = Field(16, ge=1, le=4096, description="dimensions of a codebook's entry")
     code_levels: Layers = Field((8, 5, 5), description="levels of each dimension of an FSQ code")
     quantizers: Int = Field(4, ge=1, le=64, description="codebooks of a residual quantiser")
     commitment: Float = Field(0.25, ge=0, description="weight that keeps an encoder near its codes")
-    temperature: Float = Field(0.5, gt=0, description="of a relaxed (Gumbel-softmax) code at the end of training")
+    temperature: Float = Field(
+        0.5, gt=0, description="of Gumbel-softmax: of codes at the end of training, of missing labels throughout"
+    )
     embedding: Int = Field(64, ge=1, le=65536, description="width of a token's embedding")
     layers: Int = Field(2, ge=1, le=64, description="layers of a recurrent, transformer or PixelCNN network")
     width: Int = Field(64, ge=1, le=65536, description="channels or hidden units of such a network's layer")
@@ -286,6 +301,12 @@ class TrainConfig(Section):
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
     )
     deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+
+    @model_validator(mode="after")
+    def _aggressive_for_a_while(self) -> Self:
+        if (self.aggressive > 1) != (self.aggressive_until > 0):
+            raise ValueError("aggressive above 1 and aggressive_until above 0 go together; neither does anything alone")
+        return self
 
     @property
     def rate(self) -> float:

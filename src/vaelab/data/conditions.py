@@ -81,7 +81,8 @@ class Conditioning:
         return one_hot(np.array([places[name] for name in names], dtype=np.int64), len(self.names))
 
     def _standardised(self, given: Any) -> np.ndarray:
-        width, what = len(self.names), f"{len(self.names)} numbers: {_listed(self.names)}"
+        width = len(self.names)
+        what = f"{'a number' if width == 1 else f'{width} numbers'}: {_listed(self.names)}"
         if isinstance(given, Mapping):
             given = self._in_order(given)
         try:
@@ -220,12 +221,17 @@ def _by_labels(source: Source, config: Config, chosen: Any) -> tuple[Source, Con
     test = None if source.test_labels is None else _codes(source.test_labels, values, source, "test rows")
     if source.test is not None and test is None:
         raise BadInput("data.condition", "labels", "the test rows have none", "give y_test as well")
-    _refuse_unknown(train, config.model.missing_labels, "rows")
+    for codes, where in ((train, "rows"), (test, "test rows")):
+        if codes is not None:
+            _refuse_unknown(codes, config.model.missing_labels, where)
     if config.data.labelled is not None:
         kept = np.full_like(train, -1)
         kept[chosen] = train[chosen]
         kept = keep_labelled(kept, config.data.labelled, config.seed)
         train[chosen] = kept[chosen]
+        if config.model.missing_labels == "refuse" and (train[chosen] < 0).any():
+            rule = "the other rows would have no label, and this model needs them all"
+            raise BadInput("data.labelled", config.data.labelled, rule, "model.missing_labels=marginal")
     known = train[chosen][train[chosen] >= 0]
     frequencies = tuple(np.bincount(known, minlength=len(values)).tolist())
     read, read_test = (None if codes is None else one_hot(codes, len(values)) for codes in (train, test))

@@ -17,7 +17,7 @@ from ..core.config import Config
 from ..core.seeds import derive, seed_global
 from ..data.mixed import Metric
 from ..distributions.likelihoods import FixedNoise
-from ..distributions.normal import EUCLIDEAN
+from ..distributions.normal import NORMAL
 from ..measure.baseline import baseline
 from ..measure.information import most_paired, paired
 from ..measure.refine import Refined, refine
@@ -81,6 +81,7 @@ class Drawn:
         made_noisy: Draws of p(x|z) at `prior`, [m, D].
         pairs: log q(z_i|x_j) of the first rows, [k, k]; None for codes without noise, which have no density.
         log_prior: log p(z_i) of the same, [k].
+        offers: What q(z|x) is, in the words of `vaelab.models.fits`.
         encoder: What the encoder's units do on the held-out rows.
         decoder: The same of the decoder.
         refined: What some gradient steps on q itself gain; None for a posterior that is no diagonal normal.
@@ -100,6 +101,7 @@ class Drawn:
     made_noisy: np.ndarray
     pairs: np.ndarray | None
     log_prior: np.ndarray
+    offers: frozenset[str]
     encoder: Census
     decoder: Census
     refined: Refined | None
@@ -129,7 +131,7 @@ def draw(run: Any, seed: int) -> Drawn:
         made, noisy = _in_parts(lambda part, *c: _made(model, part, *c), size, prior, *given)
         others = _another(len(x), seed)
         (shuffled,) = _in_parts(lambda code, row: (_density(model, code, row),), size, z[others], x)
-        pairs, log_prior = _pairs(model, x, z)
+        pairs, log_prior, offers = _pairs(model, x, z)
         return Drawn(
             config=run.config,
             shape=tuple(run.spec.shape),
@@ -145,6 +147,7 @@ def draw(run: Any, seed: int) -> Drawn:
             made_noisy=metric(_array(noisy)),
             pairs=None if pairs is None else _array(pairs),
             log_prior=_array(log_prior),
+            offers=offers,
             encoder=encoder,
             decoder=decoder,
             refined=refine(model, x, MOST_REFINED // (x[0].numel() * getattr(model, "channels", 1))),
@@ -207,12 +210,13 @@ def _density(model: Any, z: Tensor, x: Any) -> Tensor:
     return model.decode(z[None], *beside(x)).log_prob(rows_of(x))[0]
 
 
-def _pairs(model: Any, x: Any, z: Tensor) -> tuple[Tensor | None, Tensor]:
-    """log q(z_i|x_j) and log p(z_i) of as many rows as are compared with each other."""
+def _pairs(model: Any, x: Any, z: Tensor) -> tuple[Tensor | None, Tensor, frozenset[str]]:
+    """log q(z_i|x_j) and log p(z_i) of as many rows as are compared with each other, and what q offers."""
     count = most_paired(*z.shape)
     prior, q = model.prior_distribution(*beside(x[:count])), model.encode(x[:count])
-    pairs = paired(q, z[:count]) if "density" in getattr(q, "offers", EUCLIDEAN) else None
-    return pairs, prior.log_prob(z[None, :count])[0]
+    offers = getattr(q, "offers", NORMAL)
+    pairs = paired(q, z[:count]) if "density" in offers else None
+    return pairs, prior.log_prob(z[None, :count])[0], offers
 
 
 def _another(count: int, seed: int) -> Tensor:

@@ -23,7 +23,6 @@ from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of, ratio_of
 from ..measure.information import in_use, information
 from ..measure.samples import copies, coverage_density, nearest_two, spread_ratio
-from ..models.parts import POSTERIORS
 from .drawn import Drawn
 
 Numbers = dict[str, Estimate]
@@ -84,8 +83,8 @@ def _information(d: Drawn) -> Numbers:
         return {}
     read, rows = d.held_out, len(d.pairs)
     moments = read.mean[:rows], read.variance[:rows]
-    masses = "euclidean" not in POSTERIORS[d.config.model.posterior].offers
-    found = information(read.z[:rows], d.pairs, d.log_prior, *moments, masses=masses)
+    masses, normal = "euclidean" not in d.offers, "normal" in d.offers
+    found = information(read.z[:rows], d.pairs, d.log_prior, *moments, masses=masses, normal=normal)
     return {
         "mutual_information": found.mutual,
         "aggregate_kl": found.marginal,

@@ -70,8 +70,8 @@ class Codes:
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Samples without gradients, [count, B, L]."""
-        return self.rsample(count)
+        """Samples without gradients, [count, L] where B = 1, else [count, B, L]."""
+        return self.rsample(count).squeeze(1)
 
 
 class CategoricalCodes:
@@ -84,6 +84,8 @@ class CategoricalCodes:
 
     Attributes:
         noise_shape: (B, P N); standard normal noise n is turned into Gumbel noise, -log(-log Φ(n)).
+
+    Means and samples are made in the precision of the logits, in an autocast region too.
     """
 
     offers = CODES
@@ -105,12 +107,12 @@ class CategoricalCodes:
     @property
     def mean(self) -> Tensor:
         """Mean, [B, L]."""
-        return (self.mass @ self.book.entries[0]).flatten(1)
+        return self._averaged(self.mass, self.book.entries[0]).flatten(1)
 
     @property
     def variance(self) -> Tensor:
         """Variance of each entry, [B, L]."""
-        second = (self.mass @ self.book.entries[0].square()).flatten(1)
+        second = self._averaged(self.mass, self.book.entries[0].square()).flatten(1)
         return (second - self.mean.square()).clamp(min=0)
 
     def rsample(self, samples: int, noise: Tensor | None = None) -> Tensor:
@@ -122,7 +124,14 @@ class CategoricalCodes:
         scores = self.log_mass + gumbel.unflatten(-1, self.log_mass.shape[1:])
         if self.temperature is None:
             return self.book.vectors(scores.argmax(-1))
-        return ((scores / self.temperature).softmax(-1) @ self.book.entries[0]).flatten(2)
+        return self._averaged((scores / self.temperature).softmax(-1), self.book.entries[0]).flatten(2)
+
+    @staticmethod
+    def _averaged(shares: Tensor, values: Tensor) -> Tensor:
+        """Of values [N, D] with shares [..., P, N], [..., P, D]."""
+        # Mixed precision would round a matrix product to bfloat16, and all that follows from it.
+        with torch.autocast(shares.device.type, enabled=False):
+            return shares @ values
 
     def pushed(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Samples from standard normal noise [K, B, P N], and their log-mass."""
@@ -143,14 +152,14 @@ class CategoricalCodes:
         """KL(q || p) of each position, [B, P], in closed form under a uniform prior; None under another."""
         if not isinstance(prior, UniformCodes):
             return None
-        return (self.mass * self.log_mass).sum(-1) + prior.nats_of(self.mean), True
+        return (self.mass * self.log_mass).sum(-1) + prior.nats_of(self.log_mass), True
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Codes without gradients, [count, B, L]."""
+        """Codes without gradients, [count, L] where B = 1, else [count, B, L]."""
         like = self.log_mass
         noise = torch.randn(count, *self.noise_shape, generator=generator, dtype=like.dtype, device=like.device)
-        return CategoricalCodes(like, self.book).rsample(count, noise)
+        return CategoricalCodes(like, self.book).rsample(count, noise).squeeze(1)
 
 
 class UniformCodes:
@@ -181,9 +190,9 @@ class UniformCodes:
         """Variance over the book, [1, L]."""
         return self.book.everything().var(0, correction=0).repeat(self.positions)[None]
 
-    def nats_of(self, z: Tensor) -> Tensor:
-        """-log p of each position of z [B, L], [B, P]."""
-        return z.new_full((len(z), self.positions), self.book.nats)
+    def nats_of(self, like: Tensor) -> Tensor:
+        """-log p of each position of B codes, in the precision of `like` [B, ...], [B, P]."""
+        return like.new_full((len(like), self.positions), self.book.nats)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-mass in nats of codes z [K, B, L], [K, B]: minus the logarithm of how many there are."""

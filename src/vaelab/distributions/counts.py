@@ -136,7 +136,7 @@ class Poisson(CountLikelihood):
 
     def at_moments(self, mean: Tensor, variance: Tensor) -> Tensor:
         """The log-rate of each entry, [1, D]."""
-        return mean.log()[None]
+        return soft_unclamp(mean.log(), LOG_RATE_BOUND)[None]
 
 
 class NegativeBinomial(CountLikelihood):

@@ -23,7 +23,7 @@ def minimise(module: nn.Module, loss: Callable[[Tensor], Tensor], z: Tensor, ste
         seed: Of the batches, and of what the loss draws.
 
     Raises:
-        Diverged: for a loss that is not finite.
+        Diverged: for a loss or a gradient that is not finite.
     """
     coins = torch.Generator().manual_seed(seed)
     module.requires_grad_(True).train()
@@ -38,7 +38,9 @@ def minimise(module: nn.Module, loss: Callable[[Tensor], Tensor], z: Tensor, ste
                 raise Diverged(f"step {step} of fitting the prior: the loss is {value.item():.6g}; it was left out")
             optimizer.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), CLIP)
+            norm = nn.utils.clip_grad_norm_(module.parameters(), CLIP)
+            if not torch.isfinite(norm):
+                raise Diverged(f"step {step} of fitting the prior: a gradient is not finite; it was left out")
             optimizer.step()
             falling.step()
     module.requires_grad_(False).eval()

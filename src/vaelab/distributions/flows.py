@@ -11,7 +11,7 @@ al., Neural Spline Flows, 2019.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ from torch.distributions import Distribution as TorchDistribution
 from ..core.errors import BadInput, MissingExtra
 from ..core.tables import pick
 from .fitting import minimise
-from .normal import EUCLIDEAN, Normal, StandardNormal, full_precision
+from .normal import EUCLIDEAN, ROW_POINTS, Normal, StandardNormal, fixed_noise, full_precision
 from .posteriors import GaussianPosterior
 
 BINS = 8  # of a spline, which bends within ±5 and is the identity beyond
 NEAR_IDENTITY = 0.01  # of the usual start of a step's last layer: nearly no bend, and a gradient for all weights
-ROW_POINTS, PRIOR_POINTS = 32, 2048  # of base noise, for the moments of a row's posterior and of a prior
+PRIOR_POINTS = 2048  # of base noise, for the moments of a prior
 
 
 class Flow:
@@ -98,9 +98,7 @@ class Flow:
     @cached_property
     def _spread(self) -> Tensor:
         """z of the fixed noise, [points, B, L]."""
-        rows, size = self.noise_shape
-        noise = _fixed_noise(self.points, size).to(self.base.mean)
-        return self.pushed(noise[:, None].expand(-1, rows, -1))[0]
+        return self.pushed(fixed_noise(self.points, self.noise_shape).to(self.base.mean))[0]
 
 
 def _through(maps: Iterable[Any], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,14 +109,6 @@ def _through(maps: Iterable[Any], x: Tensor) -> tuple[Tensor, Tensor]:
             x, more = one.call_and_ladj(x)
             log_det = log_det + more
     return x, log_det
-
-
-@cache
-def _fixed_noise(points: int, size: int) -> Tensor:
-    """Antithetic standard normal numbers whose squares have the mean 1 in each dimension, [points, size]."""
-    half = torch.randn(points // 2, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    half = half / half.square().mean(0).sqrt()
-    return torch.cat([half, -half])
 
 
 def _zuko(purpose: str) -> Any:

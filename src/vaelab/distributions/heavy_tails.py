@@ -66,9 +66,9 @@ class StudentTObservation:
         """Log-density in nats of x [B, *shape], [K, B]."""
         half = 0.5 * self.degrees.double()  # the difference of two lgamma has few digits left in float32
         constant = (half + 0.5).lgamma() - half.lgamma() - 0.5 * (2 * math.pi * half).log()
-        squares = ((x - self.mean) * (-self.log_sigma).exp()).square()
-        entries = (0.5 * (self.degrees + 1)) * (squares / self.degrees).log1p() + self.log_sigma
-        return -per_row(entries - constant.to(entries.dtype))
+        squares = ((x - self.mean) * (-self.log_sigma).exp()).double().square()  # beyond float32 for x = 1e20
+        entries = (half + 0.5) * (squares / self.degrees).log1p() + self.log_sigma
+        return -per_row((entries - constant).to(self.mean.dtype))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

@@ -82,7 +82,11 @@ class LabelledPosterior:
         return nats.gather(1, label[:, None])[:, 0] + self.log_y.T[label, torch.arange(rows, device=z.device)]
 
     def divergence(self, prior: Any, codes: Tensor) -> tuple[Tensor, bool] | None:
-        """KL(q(z, y|x) || p(z, y)) as `divergence` gives it, [B, G + 1]; the last group is the label's."""
+        """KL(q(z, y|x) || p(z, y)) as `divergence` gives it, [B, G + 1]; the last group is the label's.
+
+        Of `codes` [K, B, L + C] only K is read: each has the z of one label, and all labels take part. Where there is
+        no closed form, K codes are drawn afresh for each label, so that two calls differ, and neither is of `codes`.
+        """
         return self.parted(prior, self.each.rsample(len(codes))) if isinstance(prior, LabelledPrior) else None
 
     def parted(self, prior: LabelledPrior, z: Tensor, log_q: Tensor | None = None) -> tuple[Tensor, bool]:
@@ -98,7 +102,7 @@ class LabelledPosterior:
     def _averaged(self, values: Tensor) -> Tensor:
         """Values [C * B, G] of each label, averaged by q(y|x), [B, G]."""
         rows, classes = self.log_y.shape
-        return torch.einsum("bc,cbg->bg", self.probabilities.to(values.dtype), values.reshape(classes, rows, -1))
+        return averaged(self.probabilities, values.reshape(classes, rows, -1))
 
 
 class LabelledPrior:
@@ -163,6 +167,13 @@ class _Repeated:
 
     def __init__(self, inner: Any, rows: int) -> None:
         self.mean, self.variance = (part.repeat(rows, 1) for part in (inner.mean, inner.variance))
+
+
+def averaged(probabilities: Tensor, values: Tensor) -> Tensor:
+    """Values [C, B, G] of each label, averaged with probabilities [B, C], [B, G]."""
+    # Mixed precision would round a product to bfloat16.
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("bc,cbg->bg", probabilities.to(values.dtype), values)
 
 
 def every_label(log_y: Tensor) -> Tensor:

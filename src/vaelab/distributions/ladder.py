@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.errors import BadInput
 from ..core.tables import pick
 from .kl import divergence
-from .normal import EUCLIDEAN, DiagonalNormal, StandardNormal, full_precision
+from .normal import EUCLIDEAN, ROW_POINTS, DiagonalNormal, StandardNormal, fixed_noise, full_precision
 from .posteriors import SCALES
 
 SMALL = 0.1  # of the usual start values: what a group says of the next one begins as a whisper
@@ -117,11 +117,6 @@ class GroupedPrior:
         """Variance of each dimension, [B, L]."""
         return self._beside(self.top.variance, torch.ones_like)
 
-    def rsample(self, samples: int, noise: Tensor | None = None) -> Tensor:
-        """Samples [K, B, L] that carry gradients; from base noise of that shape where it is given."""
-        top = self.top.rsample(samples, None if noise is None else noise[..., : -self.below])
-        return self._beside(top, torch.randn_like if noise is None else lambda like: noise[..., -self.below :])
-
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Samples without gradients, [count, L] where B = 1, else [count, B, L]."""
@@ -213,6 +208,9 @@ class Walk:
 class LadderPosterior:
     """The q(z|x) of a `BottomUp` over a `Descent`: log q(z|x) = sum_g log q(z_g | x, z_<g).
 
+    Below the top group it is no normal distribution, and its mean and variance have no closed form: they are those of a
+    fixed set of base noise, as a flow's are.
+
     Args:
         encoder: What says where each group's posterior is.
         descent: The way down.
@@ -250,7 +248,7 @@ class LadderPosterior:
         shape = (samples, *self.noise_shape)
         if noise is not None and noise.shape != shape:
             raise BadInput("noise", tuple(noise.shape), f"must have the shape (samples, rows, latent) = {shape}")
-        return self.pushed(self.features[0].new_empty(shape).normal_() if noise is None else noise)
+        return self.pushed(full_precision(self.features[0].new_empty(shape)).normal_() if noise is None else noise)
 
     def rsample(self, samples: int, noise: Tensor | None = None) -> Tensor:
         """Samples [K, B, L] that carry gradients; from base noise of that shape where it is given."""
@@ -259,7 +257,7 @@ class LadderPosterior:
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Samples without gradients, [count, L] where B = 1, else [count, B, L]."""
-        like = self.features[0].new_empty(count, *self.noise_shape)
+        like = full_precision(self.features[0].new_empty(count, *self.noise_shape))
         return self.pushed(_noise_like(like, generator))[0].squeeze(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -289,14 +287,26 @@ class LadderPosterior:
         return self._walked(lambda group, q: q.mean)
 
     @property
-    def mean(self) -> Tensor:
-        """Each group's mean given that the groups above it are at theirs, [B, L]; not that of all samples."""
+    def mode(self) -> Tensor:
+        """Each group's likeliest code given that the groups above it are at theirs, [B, L]: what stands for a row."""
         return self.along.z
 
     @property
+    def mean(self) -> Tensor:
+        """Mean over the fixed noise, [B, L]."""
+        return self._spread.mean(0)
+
+    @property
     def variance(self) -> Tensor:
-        """Each group's variance given that the groups above it are at their means, [B, L]."""
-        return torch.cat([q.variance for q in self.along.q], -1)
+        """Variance of each dimension over the fixed noise, [B, L]."""
+        return self._spread.var(0, correction=0)
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        """z of the fixed noise, [points, B, L]; the walk of the last samples stays."""
+        noise = fixed_noise(ROW_POINTS, self.noise_shape).to(full_precision(self.features[0]))
+        parts = noise.split(self.group_sizes, -1)
+        return self._walked(lambda group, q: q.push(parts[group])).z
 
     def _through(self, z: Tensor) -> Walk:
         """The walk through given codes."""

@@ -65,7 +65,7 @@ class LogisticMixtureObservation:
         chosen = chosen.view(table.shape[:-1]).unsqueeze(2)
         centre, log_scale = (part.gather(2, chosen).squeeze(2) for part in (self.centres, self.log_scales))
         uniform = torch.empty_like(centre).uniform_(generator=generator)
-        drawn = centre + log_scale.exp() * uniform.logit(eps=torch.finfo(centre.dtype).tiny)
+        drawn = centre + log_scale.exp() * uniform.logit(eps=torch.finfo(centre.dtype).eps / 4)
         return ((drawn + 1) / (2 * self._half)).round().clamp(0, self.levels - 1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 LOG_SCALE_BOUND = math.log(100.0)
 NARROWEST = 1e-2  # of a column's deviation: the spread of a component where many rows share one value
-LEAST_DEVIATION = 1e-6  # of a column that is constant
+LEAST_DEVIATION = 1e-12  # of a column's largest number; what is below is rounding of a constant
 
 
 class LogisticMixtures:
@@ -63,7 +63,7 @@ class LogisticMixtures:
         chosen = torch.multinomial(weight.flatten(0, -2), 1, generator=generator).view(*weight.shape[:-1], 1)
         center, log_scale = (part.gather(-1, chosen)[..., 0] for part in (self.center, self.log_scale))
         uniform = torch.rand(center.shape, generator=generator, dtype=center.dtype, device=center.device)
-        x = center + log_scale.exp() * uniform.logit(eps=torch.finfo(center.dtype).tiny)
+        x = center + log_scale.exp() * uniform.logit(eps=torch.finfo(center.dtype).eps / 4)
         return torch.where(self.whole, (x + 0.5).floor().clamp(min=0), x)
 
 
@@ -84,11 +84,23 @@ def spread_out(x: Tensor, components: int) -> tuple[Tensor, Tensor]:
     """
     shares = torch.linspace(0, 1, 2 * components + 1, dtype=x.dtype, device=x.device)
     quantiles = torch.nanquantile(x, shares, dim=0).nan_to_num().T
+    _, deviation = known_moments(x)
+    least = torch.where(deviation > 0, deviation * NARROWEST, 1.0)
+    width = (quantiles[:, 2::2] - quantiles[:, :-1:2]) / 4
+    return quantiles[:, 1::2].contiguous(), torch.maximum(width, least[:, None])
+
+
+def known_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the columns of x [N, D], float64; NaN is left out, and a constant has no deviation.
+
+    Example:
+        >>> known_moments(torch.tensor([[0.1, 3e-20], [0.1, 1e-20], [0.1, torch.nan]]).double())[1] > 0
+        tensor([False,  True])
+    """
     known = ~x.isnan()
     count = known.sum(0).clamp(min=1)
     filled = torch.where(known, x, 0.0)
     mean = filled.sum(0) / count
     deviation = (torch.where(known, filled - mean, 0.0).square().sum(0) / count).sqrt()
-    least = torch.where(deviation > LEAST_DEVIATION, deviation * NARROWEST, 1.0)
-    width = (quantiles[:, 2::2] - quantiles[:, :-1:2]) / 4
-    return quantiles[:, 1::2].contiguous(), torch.maximum(width, least[:, None])
+    varies = deviation > LEAST_DEVIATION * filled.abs().amax(0)
+    return mean, torch.where(varies, deviation, 0.0)

@@ -16,7 +16,7 @@ from ..core.batch import Batch, rows_of
 from ..core.errors import BadInput
 from ..core.facts import Column, Shape
 from .likelihood import Likelihood
-from .logistic import LOG_SCALE_BOUND, LogisticMixtures, spread_out
+from .logistic import LOG_SCALE_BOUND, LogisticMixtures, known_moments, spread_out
 from .normal import full_precision, soft_clamp
 
 FITTED_ROWS = 2000  # rows that the columns' own distributions are fitted to
@@ -222,10 +222,7 @@ class MixedInput(nn.Module):
         if not self.numbers:
             return
         x = rows_of(rows)[:, self.numbers].double()
-        known = ~x.isnan()
-        count = known.sum(0).clamp(min=1)
-        mean = x.nan_to_num().sum(0) / count
-        deviation = (torch.where(known, x - mean, 0.0).square().sum(0) / count).sqrt()
+        mean, deviation = known_moments(x)
         center, unit = spread_out(x, self.center.shape[1] - 1)
         self.center.copy_(torch.cat([mean[:, None], center], 1))
         self.unit.copy_(torch.cat([torch.where(deviation > 0, deviation, 1.0)[:, None], unit], 1))

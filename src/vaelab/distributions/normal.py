@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch.distributions import Normal as TorchNormal
 from ..core.errors import BadInput
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+ROW_POINTS = 32  # of base noise, for the moments of a row's posterior that have no closed form
 
 
 EUCLIDEAN = frozenset({"density", "continuous", "euclidean"})
@@ -26,7 +27,11 @@ NORMAL = EUCLIDEAN | {"normal"}
 
 
 class Distribution(Protocol):
-    """What a posterior or a prior is: anything with these four, and `sample` where it serves as a prior.
+    """What a posterior or a prior is.
+
+    A posterior offers `mean`, `variance`, `rsample` and `log_prob`, with B rows, one for each row of data; `sample` too
+    where codes are drawn without gradients. A prior offers `mean`, `variance`, `log_prob` and `sample`, with one row,
+    or with B where it reads a condition; `rsample` is never asked of it.
 
     Attributes that need not be there:
         offers: Words for what other parts may ask of it; see `vaelab.models.fits`.
@@ -46,13 +51,13 @@ class Distribution(Protocol):
         """Variance of each dimension, [B, L]."""
 
     def rsample(self, samples: int, noise: Tensor | None = None) -> Tensor:
-        """Samples [K, B, L] that carry gradients; from base noise of that shape where it is given."""
+        """Samples [K, B, L] that carry gradients; from base noise of that shape where it is given. Of posteriors."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats of z [K, B, L], [K, B]."""
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Samples without gradients, [count, L] where B = 1, else [count, B, L]."""
+        """Samples without gradients, [count, L] where B = 1, else [count, B, L]. Of priors."""
 
 
 class Normal(ABC):
@@ -273,6 +278,23 @@ def half_log_det(scale_tril: Tensor) -> Tensor:
     return scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
+def fixed_noise(points: int, shape: tuple[int, int]) -> Tensor:
+    """The same standard normal numbers for every row of a `noise_shape` (B, N), [points, B, N], float64.
+
+    They are antithetic, and their squares have the mean 1, so that moments over them are exact for what scales and
+    shifts, repeatable, and differentiable.
+    """
+    rows, size = shape
+    return _fixed(points, size)[:, None].expand(-1, rows, -1)
+
+
+@cache
+def _fixed(points: int, size: int) -> Tensor:
+    half = torch.randn(points // 2, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    half = half / half.square().mean(0).sqrt()
+    return torch.cat([half, -half])
+
+
 def soft_clamp(x: Tensor, bound: float) -> Tensor:
     """bound * tanh(x / bound): within ±bound, the identity near 0, without a corner."""
     return (x * (1 / bound)).tanh() * bound
@@ -280,7 +302,7 @@ def soft_clamp(x: Tensor, bound: float) -> Tensor:
 
 def soft_unclamp(y: Tensor, bound: float) -> Tensor:
     """What `soft_clamp` makes y of, or as near as it comes."""
-    inside = bound * (1 - 1e-9)
+    inside = bound * (1 - 4 * torch.finfo(y.dtype).eps)
     return bound * (y.clamp(-inside, inside) / bound).atanh()
 
 

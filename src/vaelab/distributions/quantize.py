@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.across import global_mean
+from ..core.across import global_mean, of_the_first
 from ..core.errors import BadInput
 
 AT_ONCE = 2**24  # distances computed at once: 64 MiB in float32
@@ -164,7 +164,7 @@ class VectorBook(_Table, Quantiser):
         new = old + (1 - self.decay) * mean[:, -1]
         moved = (entries * old[:, None] + (1 - self.decay) * mean[:, :-1]) / new[:, None]
         dead = new * self.symbols < DEAD
-        entries.copy_(torch.where(dead[:, None], some_of(vectors, self.symbols), moved))
+        entries.copy_(torch.where(dead[:, None], of_the_first(some_of(vectors, self.symbols)), moved))
         shares.copy_(torch.where(dead, 1 / self.symbols, new))
 
     @torch.no_grad()
@@ -178,11 +178,12 @@ class VectorBook(_Table, Quantiser):
 
 
 class GridBook(Quantiser):
-    r"""Finite scalar quantisation: each number is rounded to one of a few levels, evenly spaced from -1 to 1.
+    r"""Finite scalar quantisation: each number is rounded to one of a few levels, evenly spaced.
 
     .. math:: z = \frac{\mathrm{round}(a \tanh(h + s) - o)}{\lfloor L / 2 \rfloor}
 
     with a = (L - 1) / 2, o = 1/2 for an even number of levels L and else 0, and s such that h = 0 is the middle one.
+    The levels go from -1 to 1, or to 1 - 2 / L where L is even, since 0 is one of them.
     Nothing is learned and nothing can die.
 
     Args:
@@ -234,7 +235,7 @@ class GridBook(Quantiser):
         return (digits.clamp(min=0).minimum(self.levels - 1) * self.bases).sum(-1)
 
     def vectors(self, indices: Tensor) -> Tensor:
-        """The digits, from -1 to 1."""
+        """The digits, from -1 to 1, or to 1 - 2 / L where L is even."""
         digits, half = indices[..., None] // self.bases % self.levels, self.levels // 2
         return ((digits - half).to(self.anchor.dtype) / half).flatten(-2)
 

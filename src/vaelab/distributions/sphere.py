@@ -6,8 +6,8 @@ Everything about the von Mises-Fisher distribution follows from one integral ove
           = e^{-\kappa} I_\nu(\kappa) \, \sqrt\pi \, \Gamma(\nu + 1/2) (2 / \kappa)^\nu, \quad \nu = L/2 - 1,
 
 Poisson's integral of the modified Bessel function. The integrand is smooth with one bump, so that Gauss's rule over
-the bump gives it to the last digits for any L >= 2 and any concentration, 0 included, where the Bessel function itself
-over- or underflows; and its parts are the angle's distribution function, of which samples are the inverse.
+the bump gives it to the last digits for any L >= 2 and any concentration from 0 up to 1e15, where the Bessel function
+itself over- or underflows; and its parts are the angle's distribution function, of which samples are the inverse.
 
 References: Davidson et al., Hyperspherical Variational Auto-Encoders, 2018; Figurnov, Mohamed and Mnih, Implicit
 Reparameterization Gradients, 2018.
@@ -28,7 +28,9 @@ from ..core.errors import BadInput
 from .normal import full_precision
 
 SPHERE = frozenset({"density", "continuous", "sphere"})
+SHORTEST = 1e-12  # length below which `normalize` leaves a vector shorter than 1
 PANELS, NODES = 64, 6  # of the bump, which they cover far into its tails
+MOST = 1e12  # concentration that a network can ask for: codes within a millionth of their mean direction
 REACH = 12.0  # deviations of the bump to either side: what lies beyond is below double precision
 NEWTON = 8  # steps to the inverse within a panel; they converge quadratically but at the poles
 
@@ -77,7 +79,8 @@ class VonMisesFisher:
 
     Args:
         direction: mu, unit vectors, [B, L] with L >= 2.
-        concentration: kappa >= 0, [B, 1]; 0 is the uniform distribution.
+        concentration: kappa from 0, the uniform distribution, up to 1e15, beyond which the angle at the mode is lost
+            to rounding, [B, 1].
 
     Raises:
         BadInput: for fewer than two dimensions.
@@ -260,7 +263,8 @@ def _rule() -> tuple[Tensor, Tensor]:
 class VonMisesFisherPosterior(nn.Module):
     """q(z|x) on the unit sphere: a network, and one linear layer for the mean direction and the concentration.
 
-    The concentration is log(1 + e^h), which begins at L, where samples are some 50 degrees from their mean.
+    The concentration is k / (1 + k / 1e12) with k = log(1 + e^h), which begins at L, where samples are some 50 degrees
+    from their mean. Outputs of 0, which have no direction, stand for the first axis.
 
     Args:
         net: Maps a batch [B, ...] to features [B, features].
@@ -287,7 +291,21 @@ class VonMisesFisherPosterior(nn.Module):
         """The posterior of each row of x, [B, ...]; a network that reads a condition [B, C] takes it as well."""
         features = self.net(x) if condition is None else self.net(x, condition)
         direction, raw = full_precision(self.head(features)).tensor_split((self.latent,), dim=-1)
-        return VonMisesFisher(F.normalize(direction, dim=-1), F.softplus(raw))
+        kappa = F.softplus(raw)
+        return VonMisesFisher(unit(direction), kappa / (1 + kappa / MOST))
+
+
+def unit(v: Tensor) -> Tensor:
+    """Vectors [..., L] scaled to length 1; the first axis where they are too short for that.
+
+    Example:
+        >>> unit(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    length = v.detach().norm(dim=-1, keepdim=True)
+    axis = F.one_hot(torch.zeros((), dtype=torch.long, device=v.device), v.shape[-1]).to(v.dtype)
+    return F.normalize(torch.where(length > SHORTEST, v, axis), dim=-1)
 
 
 class UniformSpherePrior(nn.Module):

@@ -24,7 +24,8 @@ def columns(case: Case) -> Numbers:
     """What every column of held-out rows costs in nats, given the others and by itself; entries there are alone.
 
     `given_others` is -log p(x_d | the other columns) under the model, `by_itself` -log p(x_d) under the same kind of
-    distribution fitted to the training column alone, and `saved` their difference, with its interval over rows.
+    distribution fitted to the column of `case.training` alone, whose number of rows stands in the unit, and `saved`
+    their difference, with its interval over rows.
 
     Raises:
         BadInput: for other data than mixed tables, and for runs that kept no training rows.
@@ -40,7 +41,7 @@ def columns(case: Case) -> Numbers:
     saved = mean_over_known(alone - ours, "nats that the other columns save")
     return {
         "given_others": mean_over_known(ours, "nats"),
-        "by_itself": mean_over_known(alone, "nats"),
+        "by_itself": mean_over_known(alone, f"nats, fitted to {len(case.training)} training rows"),
         "saved": saved,
         "columns_saved": Estimate(float((saved.value > 0).mean()), None, f"of the columns, {len(x)} rows"),
     }

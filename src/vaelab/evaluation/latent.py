@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.batch import Batch, beside
 from ..core.seeds import seed_global
 from ..distributions.kl import divergence
-from ..distributions.normal import EUCLIDEAN, HALF_LOG_2PI, DiagonalNormal, StandardNormal
+from ..distributions.normal import HALF_LOG_2PI, NORMAL, DiagonalNormal, StandardNormal
 from ..measure.baseline import spaced
 from ..measure.bound import ACTIVE_NATS, ACTIVE_VARIANCE
 from ..measure.estimate import Estimate, mean_of
@@ -31,10 +31,10 @@ def latent(case: Case) -> Numbers:
     KL(q(z_j) || p(z_j)); `marginal_kl_per_dimension` has its terms) add up to it. They come from 1000 of the rows at
     most, between bounds: see `measure.information`, also for their bias. `decomposition_error` is by how much the sum,
     which comes from draws, misses the divergence of the same rows: zero within its interval, else draws, densities and
-    closed form contradict each other. Total correlation and marginal divergence need a prior with independent
-    dimensions. `amortisation_gap` and `approximation_gap` make up log p(x) - ELBO, on at most 64 of the rows: see
-    `measure.refine`. One that comes out below zero by more than its interval is left out: its search or its bound on
-    log p(x) has failed.
+    closed form contradict each other. Total correlation and marginal divergence need normal q(z_j|x), which flows
+    and hierarchies do not have, and a prior with independent dimensions. `amortisation_gap` and `approximation_gap`
+    make up log p(x) - ELBO, on at most 64 of the rows: see `measure.refine`. One that comes out below zero by more than
+    its interval is left out: its search or its bound on log p(x) has failed.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         seed_global(case.seed, "latent")
@@ -83,8 +83,9 @@ def _decomposition(model: Any, x: Tensor | Batch) -> Numbers:
     z = q.rsample(1)[0]
     log_prior, pairs = prior.log_prob(z[None])[0].double().numpy(), paired(q, z).double().numpy()
     moments = q.mean.double().numpy(), q.variance.double().numpy()
-    masses = "euclidean" not in getattr(q, "offers", EUCLIDEAN)
-    parts = information(z.double().numpy(), pairs, log_prior, *moments, _prior_each(prior, z), masses)
+    offers = getattr(q, "offers", NORMAL)
+    masses, normal = "euclidean" not in offers, "normal" in offers
+    parts = information(z.double().numpy(), pairs, log_prior, *moments, _prior_each(prior, z), masses, normal)
     kl, exact = divergence(q, prior, z[None])
     found = {
         "mutual_information": parts.mutual,

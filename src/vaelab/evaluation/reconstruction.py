@@ -13,6 +13,7 @@ from ..core.batch import beside
 from ..measure import reconstruction as measure
 from ..measure.estimate import mean_of
 from ..measure.importance import draw_z
+from ..measure.latent import centre_of
 from ..models.prepare import COUNTS, LEVELS
 from .case import Case, Numbers
 from .columns import columns_back
@@ -60,13 +61,13 @@ def reconstruction(case: Case) -> Numbers:
 
 @torch.no_grad()
 def _fitted(case: Case) -> tuple[Tensor, Tensor]:
-    """Means of p(x|z) at the posterior mean and at a draw of z, as the model sees rows, [n, *shape] each."""
+    """Means of p(x|z) at the middle of the posterior and at a draw of z, as the model sees rows, [n, *shape] each."""
     parts = []
     with torch.random.fork_rng(devices=[]):
         for start in range(0, len(case.x), DECODED):
             rows = case.rows[start : start + DECODED]
             q = case.model.encode(rows)
-            codes = torch.cat([q.mean[None], draw_z(q, 1, case.seed, start)])
+            codes = torch.cat([centre_of(q)[None], draw_z(q, 1, case.seed, start)])
             parts.append(case.model.decode(codes, *beside(rows)).mean)
     at_mean, at_draw = torch.cat(parts, 1).reshape(2, *case.x.shape)
     return at_mean, at_draw

@@ -41,9 +41,9 @@ class Information:
     Args:
         mutual: I(x; z).
         marginal: KL(q(z) || p(z)).
-        correlation: TC(z) = KL(q(z) || prod q(z_j)); None where z is made of entries of a book.
+        correlation: TC(z) = KL(q(z) || prod q(z_j)); None where the q(z_j|x) are not known to be normal.
         ceiling: log N, which the lower bound on I(x; z) cannot pass.
-        single: sum_j KL(q(z_j) || p(z_j)); None where the prior's dimensions are not known singly.
+        single: sum_j KL(q(z_j) || p(z_j)); None there, and where the prior's dimensions are not known singly.
         each: Its terms, [L]; None likewise.
     """
 
@@ -63,6 +63,7 @@ def information(
     variance: np.ndarray,
     prior_each: np.ndarray | None = None,
     masses: bool = False,
+    normal: bool = True,
 ) -> Information:
     """I(x; z), KL(q(z) || p(z)) and its parts from one draw of z for each row.
 
@@ -80,6 +81,7 @@ def information(
         prior_each: log p(z_ij) of single dimensions, [n, L]; None where they are not independent.
         masses: Whether z is made of entries of a book or lies on a sphere, so that q and p are no densities over real
             vectors, which a normal's could bound.
+        normal: Whether the q(z_j|x) are normal; those of a flow or of a hierarchy are not.
     """
     own = np.diag(pairs)
     counted, left_out = _mixture(pairs)
@@ -94,7 +96,7 @@ def information(
         return between(ends[0].value, ends[1].value, max(end.interval for end in ends) + more, unit)
 
     mutual, marginal = bounds(own - below, own - counted, bias), bounds(counted - prior, below - prior, bias)
-    if masses:
+    if masses or not normal:
         return Information(mutual, marginal, None, ceiling)
     with_own, without = _marginals(z, mean, variance)
     each, spread = (with_own + without) / 2, np.abs(with_own - without).mean(0) / 2

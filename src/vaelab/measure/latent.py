@@ -189,3 +189,8 @@ def takes_noise(q: Distribution) -> bool:
 def is_point(q: Distribution) -> bool:
     """Whether all samples of a row are the same, since they take no noise."""
     return takes_noise(q) and q.noise_shape[1] == 0  # type: ignore[attr-defined]
+
+
+def centre_of(q: Any) -> Tensor:
+    """What stands for a row, [n, L]: the mean of q(z|x), or the likeliest entries of a book, or of one group by one."""
+    return q.mode if hasattr(q, "mode") else q.mean

@@ -37,20 +37,30 @@ def latent_path(start: np.ndarray, end: np.ndarray, steps: int, path: str = "lin
     return PATHS[path](start, end, _shares(steps))
 
 
-def axis_walk(base: np.ndarray, dimensions: Sequence[int], steps: int, span: float = 3.0) -> np.ndarray:
+def axis_walk(
+    base: np.ndarray,
+    dimensions: Sequence[int],
+    steps: int,
+    span: float = 3.0,
+    middle: np.ndarray | float = 0.0,
+    deviation: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """Codes that equal `base` but for one dimension, which runs from -span to span, [len(dimensions), steps, L].
 
     Args:
         base: The code walked from, [L].
         dimensions: The dimensions varied in turn, counted from 0.
         steps: Codes along each dimension, at least 2.
-        span: Half-width of the walk, in standard deviations of a standard normal prior.
+        span: Half-width of the walk, in standard deviations of the prior.
+        middle, deviation: The prior's mean and standard deviation, [L] or of all dimensions.
 
     Raises:
         BadInput: for fewer than 2 steps.
     """
     codes = np.tile(base, (len(dimensions), steps, 1))
-    codes[np.arange(len(dimensions)), :, list(dimensions)] = span * (2 * _shares(steps)[:, 0] - 1)
+    chosen, walk = list(dimensions), span * (2 * _shares(steps)[:, 0] - 1)
+    middle, deviation = (np.broadcast_to(part, base.shape)[chosen, None] for part in (middle, deviation))
+    codes[np.arange(len(chosen)), :, chosen] = middle + deviation * walk
     return codes
 
 

@@ -5,19 +5,15 @@ A model whose parts do not fit is refused in one sentence when it is built; `vae
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, get_args
-
 from ..core.config import Config
 from ..core.errors import BadInput
 from ..core.facts import Facts
-from ..core.settings import ObjectiveConfig, ObjectiveName
 from ..core.tables import pick
 from ..distributions.likelihoods import LIKELIHOODS
 from ..distributions.normal import EUCLIDEAN
 from .codes import QUANTISERS
 from .parts import AFTER, POSTERIORS, PRIORS
+from .unread import OF_SETTINGS, SPREADS, UNWEIGHED, Rule
 
 WORDS: dict[str, str] = {
     "density": "log q(z|x), which {posterior} codes do not have",
@@ -71,22 +67,6 @@ def missing(
     return None
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A further reason to refuse.
-
-    Args:
-        argument: The setting to name.
-        broken: Whether a config for these data breaks it.
-        rule, fix: In words.
-    """
-
-    argument: str
-    broken: Callable[[Config, Facts], Any]
-    rule: str
-    fix: str = ""
-
-
 READ_CONDITIONS = ("standard",)  # priors that there is a p(z|c) of
 OF_ROWS = ("vamp", "exemplar")  # priors made of encoded rows
 BY_ENTRY = {name for name, kind in LIKELIHOODS.items() if kind.by_entry}
@@ -127,6 +107,12 @@ RULES: list[Rule] = [
         lambda config, facts: facts.vocabulary and config.likelihood.name != "tokens",
         "these rows are strings, whose tokens are no numbers",
         "likelihood=tokens",
+    ),
+    Rule(
+        "data.text_column",
+        lambda config, facts: config.data.text_column is not None and not facts.vocabulary,
+        "it names a column of strings to learn, and these rows are numbers",
+        "leave it out",
     ),
     Rule(
         "model.condition_on",
@@ -239,54 +225,8 @@ RULES: list[Rule] = [
     ),
 ]
 
-DEFAULTS = ObjectiveConfig()
-WEIGHTED, UNWEIGHED = {"iwae", "miwae", "ciwae", "dreg"}, {"wae", "wae_gan"}
-SPREADS = {"dip_i", "dip_ii"}
 FROM_DRAWS = {"info", *UNWEIGHED}
 OF_A_BATCH = {"beta_tc", "info", "wae", *SPREADS}  # objectives that compare the rows of a batch
-ALL = frozenset(get_args(ObjectiveName))
-# Settings of the objective, the objectives that have no use for them, and why.
-USELESS: tuple[tuple[tuple[str, ...], Collection[str], str, str], ...] = (
-    (
-        ("free_bits", "capacity", "balance"),
-        WEIGHTED,
-        "an importance-weighted bound has no divergence apart from the rest",
-        "objective.name=elbo has one",
-    ),
-    (
-        ("beta", "anneal", "free_bits", "capacity", "target_rate", "target_reconstruction", "balance"),
-        UNWEIGHED,
-        "a Wasserstein autoencoder has no divergence of each row",
-        "objective.penalty weighs the term of its own",
-    ),
-    (
-        ("penalty",),
-        {"elbo", *WEIGHTED},
-        "this objective has no term of its own",
-        "objective.beta weighs the divergence",
-    ),
-    (("diagonal",), ALL - SPREADS, "only dip_i and dip_ii weigh variances", "leave it at null"),
-)
-
-
-def _set_in_vain(key: str, names: Collection[str]) -> Callable[[Config, Facts], bool]:
-    """Whether a setting is not at its default, and the objective one of these."""
-    return lambda config, facts: (
-        config.objective.name in names and getattr(config.objective, key) != getattr(DEFAULTS, key)
-    )
-
-
-# Rules that read settings alone, so that what a finding advises can be held against them.
-OF_SETTINGS = [
-    Rule(
-        f"objective.{key}",
-        _set_in_vain(key, names),
-        rule,
-        fix,
-    )
-    for keys, names, rule, fix in USELESS
-    for key in keys
-]
 RULES += [
     *OF_SETTINGS,
     Rule(

@@ -276,6 +276,15 @@ READERS: dict[str, Callable[[Plan, int, Any], nn.Module]] = {
     "recurrent": _recurrent,
     "transformer": _transformer,
 }
+# What the networks are, in words, as encoders and as decoders.
+NETWORKS: dict[str, str] = {
+    "linear": "one linear layer",
+    "mlp": "fully connected layers: model.hidden",
+    "conv": "convolutions over images: model.channels",
+    "pixel_cnn": "gated convolutions that draw an image pixel by pixel: model.layers, model.width",
+    "recurrent": "gated recurrent units over tokens: model.layers, model.width",
+    "transformer": "attention over tokens: model.layers, model.width",
+}
 LIKELIHOOD_BUILDERS: dict[str, Callable[[LikelihoodConfig, Facts], Likelihood]] = {
     **{name: lambda config, facts, kind=kind: kind() for name, kind in LIKELIHOODS.items()},  # type: ignore[misc]
     "gaussian": lambda config, facts: Gaussian(config.noise, config.sigma),

@@ -39,12 +39,16 @@ class SecondStage(nn.Module):
         self.latent, self.width = latent, max(latent, *hidden) if hidden else latent
         reads, writes = MLP(latent, hidden, **style), MLP(latent, tuple(reversed(hidden)), latent, **style)  # type: ignore[arg-type]
         self.vae = VAE(GaussianPosterior(reads, reads.features, latent), Decoder(writes, Gaussian("shared"), (latent,)))
-        coins = torch.Generator().manual_seed(0)
-        self.register_buffer("noise", torch.randn(DRAWS, 1, latent, generator=coins), persistent=False)
+        self.register_buffer("noise", torch.empty(DRAWS, 1, latent), persistent=False)
+        self.hold()
 
     def forward(self, context: Tensor | None = None) -> SecondStageDensity:
         """The distribution of codes, one row; it depends on no context."""
         return SecondStageDensity(self)
+
+    def hold(self, seed: int = 0) -> None:
+        """Draws the noise of the density's estimate; what is built or loaded holds that of seed 0."""
+        self.noise.copy_(torch.randn(self.noise.shape, generator=torch.Generator().manual_seed(seed)))
 
     def fit(self, z: Tensor, steps: int, seed: int) -> None:
         """Trains it on codes z [N, L] by its own bound."""
@@ -56,9 +60,11 @@ class SecondStageDensity:
 
     .. math:: \hat p(z) = \frac{1}{S} \sum_s \frac{p(z|u_s) p(u_s)}{q(u_s|z)}, \quad u_s \sim q(u|z)
 
-    from base noise that is drawn once and held. Over that noise it is an unbiased estimate of p(z), and its logarithm
-    is below log p(z) in expectation: with `log_prob` for log p(z), the first stage's ELBO and its importance-weighted
-    bound stay lower bounds on log p(x).
+    from base noise that is drawn once, held, and the same for every z. Over that noise it is an unbiased estimate of
+    p(z), and its logarithm is below log p(z) in expectation: with `log_prob` for log p(z), the first stage's ELBO and
+    its importance-weighted bound are lower bounds on log p(x) in expectation over the held noise too. For the noise
+    that is held they may lie above log p(x), and since all rows and all draws of z share it, more of them do not
+    average that out; `SecondStage.hold` with other seeds shows by how much.
 
     Args:
         stage: The modules.

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.batch import Batch, condition_of, rows_of
+from ..core.errors import BadInput
 from ..core.facts import labelled_share
 from ..core.output import VAEOutput
-from ..distributions.labelled import LabelledPosterior, LabelledPrior, every_label
+from ..distributions.labelled import LabelledPosterior, LabelledPrior, averaged, every_label
 from ..distributions.normal import full_precision
 from .vae import VAE, Model, drawn
 
@@ -31,7 +32,9 @@ class SemiSupervised(Model):
 
     p(y) are the frequencies of the known labels, with one row added to each. Known labels also train the classifier: a
     step adds `weight` * rows / known rows times the mean of -log q(y|x) over the known labels of its batch, of which
-    there are `vaelab.core.facts.labelled_share`; the first reference has a weight of 0.1 in a sum over all rows.
+    there are `vaelab.core.facts.labelled_share`. That is rows / known rows times what the first reference adds, where
+    0.1 * rows beside a sum of bounds over all rows is 0.1 beside their mean: the same where all labels are known, and
+    the more, the fewer are; `weight` = 0.1 * known rows / rows is theirs.
 
     References: Kingma, Rezende, Mohamed and Welling, Semi-supervised Learning with Deep Generative Models, 2014; Jang,
     Gu and Poole, Categorical Reparameterization with Gumbel-Softmax, 2017.
@@ -79,7 +82,14 @@ class SemiSupervised(Model):
         return self.vae.decoder
 
     def draw(self, x: Tensor | Batch, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
-        """The record of rows [B, ...], with their labels where they are known, with K = `samples` draws."""
+        """The record of rows [B, ...], with their labels where they are known, with K = `samples` draws.
+
+        Raises:
+            BadInput: for base noise, of which a label is no function.
+        """
+        if noise is not None:
+            fix = "leave it out and seed the global generator"
+            raise BadInput("noise", tuple(noise.shape), "a label is no function of normal noise", fix)
         rows, posterior, prior = rows_of(x), self.encode(x), self.prior_distribution()
         inner = self._each_label if self.relaxed is None or not self.training else self._relaxed
         z, log_px, kl, exact = inner(rows, posterior, prior, samples)
@@ -146,7 +156,7 @@ class SemiSupervised(Model):
         nats = self.vae.decode(z, every_label(posterior.log_y)).log_prob(self._repeated(rows))
         kl, exact = posterior.parted(prior, z, log_q)
         each = nats.reshape(samples, self.classes, len(rows))
-        log_px = torch.einsum("bc,kcb->kb", posterior.probabilities.to(each.dtype), each)
+        log_px = averaged(posterior.probabilities, each.permute(1, 2, 0)).T
         return posterior.chosen(z), log_px, kl, exact
 
     def _relaxed(

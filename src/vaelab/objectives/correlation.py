@@ -148,8 +148,9 @@ class Covariance(Penalty):
 
     def of(self, posterior: Any) -> Tensor:
         """The covariance over the rows of a batch, [L, L]."""
-        means = torch.atleast_2d(posterior.mean.T.cov(correction=0))
-        if not self.sampled:
-            return means
-        factor = posterior.scale_tril
-        return means + (factor @ factor.mT).mean(0)
+        with torch.autocast(posterior.mean.device.type, enabled=False):  # it would round the matrix products
+            means = torch.atleast_2d(posterior.mean.T.cov(correction=0))
+            if not self.sampled:
+                return means
+            factor = posterior.scale_tril
+            return means + (factor @ factor.mT).mean(0)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributions.normal import full_precision
+
 
 class Critic(nn.Module):
     r"""A network D to one logit, trained to tell samples of p from samples of r; its optimum is log p / r.
@@ -27,9 +29,9 @@ class Critic(nn.Module):
     def judged(self, given: Tensor) -> Tensor:
         """Logits [N] of what is given, [N, ...]; their gradient reaches what is given and none of our parameters."""
         frozen = {name: value.detach() for name, value in self.net.named_parameters()}
-        return torch.func.functional_call(self.net, frozen, given).squeeze(-1)
+        return full_precision(torch.func.functional_call(self.net, frozen, given).squeeze(-1))
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
         """The mean cross-entropy in nats of telling `first` (p) from `second` (r); it reaches our parameters alone."""
-        logits = self.net(torch.cat([first.detach(), second.detach()])).squeeze(-1)
+        logits = full_precision(self.net(torch.cat([first.detach(), second.detach()])).squeeze(-1))
         return 0.5 * (F.softplus(-logits[: len(first)]).mean() + F.softplus(logits[len(first) :]).mean())

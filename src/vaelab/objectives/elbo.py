@@ -66,7 +66,8 @@ class ELBO:
         if capacity is not None and free_bits > 0:
             raise BadInput("capacity", capacity, "cannot be combined with free_bits", "set one of them")
         if balance and (free_bits > 0 or capacity is not None):
-            raise BadInput("balance", balance, "cannot be combined with free_bits or capacity", "set one of them")
+            rule = "cannot be combined with free_bits or capacity"
+            raise BadInput("objective.balance", balance, rule, "set one of them")
         whole("samples", samples)
         pick({"dimension": 0, "group": 0}, free_bits_per, "free_bits_per")
         self.beta = beta if isinstance(beta, Schedule) else constant(float(beta))

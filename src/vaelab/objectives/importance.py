@@ -35,10 +35,11 @@ class ImportanceWeighted:
 
     With `doubly` the value is the same, and the gradient is the doubly reparameterised one (Tucker, Lawson, Gu and
     Maddison, Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019): the encoder's comes through
-    z alone, each sample's weighted by the square of its normalised weight, and that of log q(z|x) in its own parameters
-    is left out, whose part in expectation the squares are. It has the same expectation and, with more than one sample,
-    a variance that does not drown the signal as K grows. Decoder and prior keep the gradient of the bound. Since it is
-    another estimator it is not the derivative of the value at fixed noise. It takes one more pass back to z.
+    z alone, each sample's weighted by w - beta (w - w²) of its normalised weight w, by the square where beta is 1, and
+    that of log q(z|x) in its own parameters is left out, whose part in expectation beta (w - w²) is. It has the same
+    expectation and, with more than one sample, a variance that does not drown the signal as K grows. Decoder
+    and prior keep the gradient of the bound. Since it is another estimator it is not the derivative of the value at
+    fixed noise. It takes one more pass back to z.
 
     Args:
         samples: Posterior samples per row (K), over all groups.
@@ -73,7 +74,7 @@ class ImportanceWeighted:
         whole("outer", outer)
         if samples % outer:
             fix = f"such as objective.samples={math.ceil(samples / outer) * outer}, or another objective.outer"
-            raise BadInput("samples", samples, f"must fall evenly into the {outer} groups of outer", fix)
+            raise BadInput("objective.samples", samples, f"must fall evenly into the {outer} groups of outer", fix)
         if not 0 <= mix <= 1:
             raise BadInput("mix", mix, "must be from 0 to 1")
         if not isinstance(beta, Schedule) and not 0 <= beta < math.inf:
@@ -113,7 +114,7 @@ class ImportanceWeighted:
         shown = loss.detach() if beta == 1 else -self._bound(output.log_weights.detach())
         total = loss.mean()
         if self.doubly and log_w.requires_grad and output.z.requires_grad:
-            surrogate = self._surrogate(log_w, output.z)
+            surrogate = self._surrogate(log_w, output.z, beta)
             total = surrogate + (total - surrogate).detach()
         return loss_of(total, output, weights, negative_bound=shown)
 
@@ -122,22 +123,24 @@ class ImportanceWeighted:
         weighted = weighted_bound(log_w, self.bound_samples)
         return weighted if not self.mix else self.mix * log_w.mean(0) + (1 - self.mix) * weighted
 
-    def _surrogate(self, log_w: Tensor, z: Tensor) -> Tensor:
+    def _surrogate(self, log_w: Tensor, z: Tensor, beta: float) -> Tensor:
         """A scalar whose gradient is the doubly reparameterised estimate.
 
-        Each log weight counts as in the gradient of the bound, `once`; along z it is to count `twice` instead. The
-        difference is put on z by hand, so that the record is left as it was, and whatever else reads z is not touched.
+        Each log weight counts as in the gradient of the bound, `once`; along z it counts `less`, by what the left out
+        gradient, beta times that of log q(z|x), is in expectation. The difference is put on z by hand, so that the
+        record is left as it was, and whatever else reads z is not touched.
 
         Args:
             log_w: [K, B], without a gradient in the posterior's own parameters.
             z: [K, B, L].
+            beta: The power of the ratio in the weights.
         """
         normalised = log_w.detach().unflatten(0, (self.outer, -1)).softmax(1).flatten(0, 1)
-        elbo = self.mix / len(log_w)
-        once = elbo + (1 - self.mix) / self.outer * normalised
-        twice = elbo + (1 - self.mix) / self.outer * normalised.square()
+        share = (1 - self.mix) / self.outer
+        once = self.mix / len(log_w) + share * normalised
+        less = beta * share * (normalised.square() - normalised)
         (slope,) = torch.autograd.grad(log_w.sum(), z, retain_graph=True)
-        along_z = ((twice - once).unsqueeze(-1) * slope * z).sum()
+        along_z = (less.unsqueeze(-1) * slope * z).sum()
         return -((once * log_w).sum() + along_z) / log_w.shape[1]
 
 

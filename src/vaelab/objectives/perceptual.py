@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.output import VAEOutput
+from ..distributions.normal import full_precision
 from ..nets.conv import ConvEncoder
 from ..nets.mlp import MLP
 from .critic import Critic
@@ -58,7 +59,7 @@ def _several(found: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def _squares(seen: Tensor, decoded: Tensor) -> Tensor:
     """Squared distances, [K, B], of [B, ...] from [K, B, ...]."""
-    return (decoded - seen).square().flatten(2).sum(-1)
+    return (full_precision(decoded) - full_precision(seen)).square().flatten(2).sum(-1)
 
 
 class RowCritic(Penalty):

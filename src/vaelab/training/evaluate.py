@@ -113,7 +113,10 @@ def _accuracy(model: Any, rows: Rows, index: Tensor, seed: int, engine: Engine) 
     model.train(was_training)
     right, labels = engine.total(right), engine.total(labels)
     known = labels.sum().item()
-    return {"accuracy": right.item() / known, "commonest_label": labels.max().item() / known} if known else {}
+    if not known:
+        return {}
+    shares = {"accuracy": right.item() / known, "commonest_label": labels.max().item() / known}
+    return {**shares, "labelled_rows": int(known)}
 
 
 def _chunk(model: Model, rows: Rows, samples: int) -> int:

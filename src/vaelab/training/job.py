@@ -22,17 +22,23 @@ from ..data.conditions import Conditioning, conditioned
 from ..data.mixed import as_mixed
 from ..data.source import Source, as_tokens, fingerprint, load, split
 from ..data.spec import Spec
+from ..distributions.code_posteriors import GumbelPosterior
 from ..distributions.likelihoods import LIKELIHOODS, OptimalNoise
+from ..distributions.quantize import VectorBook
 from ..models.build import acquaint, build_model, resolve
 from ..models.fits import refuse_misfits
 from ..models.prepare import COUNTS, start_at
+from ..models.unread import changed
 from ..objectives.base import Objective
 from ..objectives.build import build_objective
+from ..objectives.penalised import Penalty
 from .engine import Engine
 from .trial import check_kinds, try_out
 
 DEFAULT_PASSES, LEAST_STEPS, MOST_STEPS = 200, 2_000, 10_000
 SEEN = 10_000  # training rows that parts of a model may look at before training starts
+TARGETS = ("objective.target_rate", "objective.target_reconstruction")  # held beside any objective
+SIZES = ("model.hidden", "model.channels")  # which a config of many models may hold beside one of one's own
 SMALL_STEP = 10**8  # multiplications of a batch with every weight: about 2 ms of one core, there and back
 
 
@@ -55,10 +61,15 @@ class Job:
 def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: Objective | None) -> Job:
     """Reads and checks the data, makes every choice that depends on it, and builds the model."""
     check_kinds(model, objective)
+    _refuse_replaced(config, model, objective)
     source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
     given, reading = conditioned(as_tokens(source), config, held_out_of(source, config)[1])
+    if reading is not None and model is not None and not getattr(model, "conditioned", ()):
+        rule = "the model passed reads nothing that is given beside a row: its `conditioned` is empty"
+        fix = "leave it out, or name the parts that read it: vaelab.VAE(..., condition=('encoder', 'decoder'))"
+        raise BadInput("data.condition", config.data.condition, rule, fix)
     source = as_mixed(given, config)
     held_rows, index, held_index = held_out_of(source, config)
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
@@ -116,6 +127,17 @@ def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, obj
         try_out(built.to(engine.device), chosen, rows)
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _refuse_replaced(config: Config, model: Any, objective: Any) -> None:
+    """Settings that describe what one of one's own stands in for would reach nothing."""
+    guesses = getattr(model, "guesses", False)  # then labels may be missing
+    fine = {"model.latent", *SIZES, *(["model.missing_labels"] if guesses else []), *TARGETS}
+    for part, name, sections in ((model, "model", ("model", "prior")), (objective, "objective", ("objective",))):
+        found = [key for section in sections for key in changed(config, section) if key not in fine]
+        if part is not None and found:
+            rule = f"the {name} that was passed is used as it is, and these settings describe another"
+            raise BadInput("config", ", ".join(found), rule, f"leave them out, or leave out {name}=...")
 
 
 def _condition_facts(reading: Conditioning | None) -> dict[str, Any]:
@@ -183,17 +205,34 @@ def _likelihood_of(model: Any) -> str:
 
 
 def _refuse_slices(config: Config, objective: Any, model: nn.Module, engine: Engine, held_out: int) -> None:
-    """Slices of a batch have to have rows, and a loss that is no mean over rows cannot be added up from them."""
+    """Slices of a batch have to have rows, and a loss that is no mean over their rows cannot be added up from them."""
     parts, size = config.train.accumulate * engine.world, config.train.batch_size
     if size < parts:
         raise BadInput("train.batch_size", size, f"must be at least {parts}, a row for each slice and process")
     if held_out < engine.world:
         raise BadInput("data.held_out", f"{held_out} rows", f"there are {engine.world} processes", "hold out more rows")
-    fitted = any(isinstance(module, OptimalNoise) for module in model.modules())
-    if config.train.accumulate > 1 and (fitted or getattr(objective, "bends", False)):
-        what = "likelihood.noise=optimal" if fitted else "free bits or a capacity, or with a term of a whole batch,"
-        rule = f"with {what} the loss depends on the mean of the whole batch"
+    penalties = objective.modules() if engine.world > 1 and isinstance(objective, nn.Module) else ()
+    if any(isinstance(part, Penalty) and part.bends for part in penalties):
+        why = f"its term compares the rows of a whole batch, of which each of the {engine.world} processes has a part"
+        raise BadInput("objective.name", config.objective.name, why, "train with one process")
+    if config.train.accumulate > 1 and (rule := _against_slices(objective, model)):
         raise BadInput("train.accumulate", config.train.accumulate, rule, "use train.accumulate=1")
+
+
+def _against_slices(objective: Any, model: nn.Module) -> str | None:
+    """Why the gradients of slices would not add up to that of the batch; None where they do."""
+
+    def has(*kinds: type) -> bool:
+        return any(isinstance(module, kinds) for module in model.modules())
+
+    if has(VectorBook, GumbelPosterior):
+        return "the books or the temperature of codes move with every pass, of which each slice would be one"
+    if has(OptimalNoise):
+        return "with likelihood.noise=optimal the loss depends on the mean of the whole batch"
+    if getattr(objective, "bends", False):
+        what = "free bits or a capacity, or with a term of a whole batch,"
+        return f"with {what} the loss depends on the mean of the whole batch"
+    return None
 
 
 def _batch_within(config: Config, rows: int) -> tuple[Config, list[Finding]]:

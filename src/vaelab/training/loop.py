@@ -69,8 +69,8 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=train.rate, weight_decay=train.weight_decay, fused=True
         )
-        encoder = set(getattr(model, "encoder", nn.Module()).parameters())
-        self.others = [parameter for parameter in self.parameters if parameter not in encoder]
+        inference = {p for part in ("encoder", "classifier") for p in getattr(model, part, nn.Module()).parameters()}
+        self.others = [parameter for parameter in self.parameters if parameter not in inference]
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
         self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
         self.averaged = Averaged(model, train.ema) if train.ema else None

@@ -11,7 +11,7 @@ from ..core.errors import BadInput
 from ..core.facts import Facts
 from ..core.finding import Finding, settings_text
 from ..measure.bound import selected_by
-from ..models.fits import OF_SETTINGS
+from ..models.unread import OF_SETTINGS
 from ..monitoring.rules import judge as judge_trace
 from ..monitoring.trace import Trace, from_metrics
 from .checkpoint import Progress

@@ -9,6 +9,7 @@ from typing import Any
 from ..core.finding import Finding
 
 FEW_ERRORS = 3  # standard errors
+NORMAL_95 = 1.96
 
 
 def label_rules(selected: dict[str, Any]) -> Iterator[Finding]:
@@ -19,18 +20,35 @@ def label_rules(selected: dict[str, Any]) -> Iterator[Finding]:
     """
     if "accuracy" not in selected:
         return
-    share, commonest = selected["accuracy"], selected["commonest_label"]
-    error = sqrt(share * (1 - share) / selected["rows"])
-    blind = share < commonest + FEW_ERRORS * error
+    share, commonest, rows = selected["accuracy"], selected["commonest_label"], selected["labelled_rows"]
+    middle, half = wilson(share, rows, FEW_ERRORS)
+    blind = middle - half < commonest
     yield Finding(
         "TR181" if blind else "TR180",
         "warning" if blind else "ok",
         "the classifier tells no labels" if blind else "accuracy of the classifier",
         100 * share,
-        "% of the held-out rows",
-        196 * error,
+        "% of the held-out rows with a known label",
+        100 * wilson(share, rows, NORMAL_95)[1],
         f"the commonest label is that of {100 * commonest:.1f} %",
         why="too few labels, too few steps, or labels that have nothing to do with the rows" if blind else "",
         advice="more labelled rows, more steps, or model.classifier_weight=1" if blind else "",
         expected="more right than by always guessing the commonest label" if blind else "",
     )
+
+
+def wilson(share: float, count: float, errors: float) -> tuple[float, float]:
+    """Middle and half-width of the interval around a share, of so many standard errors (Wilson, 1927).
+
+    Args:
+        share: Of `count` independent rows, from 0 to 1.
+        count: At least 1.
+        errors: Half-width in standard errors; 1.96 for 95 %.
+
+    Example:
+        >>> [round(number, 4) for number in wilson(1.0, 20, 1.96)]
+        [0.9194, 0.0806]
+    """
+    added = errors**2 / count
+    half = errors * sqrt(share * (1 - share) / count + added / (4 * count)) / (1 + added)
+    return (share + added / 2) / (1 + added), half

@@ -19,7 +19,7 @@ def prior_rules(selected: dict[str, Any]) -> Iterator[Finding]:
     if not selected.get("is_bound", True):
         yield _no_bound(selected)
     if fit := selected.get("prior_fit"):
-        yield _fitted(fit, bound=selected.get("is_bound", True))
+        yield _failed(fit) if "failed" in fit else _fitted(fit, bound=selected.get("is_bound", True))
 
 
 def _no_bound(selected: dict[str, Any]) -> Finding:
@@ -32,6 +32,18 @@ def _no_bound(selected: dict[str, Any]) -> Finding:
         evidence="q(z|x) is a point, whose divergence from any prior is infinite",
         why="what stands for the negative ELBO of this run is its reconstruction, and compares to no bound",
         advice="compare runs by their samples and reconstructions, or take model.posterior=diagonal",
+    )
+
+
+def _failed(fit: dict[str, Any]) -> Finding:
+    return Finding(
+        "TR153",
+        "warning",
+        f"the prior could not be fitted to the codes after training ({fit['prior']}); the trained one is in force",
+        evidence=fit["failed"],
+        why="codes far apart, or of very different sizes, make such a fit diverge",
+        edit={"prior.after": "none"},
+        expected="the same run without a fit; prior.after=gmm takes no steps of a gradient",
     )
 
 

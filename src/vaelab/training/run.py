@@ -22,6 +22,7 @@ from ..data.spec import Spec, conditions_from
 from ..distributions.likelihoods import Decoder
 from ..distributions.normal import Distribution
 from ..measure.bound import selected_by
+from ..measure.latent import centre_of
 from ..measure.paths import axis_walk, latent_path
 from ..models.build import build_model
 from ..models.vae import prior_codes
@@ -183,11 +184,22 @@ class Run:
             if not reads or self.model.guesses:
                 return ()
             rule = f"the {' and the '.join(sorted(reads))} of this run read what is given beside a row"
-            one_of = self.spec.classes and f"one of {', '.join(names[:12])}"
-            raise BadInput("condition", None, rule, f"pass condition=, {one_of or f'{len(names)} numbers a row'}")
+            raise BadInput("condition", None, rule, f"pass condition=, {self._one_of}")
         if not names:
             raise BadInput("condition", condition, "this run reads nothing beside a row", "leave it out")
-        return (self.spec.conditioning.encode(condition, rows),)
+        read = self.spec.conditioning.encode(condition, rows)
+        if not self._guesses and read.isnan().any():
+            row = int(read.isnan().any(1).nonzero()[0])
+            raise BadInput("condition", f"no label in row {row}", "must be known: this model tells none", self._one_of)
+        return (read,)
+
+    @property
+    def _one_of(self) -> str:
+        """What a condition can be, in words."""
+        names = self.spec.condition
+        if not self.spec.classes:
+            return "one number a row" if len(names) == 1 else f"{len(names)} numbers a row"
+        return f"one of {', '.join(names[:12])}"
 
     def batch(self, x: Any, condition: Any = None, *parts: str) -> Tensor | Batch:
         """Rows x [n, ...], and their conditions, as the model takes them; `parts` as of `given`, the encoder anyway."""
@@ -307,6 +319,19 @@ class Run:
             return ()
         return (known[torch.randint(len(known), (count,), generator=generator(seed, "conditions"))],)
 
+    @property
+    def _walkable(self) -> int:
+        """Dimensions of z without the entries of a label that a code may end in."""
+        return self.latent - (self.model.classes if self._guesses else 0)
+
+    @property
+    def _guesses(self) -> bool:
+        return bool(getattr(self.model, "guesses", False))
+
+    def _likeliest(self, x: Any) -> list[str]:
+        """The names of the labels that the classifier finds likeliest for rows x [n, ...]."""
+        return [self.spec.condition[place] for place in self.classify(x).argmax(1)]
+
     def interpolate(
         self, a: Any, b: Any, steps: int = 15, path: str = "linear", condition: Any = None
     ) -> np.ndarray:
@@ -317,13 +342,20 @@ class Run:
         Args:
             a: One row; b: another.
             path: "linear" or "spherical".
-            condition: Of both, or a pair of them, between which it changes in equal steps.
+            condition: Of both, or a pair of them, between which it changes in equal steps. Where a model with a
+                classifier is given none, each row is encoded under its likeliest label, and decoded under that of a.
         """
-        start, end = self.embed(np.stack([np.asarray(a), np.asarray(b)]), condition=condition)
-        codes = torch.from_numpy(latent_path(start, end, steps, path)).float()
+        rows, kept = np.stack([np.asarray(a), np.asarray(b)]), condition
+        if condition is None and self._guesses:
+            condition = self._likeliest(rows)
+            kept = condition[0]
+        start, end = self.embed(rows, condition=condition)
+        size = self._walkable
+        walked = latent_path(start[:size], end[:size], steps, path)
+        codes = torch.from_numpy(np.concatenate([walked, np.tile(start[size:], (steps, 1))], 1)).float()
         if self._book is not None:
             codes = self._book.vectors(self._book.indices(codes))
-        ends = self.given(condition, 2, "decoder")
+        ends = self.given(kept, 2, "decoder")
         share = torch.linspace(0, 1, steps)[:, None]
         with torch.no_grad():
             return self._decoded(codes, False, 0, tuple(both[0] * (1 - share) + both[1] * share for both in ends))
@@ -338,15 +370,16 @@ class Run:
     ) -> np.ndarray:
         """Decoded walks along single latent dimensions, all others held fast, [len(dimensions), steps, ...].
 
-        Each dimension in turn runs from -span to span, in standard deviations of the prior, while the others stay at
-        the posterior mean of `row`. Reference: Higgins et al., beta-VAE, 2017.
+        Each dimension in turn runs from -span to span, in standard deviations of the prior around its mean, while the
+        others stay at the posterior mean of `row`. Reference: Higgins et al., beta-VAE, 2017.
 
         Args:
             row: A row on the data's own scale; None walks around the mean of the prior.
             dimensions: The dimensions, counted from 1 as in the report; None walks along all.
             steps: Rows along each dimension, at least 2.
             span: Half-width of the walk.
-            condition: What is given beside the row, and all along.
+            condition: What is given beside the row, and all along; where a model with a classifier is given none, the
+                likeliest label.
 
         Raises:
             BadInput: for a dimension the model does not have, fewer than 2 steps, or codes that are entries of a book.
@@ -354,29 +387,28 @@ class Run:
         if self._book is not None:
             fix = "vaelab interpolate goes over entries from one row to another"
             raise BadInput("run", self.folder, "its codes are entries of a book, between which nothing lies", fix)
-        chosen = range(1, self.latent + 1) if dimensions is None else dimensions
+        chosen = range(1, self._walkable + 1) if dimensions is None else dimensions
         for dimension in chosen:
-            if not 1 <= dimension <= self.latent:
-                raise BadInput("dimension", dimension, f"the model has the latent dimensions 1 to {self.latent}")
-        base = self._middle(condition) if row is None else self.embed(np.asarray(row)[None], condition=condition)[0]
-        codes = axis_walk(base, [dimension - 1 for dimension in chosen], steps, span)
+            if not 1 <= dimension <= self._walkable:
+                raise BadInput("dimension", dimension, f"the model has the latent dimensions 1 to {self._walkable}")
+        if condition is None and self._guesses:
+            commonest = [self.spec.condition[int(np.argmax(self.spec.frequencies))]]
+            condition = (commonest if row is None else self._likeliest(np.asarray(row)[None]))[0]
+        middle, deviation = self._prior_moments(condition)
+        base = middle if row is None else self.embed(np.asarray(row)[None], condition=condition)[0]
+        codes = axis_walk(base, [dimension - 1 for dimension in chosen], steps, span, middle, deviation)
         decoded = self.decode(codes.reshape(-1, self.latent), condition=condition)
         return decoded.reshape(len(chosen), steps, *decoded.shape[1:])
 
     @torch.no_grad()
-    def _middle(self, condition: Any) -> np.ndarray:
-        """The mean of the prior, [L]; where it reads a condition, of p(z|c)."""
+    def _prior_moments(self, condition: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of the prior, [L] each; where it reads a condition, those of p(z|c)."""
         given = self.given(condition, 1, "prior")
-        if not self.spec.condition:
-            return np.zeros(self.latent, np.float32)
-        return self.model.prior_distribution(*given).mean[0].numpy()
+        reads = self._guesses or "prior" in getattr(self.model, "conditioned", ())
+        prior = self.model.prior_distribution(*(given if reads else ()))
+        return prior.mean[0].numpy(), prior.variance[0].sqrt().numpy()
 
     def __repr__(self) -> str:
         name, found, _ = selected_by(self.metrics) if self.metrics else ("", None, None)
         bound = f", held-out {name} {found:.3f} nats per sample" if found is not None else ""
         return f"Run({str(self.folder)!r}{bound})"
-
-
-def centre_of(q: Any) -> Tensor:
-    """What stands for a row, [n, L]: the mean of q(z|x), or the most likely entries of a book."""
-    return q.mode if hasattr(q, "mode") else q.mean
