@@ -63,7 +63,7 @@ BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "one row": (lambda f: text(f, "a,b\n1,2\n"), "row"),
     "ragged row": (lambda f: text(f, "a,b\n1,2\n3\n4,5\n"), "row 2"),
     "duplicate columns": (lambda f: text(f, "a,a\n1,2\n3,4\n"), "both called a"),
-    "text in a column": (lambda f: text(f, "a,b\n1,x\n3,y\n"), "column b"),
+    "text in a column": (lambda f: text(f, "a,b\n1,x\n3,4\n5,6\n"), "column b"),
     "infinity": (lambda f: text(f, "a,b\n1,inf\n3,4\n"), "finite"),
     "beyond float64": (lambda f: text(f, "a,b\n1,1e400\n3,4\n"), "finite"),
     "missing entry": (lambda f: text(f, "a,b\n1,\n3,4\n5,6\n"), "missing"),
@@ -249,7 +249,7 @@ def test_damage_is_status_4_and_a_read_only_place_status_5(run: Path, tmp_path: 
 
 
 def test_names_from_data_cannot_break_the_line(tmp_path: Path, capsys) -> None:
-    source = text(tmp_path, 'a,"evil\x1b[31m"\n1,x\n2,y\n')
+    source = text(tmp_path, 'a,"evil\x1b[31m"\n1,x\n2,3\n4,5\n')
     status, _, error = call(["train", source, *QUICK, "--out", tmp_path / "run"], capsys)
     assert status == 2
     assert "\x1b" not in error

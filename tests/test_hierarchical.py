@@ -485,14 +485,14 @@ REFUSED = {
     "fitted later": ({"prior": {"after": "gmm"}}, r"fitted in training"),
     "doubly reparameterised": ({"objective": {"name": "dreg"}}, r"a hierarchy is none"),
     "balance of one": ({"model": {"groups": [4]}, "objective": {"balance": True}}, r"nothing to balance"),
-    "prior on a sphere": ({"prior": {"name": "sphere"}}, r"codes on the unit sphere"),
+    "prior on a sphere": ({"prior": {"name": "sphere", "components": 100}}, r"codes on the unit sphere"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_hierarchy_cannot_have_is_refused(name: str) -> None:
     changes, words = REFUSED[name]
-    config = settings(groups=[2, 2]).updated(**({"model": {"latent": None}} | changes))
+    config = settings(groups=[2, 2]).updated(**{"model": {"latent": None}, "prior": {"components": 100}, **changes})
     requires = frozenset({"normal"}) if "objective" in changes else frozenset()
     with pytest.raises(BadInput, match=words):
         refuse_misfits(config, Facts((1, SIDE, SIDE)), requires)

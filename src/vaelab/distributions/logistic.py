@@ -82,6 +82,8 @@ def spread_out(x: Tensor, components: int) -> tuple[Tensor, Tensor]:
     A centre is the middle of its share of the rows, and a scale a quarter of the share's width: the middle half of a
     logistic distribution is 2.2 scales wide. Columns without a value are taken as 0.
     """
+    if not x.shape[1]:
+        return x.new_zeros(0, components), x.new_ones(0, components)
     shares = torch.linspace(0, 1, 2 * components + 1, dtype=x.dtype, device=x.device)
     quantiles = torch.nanquantile(x, shares, dim=0).nan_to_num().T
     _, deviation = known_moments(x)
