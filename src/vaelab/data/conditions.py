@@ -262,9 +262,7 @@ def _refuse_strangers(source: Source, asked: Sequence[str]) -> None:
     """Refuses columns that are not there."""
     for name in asked:
         if name not in source.columns:
-            fix = did_you_mean(name, source.columns) or (
-                f"the columns are {_listed(source.columns)}" if source.columns else "data.condition=labels"
-            )
+            fix = did_you_mean(name, source.columns) if source.columns else "data.condition=labels"
             raise BadInput("data.condition", name, f"{source.name} has no such column", fix)
 
 

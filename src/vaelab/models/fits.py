@@ -26,6 +26,14 @@ WORDS: dict[str, str] = {
     "fixed": "a prior without parameters of its own, and {prior} has some",
     "factorised": "a prior of independent dimensions, and {prior} is none",
 }
+# What to change where an objective lacks a word.
+FOR_OBJECTIVES: dict[str, str] = {
+    "density": "objective=wae, or a posterior with noise such as model.posterior=diagonal",
+    "normal": "model.posterior=diagonal or full",
+    "diagonal": "model.posterior=diagonal",
+    "fixed": "prior=standard",
+    "factorised": "prior=standard",
+}
 DEFAULT_PRIOR = (("sphere", "sphere"), ("codes", "uniform"))
 
 
@@ -272,7 +280,15 @@ def refuse_misfits(config: Config, facts: Facts, requires: frozenset[str]) -> No
     lacking = missing(config.model.posterior, prior_of(config), requires, is_hierarchy(config))
     if lacking is not None:
         who, what = lacking
-        argument, received = (
-            ("prior.name", config.prior.name) if who == "prior" else ("objective.name", config.objective.name)
-        )
-        raise BadInput(argument, received, f"it needs {what}", "vaelab models lists what goes together")
+        received = config.prior.name if who == "prior" else config.objective.name
+        fix = f"{_instead(config, who, what)}; vaelab models lists what goes together"
+        raise BadInput(f"{who}.name", received, f"it needs {what}", fix)
+
+
+def _instead(config: Config, who: str, what: str) -> str:
+    """What would go with the rest: priors of the same posterior, or the change that an objective asks for."""
+    posterior = config.model.posterior
+    if who == "prior":
+        return f"prior={' or '.join(name for name in PRIORS if missing(posterior, name) is None)}"
+    names = {"posterior": posterior, "prior": prior_of(config)}
+    return {WORDS[word].format(**names): fix for word, fix in FOR_OBJECTIVES.items()}.get(what, "objective=elbo")

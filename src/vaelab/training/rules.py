@@ -134,7 +134,7 @@ def _bound(m: Measured) -> Iterator[Finding]:
 
 def _no_better(m: Measured) -> Iterator[Finding]:
     """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
-    uniform = m.config.prior.name == "uniform"
+    uniform = m.config.prior.name == "uniform" and m.config.prior.after == "none"
     if m.baseline is None or not m.training_is_over or m.config.objective.controlled or uniform:
         return  # a uniform prior over codes, which TR174 is about, makes it no matter of learning
     _, value, error = selected_by(m.selected)
