@@ -19,7 +19,7 @@ from table import write_table
 
 import vaelab
 
-SOURCE = '''
+SOURCE = """
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class Model(nn.Module):
 
     def loss_function(self, recon, x, mu, log_var):
         return torch_loss(x, recon, mu, log_var) / len(x)
-'''
+"""
 SUBJECTS = ("torch_loss", "sampled_loss", "numpy_loss", "wide_loss", "Model")
 
 

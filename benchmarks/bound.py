@@ -88,9 +88,7 @@ def ours(model: Any, x: Tensor, samples: int = SAMPLES) -> Any:
     return importance_bound(model, x, samples)
 
 
-def timed(
-    way: Callable[[Tensor], Any], x: Tensor, clock: Callable[[], float] = time.process_time
-) -> tuple[float, Any]:
+def timed(way: Callable[[Tensor], Any], x: Tensor, clock: Callable[[], float] = time.process_time) -> tuple[float, Any]:
     """Seconds, and what came out."""
     start = clock()
     found = way(x)

@@ -32,6 +32,7 @@ class LinearRun:
     name: str = "digits"
     preview_condition: None = None  # nothing is given beside its rows
     has_codes: bool = False
+    is_mass: bool = False
     _book: None = None
     _guesses: bool = False
     diagnosis: dict[str, Any] = field(default_factory=dict)

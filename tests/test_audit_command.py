@@ -16,7 +16,7 @@ import vaelab.testing
 from vaelab.auditing.codes import NAMES
 from vaelab.cli import main
 
-SOURCE = '''
+SOURCE = """
 import torch
 import torch.nn.functional as F
 
@@ -64,7 +64,7 @@ class NotCallable:
 
 
 thing = NotCallable()
-'''
+"""
 
 
 @pytest.fixture

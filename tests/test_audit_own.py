@@ -47,9 +47,7 @@ FAMILIES = {
 @pytest.mark.parametrize("beta", [1.0, 4.0, 0.1])
 def test_every_likelihood_with_the_bound(name: str, beta: float) -> None:
     family, data, _ = FAMILIES[name]
-    report = vaelab.audit(
-        loss_of(LIKELIHOODS[name](), ELBO(beta=beta)), declared_beta=beta, sizes=SIZES, family=data
-    )
+    report = vaelab.audit(loss_of(LIKELIHOODS[name](), ELBO(beta=beta)), declared_beta=beta, sizes=SIZES, family=data)
     assert report.severity in ("ok", "info"), report
     clamped = name == "poisson"  # its log-rate is softly clamped at 20, which bends it a little everywhere
     assert report.effective_beta == pytest.approx(beta, rel=1e-2 if clamped else 1e-6)

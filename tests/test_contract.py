@@ -133,6 +133,8 @@ def fits(pair: tuple[str, str], likelihood: str) -> bool:
 
 PAIRS = [pair for pair in product(POSTERIORS, PRIORS) if missing(*pair) is None]
 REFUSED_PAIRS = [pair for pair in product(POSTERIORS, PRIORS) if missing(*pair) is not None]
+
+
 def named(part: str | tuple[str, str]) -> str:
     return part if isinstance(part, str) else "-".join(part)
 

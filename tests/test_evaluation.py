@@ -255,8 +255,7 @@ def test_both_halves_in_one_tensor_are_a_pair() -> None:
     torch.manual_seed(0)
     log_px = lambda x, z: -(x - z).square().sum(1)  # noqa: E731
     together, apart = (
-        {"encode": encode, "log_px": log_px}
-        for encode in (lambda x: torch.cat([x, x - 1], 1), lambda x: (x, x - 1))
+        {"encode": encode, "log_px": log_px} for encode in (lambda x: torch.cat([x, x - 1], 1), lambda x: (x, x - 1))
     )
     x = torch.randn(4, 2)
     assert vaelab.log_likelihood(together, x, 20).mean == vaelab.log_likelihood(apart, x, 20).mean
@@ -456,3 +455,15 @@ def test_large_real_numbers_are_not_taken_for_whole_ones(tmp_path: Path) -> None
     rows = 2e5 + np.random.default_rng(0).normal(0, 3e4, size=(60, 3)).round(1)
     run = vaelab.train(rows, out=tmp_path / "run", config=SHORT, progress=False)
     assert not any(f.code == "EV111" for f in vaelab.evaluate(run, rows, samples=5).findings)
+
+
+def test_codes_without_noise_are_measured_by_what_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SHORT | {"objective": "wae", "model": {"posterior": "delta"}}
+    run = vaelab.train("digits", out=tmp_path / "run", config=config, progress=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", str(tmp_path / "run"), "--quiet"])
+    assert "no bound on log p(x); measure what it has: --metrics reconstruction,samples" in capsys.readouterr().err
+    found = vaelab.evaluate(run, metrics="reconstruction,samples")
+    assert set(found.numbers) == {"reconstruction", "samples"} and not found.findings
+    back = run.reconstruct(run.preview)
+    assert found["reconstruction.mse"].value == pytest.approx(np.square(back - run.preview.reshape(back.shape)).mean(), rel=1e-4)

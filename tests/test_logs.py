@@ -163,9 +163,7 @@ def test_scales_are_mended_by_the_weights(name: str, factor: float, tmp_path: Pa
 
 def test_signs_are_turned_round(tmp_path: Path) -> None:
     rows = trained()
-    turned = [
-        {"step": row["step"], "elbo": -row["loss"], "log_px": -row["recon"], "kl": -row["kl"]} for row in rows
-    ]
+    turned = [{"step": row["step"], "elbo": -row["loss"], "log_px": -row["recon"], "kl": -row["kl"]} for row in rows]
     log = read_log(json_lines(tmp_path, tuple(turned)))
     assert log.roles == {"loss": "elbo", "reconstruction": "log_px", "kl": "kl"}
     for role, name in (("loss", "loss"), ("reconstruction", "recon"), ("kl", "kl")):

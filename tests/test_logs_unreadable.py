@@ -123,9 +123,7 @@ def test_a_tensor_that_claims_a_great_shape_is_no_scalar(tmp_path: Path) -> None
     value.tensor.tensor_shape.dim.add(size=1 << 40)
     value.tensor.float_val.append(1.0)
     record = event.SerializeToString()
-    (tmp_path / "x.tfevents").write_bytes(
-        claim(len(record))[:12] + record + struct.pack("<I", masked(record))
-    )
+    (tmp_path / "x.tfevents").write_bytes(claim(len(record))[:12] + record + struct.pack("<I", masked(record)))
     with pytest.raises(BadInput, match="without numbers"):
         read_log_file(tmp_path / "x.tfevents")
 

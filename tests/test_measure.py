@@ -82,6 +82,9 @@ FALLING = [
     {"kind": "held_out", "step": 5 * number, "negative_elbo": 20.0 - number, "standard_error": 0.1}
     for number in range(20)
 ]
+STEEP = [
+    {"kind": "held_out", "step": step, "negative_elbo": 12.0 if step <= 50 else 10.0} for step in range(0, 101, 10)
+]
 BASE = {"kind": "baseline", "step": 0, "negative_elbo": 8.0}
 RATES = [{"kind": "train", "step": step, "learning_rate": 1e-3} for step in range(0, 100, 10)]
 EVEN = [{"kind": "held_out", "step": 10 * step, "negative_elbo": 10.0} for step in range(10)]
@@ -90,6 +93,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, float]] = {
     "unused dimensions": ({"selected": {"active_units": 1}}, "TR102", "info", 1.0),
     "training rows cost less": ({"training": HEALTHY | {"negative_elbo": 8.0}}, "TR104", "info", 2.0),
     "still falling": ({"metrics": FALLING}, "TR105", "info", 2.0),
+    "half-way": ({"metrics": [BASE | {"negative_elbo": 15.0}, *STEEP]}, "TR106", "warning", 2.0),
     "stopped early": ({"progress": Progress(step=60)}, "TR108", "info", 60.0),
     "off the prior": ({"selected": {"aggregate_kl": 2.02}}, "TR110", "warning", 2.0),
     "a little off the prior": ({"selected": {"aggregate_kl": 1.02}}, "TR110", "info", 1.0),
@@ -138,6 +142,16 @@ EDITS: tuple[dict[str, Any], ...] = (
     {"likelihood.noise": "shared"}, {"objective.anneal": "linear", "objective.warmup_steps": 30},
     {"train.learning_rate": 1e-4},
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "constant", "told"),
+    [(12.0, 15.0, True), (10.7, 15.0, False), (10.2, 10.5, False), (12.0, 10.2, False), (9.0, 15.0, False)],
+    ids=["steep", "flat", "by chance", "nothing learned", "worse"],
+)
+def test_a_run_was_too_short_where_its_second_half_brought_much(before: float, constant: float, told: bool) -> None:
+    curve = [line | {"negative_elbo": before if line["step"] <= 50 else 10.0} for line in STEEP]
+    assert ("TR106" in judged(metrics=[BASE | {"negative_elbo": constant}, *curve])) == told
 
 
 @pytest.mark.parametrize("name", CONFIGS)

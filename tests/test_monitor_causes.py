@@ -53,9 +53,7 @@ def loop(
         loss = (crossed + beta * kl).mean()
         optimizer.zero_grad()
         loss.backward()
-        monitor.update(
-            step, loss=loss, reconstruction=crossed, kl=kl, mu=mu, log_var=log_var, beta=beta, model=model
-        )
+        monitor.update(step, loss=loss, reconstruction=crossed, kl=kl, mu=mu, log_var=log_var, beta=beta, model=model)
         optimizer.step()
     return monitor
 

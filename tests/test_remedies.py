@@ -309,9 +309,10 @@ def test_an_old_checkpoint_without_the_new_counters_is_continued(tmp_path: Path)
             rewritten(path, text)
     (newest / "model.safetensors").unlink()
     vaelab.train(resume=tmp_path / "run", progress=False)
-    assert contents(tmp_path / "run")["checkpoints/step-000000030/model.safetensors"] == whole[
-        "checkpoints/step-000000030/model.safetensors"
-    ]
+    assert (
+        contents(tmp_path / "run")["checkpoints/step-000000030/model.safetensors"]
+        == whole["checkpoints/step-000000030/model.safetensors"]
+    )
 
 
 def rewritten(path: Path, progress: bytes) -> None:
@@ -371,7 +372,6 @@ def test_a_finding_is_applied_by_the_config_of_the_run_and_a_setting(tmp_path: P
     second = vaelab.load(tmp_path / "second")
     assert second.config == first.config.edited({"objective.beta": 2.0})
     assert second.spec.fingerprint == first.spec.fingerprint
-
 
 
 def test_checkpoints_newer_than_the_one_gone_back_to_are_removed_before_metrics_are_cut(

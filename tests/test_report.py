@@ -244,7 +244,9 @@ def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
     run.metrics |= {"negative_elbo": 13 * np.log(2) * 1.5, "reconstruction": 9.25, "kl": 4.125, "active_units": 2}
     told = numbers(run)
     assert [number.value for number in told] == ["13.52", "9.25", "4.12", "2"]
-    assert told[0].remark == "± its standard error; 1.500 bits per dimension"
+    assert told[0].remark == "± 95 %, over held-out rows"  # a density has no code length
+    run.is_mass = True
+    assert numbers(run)[0].remark == "± 95 %, over held-out rows; 1.500 bits per dimension"
     assert told[3].unit == "of 3"
 
 

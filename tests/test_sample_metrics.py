@@ -55,9 +55,7 @@ def test_the_frechet_distance_is_the_closed_form_between_normals(size: int) -> N
     random = np.random.default_rng(size)
     means = random.standard_normal((2, size))
     first, second = covariance_of(random, size), covariance_of(random, size)
-    found, _ = frechet_distance(
-        with_moments(random, 200, means[0], first), with_moments(random, 300, means[1], second)
-    )
+    found, _ = frechet_distance(with_moments(random, 200, means[0], first), with_moments(random, 300, means[1], second))
     truth = ((means[0] - means[1]) ** 2).sum() + np.trace(first + second - 2 * sqrtm(first @ second).real)
     assert found.value == pytest.approx(truth, rel=1e-6)
 

@@ -76,7 +76,7 @@ def train(
             if x is None:
                 x = settings.data.source or (named.data if named else None)
             if x is None:
-                fix = "name a file, a folder, digits, mnist or shapes"
+                fix = f"name {named.wants if named and named.wants else 'a file, a folder, digits, mnist or shapes'}"
                 raise BadInput("x", None, "there is nothing to train on", fix)
             run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
     except Diverged as error:

@@ -19,6 +19,7 @@ class Recipe:
         published: The figure published there, with its unit.
         settings: Nested settings, as in a config file.
         data: The data it is meant for, when none is named.
+        wants: The data that one has to name, in words; "" where any does, or `data` stands.
         ours: What it reached here, with its unit, and the committed table of `benchmarks/results` that says so.
     """
 
@@ -28,6 +29,7 @@ class Recipe:
     settings: Mapping[str, Any]
     data: str | None = None
     ours: str = "not measured yet"
+    wants: str = ""
 
     def command(self, name: str) -> str:
         """How to run it under its name."""
@@ -210,6 +212,7 @@ RECIPES: dict[str, Recipe] = {
         title="molecules as SMILES strings, a recurrent decoder that reads its own output",
         source="Gómez-Bombarelli et al., Automatic Chemical Design Using a Data-Driven Continuous Representation, 2018",
         published="none that compares",
+        wants="a file of SMILES strings, one a line, or a table with data.text_column=NAME",
         settings={
             "model": {
                 "encoder": "mlp",
@@ -229,6 +232,7 @@ RECIPES: dict[str, Recipe] = {
         title="a table with columns of different kinds, each with its own likelihood",
         source="Xu et al., Modeling Tabular Data using Conditional GAN, 2019, whose TVAE stands beside it",
         published="none that compares",
+        wants="a table with columns of different kinds, such as a CSV file",
         settings={
             "model": {"latent": 16, "hidden": [256, 256]},
             "likelihood": {"name": "mixed"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -28,7 +28,7 @@ def sample(
 
     loaded = load(run)
     made = loaded.sample(count, seed, noisy, condition_of(loaded, condition))
-    return wrote(save_rows(loaded, made, to), f"{count} rows from the prior{_under(condition)}")
+    return wrote(save_rows(loaded, made, to), f"{count} rows from the prior{_drawn(loaded, condition)}")
 
 
 @app.command
@@ -127,7 +127,18 @@ def traverse(
         base = row_of(rows, row, "row")
         own = given[row] if own is None and given is not None else own
     walks = loaded.traverse(base, dimension, steps, span, own)
-    return wrote(save_rows(loaded, walks, to), f"{len(walks)} dimensions, {steps} steps each")
+    which = ", ".join(map(str, dimension or range(1, len(walks) + 1)))
+    line = (
+        f"a line each for dimension {which}; {steps} steps from {-span:g} to {span:g} standard deviations of the prior"
+    )
+    return wrote(save_rows(loaded, walks, to), line)
+
+
+def _drawn(run: Any, condition: str | None) -> str:
+    """Under what rows were drawn."""
+    if condition is None and run.spec.condition:
+        return ", under conditions drawn from those of the training rows; --condition names one"
+    return _under(condition)
 
 
 def _under(condition: str | None) -> str:

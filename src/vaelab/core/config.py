@@ -7,6 +7,7 @@ are refused with a suggestion, and all problems are reported at once. The resolv
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -178,7 +179,21 @@ def _problem(item: Any) -> BadInput:
         rule = "must be a finite number"
     elif "Input should be" in item["msg"]:
         rule = f"must be {rule}"
-    return BadInput(path or "config", received, rule)
+    return BadInput(path or "config", received, rule, _meant(item))
+
+
+ELSEWHERE = {
+    ("prior.name", "gmm"): "it is fitted after training: prior.after=gmm; prior=mixture is learned with the rest"
+}
+
+
+def _meant(item: Any) -> str:
+    """What a name that is none of those allowed may have been meant to be."""
+    if item["type"] != "literal_error" or not isinstance(item["input"], str):
+        return ""
+    path = ".".join(str(part) for part in item["loc"])
+    allowed = re.findall("'([^']*)'", item["ctx"]["expected"])
+    return ELSEWHERE.get((path, item["input"])) or did_you_mean(item["input"], allowed)
 
 
 def _keys(parents: Sequence[Any]) -> list[str]:

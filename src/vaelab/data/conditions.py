@@ -76,7 +76,8 @@ class Conditioning:
         for row, name in enumerate(names):
             if name not in places:
                 rule = "no training row has that label"
-                fix = did_you_mean(name, self.names) or f"the labels are {_listed(self.names)}"
+                near = did_you_mean(name, self.names)
+                fix = f"{near} The labels are {_listed(self.names)}" if near.endswith("?") else near
                 raise BadInput("condition", f"{name!r}{f' in row {row}' if len(names) > 1 else ''}", rule, fix)
         return one_hot(np.array([places[name] for name in names], dtype=np.int64), len(self.names))
 

@@ -108,9 +108,7 @@ class Source:
         return self.text.vocabulary if self.text is not None else ()
 
 
-def load(
-    source: Any, *, key: str | None = None, data_dir: str | None = None, text_column: str | None = None
-) -> Source:
+def load(source: Any, *, key: str | None = None, data_dir: str | None = None, text_column: str | None = None) -> Source:
     """Data from an array, a tensor, `(x, y)`, a mapping of arrays, a PyTorch dataset or loader, a data frame, a path,
     or a name.
 

@@ -11,7 +11,7 @@ from ..core.batch import rows_of
 from ..core.finding import Finding
 from ..measure.estimate import Estimate, mean_of
 from ..measure.importance import Bound
-from .rows import Taken, is_mass
+from .rows import Taken
 
 LOOSE_NATS = 0.1  # gained by the second half of the samples: the papers' tables are read to a tenth of a nat
 HEAVY_TAIL = 0.7  # of k-hat: above it a mean of weights converges too slowly to be used (Vehtari et al., 2024)
@@ -97,7 +97,7 @@ def judge_rows(run: Any, taken: Taken, dequantized: bool) -> Iterator[Finding]:
             why=taken.kept_only,
             advice="name the rows: vaelab evaluate RUN FILE",
         )
-    if not is_mass(run) and taken.whole and not dequantized:
+    if not run.is_mass and taken.whole and not dequantized:
         yield Finding(
             "EV111",
             "info",

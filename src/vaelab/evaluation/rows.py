@@ -17,7 +17,6 @@ from ..core.seeds import generator
 from ..data.arrays import as_numpy
 from ..data.conditions import conditioned, words_in
 from ..data.source import Source, load
-from ..distributions.likelihoods import LIKELIHOODS
 from ..measure.baseline import spaced
 from ..training.job import fingerprint_of, held_out_of
 
@@ -93,7 +92,7 @@ def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
     if run.spec.mixed:
         rule = "is for numbers of one kind, and the columns of a mixed table are modelled as they are"
         raise BadInput("dequantize", True, rule, "leave it out")
-    if is_mass(run):
+    if run.is_mass:
         rule = "is for densities, and this run's likelihood is a mass, whose number is exact"
         raise BadInput("dequantize", True, rule, "leave it out")
     if run.config.likelihood.name == "continuous_bernoulli":
@@ -103,14 +102,6 @@ def _dequantized(run: Any, x: Any, seed: int) -> np.ndarray:
     if not np.array_equal(rows, np.round(rows)):
         raise BadInput("dequantize", True, "is for whole numbers, and these rows hold others", "leave it out")
     return rows + np.random.default_rng(seed).uniform(-0.5, 0.5, rows.shape)
-
-
-def is_mass(run: Any) -> bool:
-    """Whether the run's likelihood is a mass over values that can be counted."""
-    if run.spec.mixed:
-        return all(column.kind != "number" for column in run.spec.mixed)
-    kind = LIKELIHOODS.get(run.config.likelihood.name)
-    return bool(kind and kind.discrete)
 
 
 def take(

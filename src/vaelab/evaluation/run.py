@@ -30,7 +30,7 @@ from .judge import judge_bound, judge_bracket, judge_rows, worst_first
 from .latent import latent
 from .progress import telling
 from .reconstruction import reconstruction
-from .rows import Taken, how_read, is_mass, take
+from .rows import Taken, how_read, take
 from .samples import fid
 from .samples import samples as sample_metrics
 from .strings import per_token
@@ -133,19 +133,25 @@ def evaluate(
     whole("samples", samples)
     whole("seed", seed, 0)
     options = _options(ais)
+    if not loaded.has_bound and (options is not None or not chosen):
+        rule = f"its {loaded.config.model.posterior} codes have no noise, and so no bound on log p(x)"
+        fix = "measure what it has: --metrics reconstruction,samples"
+        raise BadInput("run", loaded.folder, rule, fix)
     if inception is not None:
         check_file(Path(inception))
     taken = take(loaded, x, seed, rows, dequantize, "disentanglement" in chosen, condition)
     groups = _measured(chosen, _case(loaded, taken, extractor, seed), inception)
     shift = loaded.spec.log_abs_det
     numbers: dict[str, Numbers] = {}
-    with telling("bound", progress) as told:
-        bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
-    with np.errstate(invalid="ignore"):  # of rows that the model holds impossible, which a finding tells
-        numbers["bound"] = _bound_numbers(bound, (is_mass(loaded) and not loaded.spec.vocabulary) or dequantize)
-        if loaded.spec.vocabulary:  # of its own length, where a row of tokens is padded to that of the longest
-            numbers["bound"]["nats_per_token"] = per_token(bound, rows_of(taken.x))
-    findings = [*judge_bound(bound), *judge_rows(loaded, taken, dequantize)]
+    findings: list[Finding] = []
+    if loaded.has_bound:
+        with telling("bound", progress) as told:
+            bound = importance_bound(loaded.model, taken.x, samples, seed=seed, progress=told).shifted(shift)
+        with np.errstate(invalid="ignore"):  # of rows that the model holds impossible, which a finding tells
+            numbers["bound"] = _bound_numbers(bound, (loaded.is_mass and not loaded.spec.vocabulary) or dequantize)
+            if loaded.spec.vocabulary:  # of its own length, where a row of tokens is padded to that of the longest
+                numbers["bound"]["nats_per_token"] = per_token(bound, rows_of(taken.x))
+        findings += [*judge_bound(bound), *judge_rows(loaded, taken, dequantize)]
     if options is not None:
         with telling("annealing", progress) as told:
             numbers["ais"], more = _annealed(loaded, taken, rows, options, seed, bound, told)
@@ -261,13 +267,13 @@ def _case(run: Any, taken: Taken, extractor: Any, seed: int) -> Case:
 def _facts(run: Any, taken: Taken, samples: int, seed: int, dequantize: bool) -> dict[str, str]:
     """What a person must know to read the numbers, and to get them again."""
     chose = "; these rows also chose which weights were kept" if "held-out rows" in taken.where else ""
-    kind = "a mass" if is_mass(run) else "a density on the data's own scale"
+    kind = "a mass" if run.is_mass else "a density on the data's own scale"
     return {
         "run": f"{run.folder}, step {run.metrics['step']}",
         "rows": taken.where + chose,
         "values": how_read(run, seed, dequantize),
         "likelihood": f"{run.config.likelihood.name}, {kind}",
-        "samples": f"K = {samples} of q(z|x)",
+        "samples": f"K = {samples} of q(z|x)" if run.has_bound else "none: codes without noise have no bound",
         "seed": f"{seed}",
         "unit": f"{UNIT}, higher is better; ± is half a 95 % interval over rows",
     }

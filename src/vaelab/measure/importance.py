@@ -201,15 +201,13 @@ def _refuse_nan(name: str, nats: Tensor, first: int) -> None:
 
 def draw_z(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
     """Samples [K, B, L] of q, whose row 0 is row `first` of all: each row has noise of its own, by (seed, row)."""
-    return draw(q, samples, seed, first)[0]
+    return draw(q, samples, seed, first)[0] if takes_noise(q) else _by_seed(q, samples, seed, first)
 
 
 def draw(q: Distribution, samples: int, seed: int, first: int) -> tuple[Tensor, Tensor]:
     """The samples of `draw_z` and log q(z) in nats, [K, B]; a normal's from the noise itself, which loses no digits."""
     if not takes_noise(q):
-        with GLOBAL, seeded(generator(seed, "importance", first)):
-            z = q.sample(samples) if isinstance(q, Foreign) else q.rsample(samples)  # discrete ones have no other
-        z = z if z.ndim == 3 else z.unsqueeze(1)
+        z = _by_seed(q, samples, seed, first)
         return z, q.log_prob(z)
     rows, size = q.noise_shape  # type: ignore[attr-defined]
     device, dtype = q.mean.device, q.mean.dtype
@@ -222,6 +220,13 @@ def draw(q: Distribution, samples: int, seed: int, first: int) -> tuple[Tensor, 
     ]
     together = torch.stack(noise, 1).to(dtype)
     return q.pushed(together)  # type: ignore[attr-defined]
+
+
+def _by_seed(q: Distribution, samples: int, seed: int, first: int) -> Tensor:
+    """Samples [K, B, L] of a q that takes no noise: of all its rows together, by (seed, first row)."""
+    with GLOBAL, seeded(generator(seed, "importance", first)):
+        z = q.sample(samples) if isinstance(q, Foreign) else q.rsample(samples)  # discrete ones have no other
+    return z if z.ndim == 3 else z.unsqueeze(1)
 
 
 def log_mean_exp(log_w: np.ndarray) -> np.ndarray:

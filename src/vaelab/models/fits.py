@@ -84,13 +84,13 @@ RULES: list[Rule] = [
         "model.encoder",
         lambda config, facts: config.model.encoder in SEQUENCES and not facts.vocabulary,
         "it reads sequences of tokens, and these rows are none",
-        "model.encoder=mlp",
+        "a file of strings, or a table with data.text_column=NAME; for these rows model.encoder=mlp",
     ),
     Rule(
         "model.decoder",
         lambda config, facts: config.model.decoder in SEQUENCES and not facts.vocabulary,
         "it writes sequences of tokens, and these rows are none",
-        "model.decoder=mlp",
+        "a file of strings, or a table with data.text_column=NAME; for these rows model.decoder=mlp",
     ),
     Rule(
         "model.decoder",

@@ -253,9 +253,7 @@ ENCODERS: dict[str, Callable[[Plan, Shape], nn.Module]] = {
     "linear": lambda plan, shape: _mlp_encoder(plan, shape, ()),
     "mlp": lambda plan, shape: _mlp_encoder(plan, shape, plan.config.model.hidden),
     "conv": lambda plan, shape: ConvEncoder(shape, plan.config.model.channels, **plan.style),
-    "recurrent": lambda plan, shape: RecurrentEncoder(
-        plan.facts.vocabulary, plan.config.model.embedding, **plan.stack
-    ),
+    "recurrent": lambda plan, shape: RecurrentEncoder(plan.facts.vocabulary, plan.config.model.embedding, **plan.stack),
     "transformer": lambda plan, shape: TransformerEncoder(shape[0], plan.facts.vocabulary, **plan.stack),
 }
 # A decoder network reads z, and what is given beside it, as one vector of that many entries.

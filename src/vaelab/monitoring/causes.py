@@ -33,6 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("TR127", "DG121"),  # one dimension
     ("TR110", "DG128", "DG111"),  # samples
     ("TR113",),  # single evaluations
+    ("TR106",),  # a run that was too short
     ("CH110", "CH111", "CH112", "CH113"),  # the start
 )
 TIER = {code: tier for tier, codes in enumerate(TIERS) for code in codes}

@@ -12,6 +12,7 @@ from typing import Any
 from ..core.finding import SEVERITIES, Finding, Severity, settings_text, worst
 from ..core.units import bits_per_dimension
 from ..measure.bound import ACTIVE_NATS, selected_by
+from ..measure.estimate import Z95
 from ..monitoring.causes import PRESSING
 
 WORDS: dict[Severity, str] = {
@@ -118,9 +119,10 @@ def numbers(run: Any) -> list[Number]:
     if not summary:
         return _last_words(run)
     name, bound, spread = selected_by(summary)
-    bits = bits_per_dimension(bound, math.prod(run.spec.shape))
-    error, groups = f"± {_shown(spread)} nats", len(summary["kl_per_dimension"])
-    remark = f"± its standard error; {_shown(bits, 3)} bits per dimension"
+    error, groups = f"± {_shown(Z95 * spread)} nats", len(summary["kl_per_dimension"])
+    remark = "± 95 %, over held-out rows"
+    if run.is_mass and not run.spec.vocabulary and summary.get("is_bound", True):  # a density has no code length
+        remark += f"; {_shown(bits_per_dimension(bound, math.prod(run.spec.shape)), 3)} bits per dimension"
     units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
     active = f"latents with a KL above {ACTIVE_NATS} nats"
     return [

@@ -390,6 +390,40 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
         )
 
 
+HALF_SHARE = 0.15  # of all that was learned: a run that is nearly done gains a few per cent in its second half
+
+
+def _half_way(m: Measured) -> Iterator[Finding]:
+    """Stopped in the steep part: the second half of the steps brought a large share of all that was learned.
+
+    A rate that falls to zero flattens the end of any curve, so that the last evaluations alone tell nothing.
+    """
+    middle = m.progress.step / 2
+    first = [line for line in m.metrics if line["kind"] == "held_out" and line["step"] <= middle]
+    late = m.progress.step == m.selected["step"] and m.config.objective.warmup_steps < middle
+    if not first or not late or m.baseline is None or m.config.objective.controlled:
+        return
+    _, value, error = selected_by(m.selected)
+    before = selected_by(first[-1])[1]
+    learned = m.baseline - value
+    if before is None or learned <= 3 * error:
+        return  # nothing was learned, which is another finding
+    gain = before - value
+    if gain > 3 * error and gain > HALF_SHARE * learned:
+        yield Finding(
+            "TR106",
+            "warning",
+            "training stopped too early: its second half brought much of all that was learned",
+            gain,
+            NATS,
+            evidence=f"held-out {before:.4g} at step {first[-1]['step']}, {value:.4g} at step {m.selected['step']}, "
+            f"{m.baseline:.4g} for the best decoder that ignores z: {gain / learned:.0%} of the way",
+            why="so steep a curve goes on falling; it looks flat at the end because the learning rate falls to zero",
+            edit=_longer(m),
+            expected="a lower held-out negative ELBO, and a second half that gains a few per cent",
+        )
+
+
 def _labels(m: Measured) -> Iterator[Finding]:
     return label_rules(m.selected)
 
@@ -423,5 +457,6 @@ RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
     _gap,
     _target,
     _unfinished,
+    _half_way,
     _stopped_early,
 )

@@ -19,7 +19,7 @@ from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
 from ..core.units import readable_bytes
 from ..data.spec import Spec, conditions_from
-from ..distributions.likelihoods import Decoder
+from ..distributions.likelihoods import LIKELIHOODS, Decoder
 from ..distributions.normal import Distribution
 from ..measure.bound import selected_by
 from ..measure.latent import centre_of
@@ -147,6 +147,19 @@ class Run:
         return model.cpu().eval()
 
     @property
+    def is_mass(self) -> bool:
+        """Whether the likelihood is a mass over values that can be counted, so that its bound is a code length."""
+        if self.spec.mixed:
+            return all(column.kind != "number" for column in self.spec.mixed)
+        kind = LIKELIHOODS.get(self.config.likelihood.name)
+        return bool(kind and kind.discrete)
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether there is a bound on log p(x): codes without noise have none."""
+        return bool(self.metrics.get("is_bound", True))
+
+    @property
     def latent(self) -> int:
         """Latent dimensions."""
         return int(self.model.latent)
@@ -228,9 +241,7 @@ class Run:
 
     def posterior(self, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
-        mean, std = (
-            self._encoded(x, read, condition) for read in (lambda q: q.mean, lambda q: q.variance.sqrt())
-        )
+        mean, std = (self._encoded(x, read, condition) for read in (lambda q: q.mean, lambda q: q.variance.sqrt()))
         return mean, std
 
     def embed(self, x: Any, sample: bool = False, seed: int = 0, condition: Any = None) -> np.ndarray:
@@ -332,9 +343,7 @@ class Run:
         """The names of the labels that the classifier finds likeliest for rows x [n, ...]."""
         return [self.spec.condition[place] for place in self.classify(x).argmax(1)]
 
-    def interpolate(
-        self, a: Any, b: Any, steps: int = 15, path: str = "linear", condition: Any = None
-    ) -> np.ndarray:
+    def interpolate(self, a: Any, b: Any, steps: int = 15, path: str = "linear", condition: Any = None) -> np.ndarray:
         """`steps` rows from a to b, both included: means along a path between their posterior means.
 
         Where z is made of entries of a book, the path goes over the nearest ones.

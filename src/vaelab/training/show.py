@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..measure.bound import selected_by
+from ..measure.estimate import Z95
 from ..models.vae import Model
 
 
@@ -38,8 +39,15 @@ def numbers(line: dict[str, Any]) -> str:
     dimensions = " ".join(f"{value:.2f}" for value in per_dimension[:4]) + (" ..." if len(per_dimension) > 4 else "")
     return (
         f"loss {line['loss']:.2f}  reconstruction {line['reconstruction']:.2f}  kl {line['kl']:.2f} "
-        f"[{dimensions}]  beta {line['beta']:.3g}  lr {line['learning_rate']:.1e}"
+        f"[{dimensions}]  {_penalties(line)}beta {line['beta']:.3g}  lr {line['learning_rate']:.1e}"
     )
+
+
+def _penalties(line: dict[str, Any]) -> str:
+    """What an objective adds to the bound, each with the weight that it has in the loss."""
+    weights = {key.removesuffix("_weight"): value for key, value in line.items() if key.endswith("_weight")}
+    known = {name: weight for name, weight in weights.items() if name in line}
+    return "".join(f"{weight:.3g} x {name} {line[name]:.3g}  " for name, weight in known.items())
 
 
 class Lines(Display):
@@ -63,7 +71,9 @@ class Lines(Display):
     def held_out(self, step: int, measured: dict[str, Any], model: Model) -> None:
         if step >= self.steps:
             name, value, error = selected_by(measured)
-            self.say(f"step {step}/{self.steps}  held-out {name} {value:.3f} ± {error:.3f} nats per sample")
+            self.say(
+                f"step {step}/{self.steps}  held-out {name} {value:.3f} ± {Z95 * error:.3f} (95 %) nats per sample"
+            )
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -96,7 +106,7 @@ class Bar(Display):
 
     def held_out(self, step: int, measured: dict[str, Any], model: Model) -> None:
         name, value, error = selected_by(measured)
-        self._held = f"\nheld-out {name} {value:.2f} ± {error:.2f} nats"
+        self._held = f"\nheld-out {name} {value:.2f} ± {Z95 * error:.2f} (95 %) nats"
 
     def say(self, text: str) -> None:
         self._bar.console.print(text, markup=False)
