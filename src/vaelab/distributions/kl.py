@@ -15,7 +15,9 @@ from torch import distributions as td
 from .normal import DiagonalNormal, FullNormal, Normal, StandardNormal, half_log_det, whiten
 
 
-def divergence(q: Any, p: Any, z: Tensor, log_q: Tensor | None = None) -> tuple[Tensor, bool]:
+def divergence(
+    q: Any, p: Any, z: Tensor, log_q: Tensor | None = None, log_p: Tensor | None = None
+) -> tuple[Tensor, bool]:
     """KL(q || p) in nats for each row, and whether it is exact.
 
     The posterior's own form, else the closed form of `EXACT`, else the one PyTorch knows, else
@@ -25,7 +27,7 @@ def divergence(q: Any, p: Any, z: Tensor, log_q: Tensor | None = None) -> tuple[
         q: The posterior, B rows.
         p: The prior, B rows or one.
         z: Samples of q, [K, B, L]; read only where there is no closed form.
-        log_q: log q(z) in nats, [K, B], where it is at hand.
+        log_q, log_p: log q(z) and log p(z) in nats, [K, B], where they are at hand.
 
     Returns:
         [B, L], a number for each dimension, where both are independent over dimensions, else [B, 1]; and True for a
@@ -45,7 +47,8 @@ def divergence(q: Any, p: Any, z: Tensor, log_q: Tensor | None = None) -> tuple[
     if exact is not None:
         return exact, True
     log_q = q.log_prob(z) if log_q is None else log_q
-    return (log_q - p.log_prob(z)).mean(0).unsqueeze(1), False
+    log_p = p.log_prob(z) if log_p is None else log_p
+    return (log_q - log_p).mean(0).unsqueeze(1), False
 
 
 def _from_diagonal(mean: Tensor, log_std: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ def _row_numbers(model: LatentModel, x: Tensor | Batch, first: int, samples: int
     for name, nats in (("log p(x|z)", log_px), ("log p(z)", log_pz), ("log q(z|x)", log_qz)):
         _refuse_nan(name, nats, first)
     log_w = (log_px.double() + log_pz.double() - log_qz.double()).expand(samples, -1).cpu().numpy()
-    kl = divergence(q, prior, z)[0].double().sum(1)
+    kl = divergence(q, prior, z, log_qz, log_pz)[0].double().sum(1)
     elbo = (log_px.double().mean(0) - kl).cpu().numpy()
     values, variance, ess, k_hat = weight_numbers(log_w)
     return np.stack([values, elbo, _half(log_w), ess, k_hat, variance])
