@@ -130,8 +130,7 @@ def test_a_refused_step_leaves_weights_buffers_and_optimiser_bit_for_bit(tmp_pat
     real = Loop._refuse
 
     def state(loop: Loop) -> list[Tensor]:
-        moments = [v for slot in loop.optimizer.state_dict()["state"].values() for v in slot.values()]
-        return [torch.as_tensor(value).clone() for value in (*loop.state.values(), *moments)]
+        return [value.clone() for value in (*loop.state.values(), *loop.optimizer.tensors().values())]
 
     before: dict[int, list[Tensor]] = {}
     real_advance = Loop._advance

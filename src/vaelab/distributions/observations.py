@@ -44,7 +44,7 @@ class BernoulliObservation:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of x [B, *shape], [K, B]."""
         target = x.to(self.logits.dtype)
-        if self.logits.requires_grad:
+        if torch.is_grad_enabled():  # what a tensor itself says of its gradient is not to be trusted under vmap
             loss = F.binary_cross_entropy_with_logits(self.logits, target.expand_as(self.logits), reduction="none")
             return -per_row(loss)
         # log(1 + e^l) - x l is the same; without a backward pass to serve it takes half the time for many codes.

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from .run import Run
 from .show import Display, Several, choose_display
 
 Checks = Callable[..., list[Finding]]
+Trained = TypeVar("Trained", bound=Loop)
 OURS = (ELBO, ImportanceWeighted, Penalised)  # objectives whose words say all that they are
 
 
@@ -65,13 +66,7 @@ def fit(
             with saying_why(path):
                 path.mkdir(parents=True, exist_ok=True)
         with _lock(path, engine):
-            if engine.is_main:
-                refuse_second_run(path)
-            folder = RunFolder(path, writes=engine.is_main)
-            environment = describe(job, engine)
-            folder.begin(job.config, environment, _data_files(job) if engine.is_main else {})
-            folder.save_findings(job.findings)
-            _train(job, folder, engine, progress, resumed=False)
+            _train(job, begun(job, path, engine), engine, progress, resumed=False)
     return Run(path, model)
 
 
@@ -128,6 +123,20 @@ def resume(
     return Run(folder_path, model)
 
 
+def begun(job: Job, path: Path, engine: Engine, **facts: Any) -> RunFolder:
+    """The folder of a new run, whose lock is held, with all that is known before the first step.
+
+    Args:
+        facts: What `environment.json` holds besides.
+    """
+    if engine.is_main:
+        refuse_second_run(path)
+    folder = RunFolder(path, writes=engine.is_main)
+    folder.begin(job.config, describe(job, engine) | facts, _data_files(job) if engine.is_main else {})
+    folder.save_findings(job.findings)
+    return folder
+
+
 def _data_files(job: Job) -> dict[str, bytes]:
     """What the run folder keeps of the data: its description, and some rows of either part to look at."""
     shown, spread = (preview_count(job.spec.shape, len(part)) for part in (job.held_out, job.rows))
@@ -142,9 +151,26 @@ def _data_files(job: Job) -> dict[str, bytes]:
 
 
 def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:
+    loop, line = ready(job, folder, engine, choose_display(progress and engine.is_main))
+    with torch.random.fork_rng(devices=[]), memory_for(job.config, job.spec):
+        if resumed:
+            _say_damage(loop.restore(), loop.display)
+        begin(loop, line)
+        try:
+            loop.run()
+        except Diverged as error:
+            raise stopped(error, job, folder) from None
+        finally:
+            loop.display.end()
+        finish(job, loop, folder, engine)
+
+
+def ready(
+    job: Job, folder: RunFolder, engine: Engine, display: Display, kind: type[Trained] = Loop
+) -> tuple[Trained, dict[str, Any]]:
+    """The loop of a job that is checked, and the line of metrics with what a constant decoder would cost."""
     config = job.config
     job.model.to(engine.device)
-    display = choose_display(progress and engine.is_main)
     line = constant_baseline(job)
     if engine.world == 1:
         found = checked(job, quick, line["negative_elbo"])
@@ -156,7 +182,7 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
     if config.report.tensorboard and engine.is_main:
         events = Events(folder.path / "events", job.held_out, images=config.report.images, seed=config.seed)
         display = Several(display, events)
-    loop = Loop(
+    loop = kind(
         job.model,
         job.objective,
         job.rows,
@@ -167,23 +193,29 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
         display=display,
         shift=job.spec.log_abs_det,
     )
-    with torch.random.fork_rng(devices=[]), _memory(config, job.spec):
-        if resumed:
-            _say_damage(loop.restore(), display)
-        display.begin(loop.progress.step, config.train.total)
-        if loop.progress.step == 0 and engine.is_main and not folder.metrics():
-            folder.add_metrics(line)
-        try:
-            done = loop.run()
-        except Diverged as error:
-            folder.save_findings([*applicable(judge_trace(run_trace(config, folder.metrics())), config), *job.findings])
-            error.folder = folder.path
-            raise
-        finally:
-            display.end()
-        del loop.step  # frees the wrapped module before the processes part
-        fit_prior(job, loop, engine)
-        _judge(job, done, folder, engine, loop)
+    return loop, line
+
+
+def begin(loop: Loop, line: dict[str, Any]) -> None:
+    """Shows that training begins, and keeps the first line of metrics where there is none."""
+    loop.display.begin(loop.progress.step, loop.config.train.total)
+    if loop.progress.step == 0 and loop.engine.is_main and not loop.folder.metrics():
+        loop.folder.add_metrics(line)
+
+
+def stopped(error: Diverged, job: Job, folder: RunFolder) -> Diverged:
+    """The error of a run that stopped at a number that is not finite, with its folder, which holds the findings now."""
+    found = applicable(judge_trace(run_trace(job.config, folder.metrics())), job.config)
+    folder.save_findings([*found, *job.findings])
+    error.folder = folder.path
+    return error
+
+
+def finish(job: Job, loop: Loop, folder: RunFolder, engine: Engine) -> None:
+    """What comes after the last step: a prior that is fitted to the codes, and the findings."""
+    del loop.step  # frees the wrapped module before the processes part
+    fit_prior(job, loop, engine)
+    _judge(job, loop.progress, folder, engine, loop)
 
 
 def checked(job: Job, checks: Checks, baseline: float | None) -> list[Finding]:
@@ -298,7 +330,7 @@ def _lock(path: Path, engine: Engine) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory(config: Config, spec: Spec) -> Iterator[None]:
+def memory_for(config: Config, spec: Spec) -> Iterator[None]:
     """Says what to set when memory runs out."""
     try:
         yield

@@ -58,11 +58,24 @@ class Job:
     own_objective: bool
 
 
-def prepare(x: Any, config: Config, engine: Engine, model: nn.Module | None, objective: Objective | None) -> Job:
-    """Reads and checks the data, makes every choice that depends on it, and builds the model."""
+def prepare(
+    x: Any,
+    config: Config,
+    engine: Engine,
+    model: nn.Module | None,
+    objective: Objective | None,
+    *,
+    source: Source | None = None,
+) -> Job:
+    """Reads and checks the data, makes every choice that depends on it, and builds the model.
+
+    Args:
+        source: What `x` holds, where it has been read already.
+    """
     check_kinds(model, objective)
     _refuse_replaced(config, model, objective)
-    source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
+    if source is None:
+        source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
     given, reading = conditioned(as_tokens(source), config, held_out_of(source, config)[1])

@@ -22,11 +22,12 @@ from ..monitoring.culprit import find_culprit
 from ..objectives.base import Objective
 from ..schedules import Schedule
 from .average import Averaged
-from .checkpoint import Checkpoints, Progress, load_weights, optimizer_tensors, restore_optimizer
+from .checkpoint import Checkpoints, Progress, load_weights
 from .controllers import Weighting
 from .engine import Engine
 from .evaluate import evaluate, evaluated_rows
 from .folder import RunFolder
+from .optimizer import AdamW
 from .remedies import MOST_ROLLBACKS, acquitted, gone_back, leave_out, lower, recovered, refusals
 from .show import Display
 from .signals import Signals
@@ -65,10 +66,8 @@ class Loop:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.player = objective if isinstance(objective, nn.Module) else nn.Module()
         self.opponents = [p for p in self.player.parameters() if p.requires_grad]
-        groups = [{"params": self.parameters}, {"params": self.opponents}]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=train.rate, weight_decay=train.weight_decay, fused=True
-        )
+        self.optimizer = AdamW(self.parameters, train.weight_decay)
+        self.opponent = AdamW(self.opponents, train.weight_decay, len(self.parameters))
         inference = {p for part in ("encoder", "classifier") for p in getattr(model, part, nn.Module()).parameters()}
         self.others = [parameter for parameter in self.parameters if parameter not in inference]
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
@@ -149,25 +148,24 @@ class Loop:
         if acquitted(self.progress):
             self._event("recovered", number, factor=self.progress.rate_factor)
         clip = self.config.train.clip_norm or math.inf
-        if clipped := size > clip:
-            nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
-        self._update(number)
+        clipped = size > clip
+        self._update(number, norm / clip if clipped else None)
         self.window.add(record, loss=loss, gradient_norm=size, clipped=float(clipped))
         self._used = weights
         if self.weighting.controller is not None:
             self.weighting.observe(self.progress, means_of(record, self.engine))
         return True
 
-    def _update(self, number: int) -> None:
+    def _update(self, number: int, divisor: Tensor | None) -> None:
         """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(number)
         if self._encoder_only(number):
             for parameter in self.others:
                 parameter.grad = None  # the optimiser passes over it
         logged = (number + 1) % self._every("log_every", 200) == 0
         before = [parameter.detach().clone() for parameter in self.parameters] if logged else []
-        self.optimizer.step()
+        self.optimizer.step(self._rate(number), divisor)
+        if self.opponents:
+            self.opponent.step(self._rate(number))
         self._measured = {"update_ratio": relative_change(before, self.parameters)} if logged else {}
         if self.averaged is not None:
             self.averaged.update(number)
@@ -181,7 +179,8 @@ class Loop:
     ) -> tuple[float, list[Any]]:
         """Gradients of the global batch's mean loss; returns that loss (this process's part) and what to record."""
         (x, noise), count = batch, self.config.train.accumulate
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
+        self.opponent.zero_grad()
         xs = x.tensor_split(count) if count > 1 else (x,)
         noises = noise.tensor_split(count, 1) if count > 1 and noise is not None else (noise,) * count
         loss, record = 0.0, []
@@ -363,7 +362,7 @@ class Loop:
         if self.selected is not None and progress.best_step != self._saved_best:
             self.checkpoints.save_best(*self.selected)
             self._saved_best = progress.best_step
-        tensors = {"model": self.state, "optimizer": optimizer_tensors(self.optimizer)}
+        tensors = {"model": self.state, "optimizer": self.optimizer.tensors() | self.opponent.tensors()}
         if player := self.player.state_dict():
             tensors["objective"] = player
         if self.averaged is not None:
@@ -374,7 +373,8 @@ class Loop:
         load_weights(self.model, tensors["model"], self.checkpoints.folder)
         if "objective" in tensors:
             load_weights(self.player, tensors["objective"], self.checkpoints.folder)
-        restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
+        for optimizer in (self.optimizer, self.opponent):
+            optimizer.load(tensors.get("optimizer", {}))
         if self.averaged is not None:
             self.averaged.load(tensors["ema"])
 

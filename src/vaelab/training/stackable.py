@@ -1,0 +1,123 @@
+"""What does not go into a stack of models, in one sentence each; and one step that tries a stack out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.config import Config
+from ..core.errors import BadInput
+from ..models.vae import Model
+from ..objectives.base import Objective
+from .engine import Engine
+from .stack import Drawn, Stack
+from .step import Step
+
+ALONE = "train its seeds one after the other: vaelab train ... seed=1"
+# Rounding in another order moves a gradient by some 1e-6 of its norm, and in bfloat16 by some 1e-2.
+CLOSE = {None: 1e-3, torch.bfloat16: 0.1}
+
+
+class NoStack(BadInput):
+    """These models do not go into a stack; one after the other they train."""
+
+
+# A setting, whether its value keeps a config out, and why.
+KEPT_OUT: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("train.accumulate", lambda value: value > 1, "the models of a stack take whole batches"),
+    ("train.aggressive", lambda value: value > 1, "the models of a stack move all of their parts in every step"),
+    ("train.on_nan", lambda value: value == "rollback", "going back would take the other models of the stack along"),
+    ("objective.target_rate", lambda value: value is not None, "a controller looks at one model's batch at a time"),
+    ("objective.target_reconstruction", lambda value: value is not None, "a controller looks at one model's batch"),
+    ("objective.adversarial", lambda value: value > 0, "a discriminator is a second player of a single model"),
+    ("objective.name", lambda value: value == "dreg", "it takes a gradient of its own within the step"),
+    ("model.dropout", lambda value: value > 0, "it draws within the step, where a stack cannot draw as each run does"),
+    ("model.word_dropout", lambda value: value > 0, "it draws within the step, where a stack cannot draw as each run"),
+)
+
+
+def refuse_settings(config: Config, engine: Engine) -> None:
+    """Raises NoStack for the first setting that keeps a config out of a stack."""
+    if engine.world > 1:
+        raise NoStack("processes", engine.world, "a stack trains in one process", "start it without a launcher")
+    for setting, keeps_out, why in KEPT_OUT:
+        section, _, name = setting.partition(".")
+        value = getattr(getattr(config, section), name)
+        if keeps_out(value):
+            raise NoStack(setting, value, why, f"leave it out, or {ALONE}")
+
+
+def tried_stack(
+    models: Sequence[Model],
+    objective: Objective,
+    config: Config,
+    drawn: Sequence[Drawn],
+    weights: Sequence[Mapping[str, float]],
+) -> Stack:
+    """The stack of models, once a step of it gave the last of them the gradient that it has alone; nothing is moved.
+
+    Args:
+        drawn, weights: Of a step of each model.
+
+    Raises:
+        NoStack: saying which part of the model does what a stack cannot do.
+    """
+    if isinstance(objective, nn.Module) and any(parameter.requires_grad for parameter in objective.parameters()):
+        raise NoStack("objective.name", config.objective.name, "its critic is a second player of a single model", ALONE)
+    autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
+    alone = _gradients_alone(models[-1], objective, drawn[-1], weights[-1], autocast, _parts(config))
+    stack = Stack(models, objective, alone, weight_decay=config.train.weight_decay, autocast=autocast)
+    try:
+        stack.gradients(drawn, weights)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise NoStack("model", _parts(config), f"vmap cannot take it: {reason}", ALONE) from error
+    ours, theirs = stack.gradient[-1], torch.cat([alone[name].flatten() for name in stack.names])
+    off, size = (ours - theirs).norm().item(), theirs.norm().item()
+    if math.isfinite(off) and off > CLOSE[autocast] * size:
+        raise NoStack("model", _parts(config), "has another gradient in a stack than alone", ALONE)
+    return stack
+
+
+def _gradients_alone(
+    model: Model,
+    objective: Objective,
+    drawn: Drawn,
+    weights: Mapping[str, float],
+    autocast: torch.dtype | None,
+    parts: str,
+) -> dict[str, Tensor]:
+    """The gradient of each parameter that a step reaches, by a copy of the model.
+
+    Raises:
+        NoStack: for a model that draws by itself, or whose buffers a step moves.
+    """
+    twin, (x, noise) = deepcopy(model).train(), drawn
+    before, coins = {name: value.clone() for name, value in twin.named_buffers()}, _coins(x.device)
+    Step(twin, objective, autocast)(x, weights, noise)[0].backward()
+    if not torch.equal(_coins(x.device), coins):
+        raise NoStack("model", parts, "it draws within the step, where a stack cannot draw as each run does", ALONE)
+    moved = [name for name, value in twin.named_buffers() if not torch.equal(value, before[name])]
+    if moved:
+        rule = f"a step moves its {moved[0]}, which is no parameter; a stack moves parameters alone"
+        raise NoStack("model", parts, rule, ALONE)
+    return {name: value.grad for name, value in twin.named_parameters() if value.grad is not None}
+
+
+def _coins(device: torch.device) -> Tensor:
+    """The state of the global generator that a model on that device would draw from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _parts(config: Config) -> str:
+    """The parts of a model as settings."""
+    model, prior = config.model, config.prior.name
+    return (
+        f"encoder={model.encoder} posterior={model.posterior} prior={prior} decoder={model.decoder} "
+        f"likelihood={config.likelihood.name} objective={config.objective.name}"
+    )
