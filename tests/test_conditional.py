@@ -364,7 +364,7 @@ def test_uses_take_a_condition_and_ask_for_it(digits: Any) -> None:
     assert digits.traverse(condition=1, steps=3).shape == (2, 3, 8, 8)
     uses = lambda: digits.embed(digits.preview), lambda: digits.decode(np.zeros((1, 2))), digits.traverse
     for use in uses:
-        with pytest.raises(BadInput, match="read what is given beside a row; pass condition=, one of 0, 1, 2"):
+        with pytest.raises(BadInput, match="read what is given beside a row; give one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: --condition"):
             use()
     with pytest.raises(BadInput, match="'12'; no training row has that label"):
         digits.sample(2, condition=12)
@@ -445,7 +445,7 @@ def test_numbers_as_conditions_end_to_end(tmp_path: Path) -> None:
     assert np.allclose(run.preview_condition[:, 0] * 2, run.preview[:, 0], atol=1.5)
     assert run.sample(5).shape == (5, 2)
     assert vaelab.evaluate(run, samples=5)["bound.elbo"].value < 0
-    with pytest.raises(BadInput, match="pass condition=, one number a row"):
+    with pytest.raises(BadInput, match="give one number a row: --condition"):
         run.decode(np.zeros((1, 1)))
 
 

@@ -63,9 +63,9 @@ def test_every_room_has_a_layer() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert vaelab.__all__ == [
-        "__version__", "train", "load", "check", "diagnose", "evaluate", "log_likelihood", "ais", "Monitor", "audit",
-        "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE", "ELBO", "objectives",
-        "schedules", "distributions", "VaelabError", "BadInput",
+        "__version__", "train", "train_many", "load", "check", "diagnose", "evaluate", "log_likelihood", "ais",
+        "Monitor", "audit", "AuditReport", "write_report", "Run", "Config", "Finding", "VAEOutput", "Loss", "VAE",
+        "ELBO", "objectives", "schedules", "distributions", "VaelabError", "BadInput",
     ]  # fmt: skip
     assert len(vaelab.__all__) <= 25
     assert all(getattr(vaelab, name) is not None for name in vaelab.__all__)
@@ -77,8 +77,8 @@ def test_a_moved_name_warns_and_still_works() -> None:
 
 
 COMMANDS = (
-    "train", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "interpolate",
-    "traverse", "evaluate", "rate-distortion", "intrinsic-dimension",
+    "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed",
+    "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension",
 )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_flags_are_frozen() -> None:
     }
     assert flags == {
         "train": ["--config", "--data-dir", "--out", "--quiet", "--recipe", "--resume"],
+        "train-many": ["--betas", "--config", "--data-dir", "--out", "--quiet", "--recipe", "--seeds"],
         "check": ["--config", "--data-dir"],
         "diagnose": ["--json"],
         "audit": [
@@ -114,7 +115,8 @@ def test_flags_are_frozen() -> None:
         "sample": ["--condition", "--count", "--no-noisy", "--noisy", "--seed", "--to"],
         "reconstruct": ["--condition", "--count", "--to"],
         "embed": ["--count", "--no-sample", "--sample", "--to"],
-        "interpolate": ["--first", "--path", "--second", "--steps", "--to"],
+        "classify": ["--count", "--to"],
+        "interpolate": ["--condition", "--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--condition", "--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [
             "--ais",

@@ -433,6 +433,7 @@ def test_a_real_table_from_end_to_end(shared: Path, tmp_path: Path, monkeypatch:
         ("embed", "run", path, "--to", "codes.csv"),
         ("interpolate", "run", "--to", "line.csv"),
         ("traverse", "run", "--to", "walk.npy"),
+        ("traverse", "run", "--dimension", 2, "--steps", 3, "--span", 2, "--to", "walk.csv"),
         ("evaluate", "run", "--samples", 20, "--rows", 20, "--metrics", "reconstruction,samples,columns"),
     ):
         assert command(*words) in (0, 1), words
@@ -444,6 +445,9 @@ def test_a_real_table_from_end_to_end(shared: Path, tmp_path: Path, monkeypatch:
         else:
             assert set(made[column].dropna()) <= set(real[column].dropna())
     assert np.load("walk.npy").shape == (2, 11, 15)
+    walk, line = pandas.read_csv("walk.csv"), pandas.read_csv("line.csv")
+    assert list(walk.columns) == ["dimension", "deviations", *real.columns] and list(walk.deviations) == [-2, 0, 2]
+    assert list(line.columns) == ["share", *real.columns] and list(line.share[[0, 14]]) == [0, 1]
     assert command("compare", "run", "run", "--to", "both.html") == 0
     assert "embark_town" in Path("both.html").read_text()
 

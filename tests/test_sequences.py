@@ -391,6 +391,7 @@ def test_a_run_gives_strings_for_strings(run: Any) -> None:
     assert run.reconstruct(seen[:5]).shape == (5,) == run.decode(codes).shape
     made = run.sample(7, seed=1, noisy=True)
     assert made.dtype.kind == "U" and made.shape == (7,) and (made == run.sample(7, seed=1, noisy=True)).all()
+    assert (made == run.sample(7, seed=1)).all()  # draws are the default, the likeliest string is another question
     path = run.interpolate(seen[0], seen[1], 4)
     assert path[0] == run.reconstruct(seen[:1])[0] and path.shape == (4,)
     assert run.traverse(seen[0], [1, 2], steps=3).shape == (2, 3)

@@ -25,6 +25,7 @@ from .models.parts import (
     READERS,
     build_likelihood,
 )
+from .models.unread import read_by
 from .objectives.build import OBJECTIVES, build_objective
 from .recipes import RECIPES
 
@@ -53,7 +54,8 @@ def everything() -> str:
         "Likelihoods go with all of them, but tokens and mixed not with prior=vamp and objective.adversarial,\n"
         "which need entries that are numbers. Strings take likelihood=tokens, and it takes them alone;\n"
         "decoder=pixel_cnn takes likelihoods that are a product over entries. A hierarchy is model.groups=[...],\n"
-        "with posterior=diagonal alone; a condition is data.condition=labels, and prior=standard alone reads it.",
+        "with posterior=diagonal alone. A condition, such as data.condition=labels, goes to encoder,\n"
+        "decoder and the standard normal prior (model.condition_on); other priors are the same for every condition.",
         _listed("recipes", "--recipe", {name: recipe.title for name, recipe in RECIPES.items()}),
         "`vaelab models NAME` says more about a part or a recipe, `vaelab settings` lists all settings.",
     ]
@@ -92,35 +94,43 @@ def card(name: str) -> str:
 def _posterior(name: str) -> str:
     fits = [prior for prior in PRIORS if missing(name, prior) is None]
     goes = [objective for objective in OBJECTIVES if _priors_for(name, objective)]
-    return _part(name, "posterior", POSTERIORS[name].title, {"priors": fits, "objectives": goes})
+    return _part(name, "posterior", POSTERIORS[name].title, {"priors": fits, "objectives": goes}, "model.posterior")
 
 
 def _network(what: str) -> Callable[[str], str]:
-    return lambda name: _part(name, what, NETWORKS[name], {"setting": [f"model.{what}={name}"]})
+    return lambda name: _part(name, what, NETWORKS[name], {}, f"model.{what}")
 
 
 def _fitted(name: str) -> str:
     fits = [q for q, kind in POSTERIORS.items() if AFTER[name].needs <= kind.offers]
-    return _part(name, f"fitted after training, prior.after={name}", AFTER[name].title, {"posteriors": fits})
+    return _part(name, "fitted after training", AFTER[name].title, {"posteriors": fits}, "prior.after")
 
 
 def _prior(name: str) -> str:
-    return _part(name, "prior", PRIORS[name].title, {"posteriors": [q for q in POSTERIORS if missing(q, name) is None]})
+    fits = [q for q in POSTERIORS if missing(q, name) is None]
+    return _part(name, "prior", PRIORS[name].title, {"posteriors": fits}, "prior.name")
 
 
 def _of_objective(name: str) -> str:
     goes = {q: _priors_for(q, name) for q in POSTERIORS}
-    lines = {"with": [f"{q} ({', '.join(priors)})" for q, priors in goes.items() if priors]}
-    return _part(name, "objective", OBJECTIVES[name].title, lines)
+    lines = {
+        "with": [f"{q} ({', '.join(priors)})" for q, priors in goes.items() if priors],
+        "samples of z": [f"objective.samples={ObjectiveConfig(name=name).drawn}"],
+    }
+    return _part(name, "objective", OBJECTIVES[name].title, lines, "objective.name")
 
 
 def _of_likelihood(name: str) -> str:
     likelihood = build_likelihood(LikelihoodConfig(name=name), SOME)
     kind = "mass" if likelihood.discrete else "density"
-    return _part(name, f"likelihood, a {kind}", _likelihood(name), {"entries": [likelihood.support]})
+    return _part(name, f"likelihood, a {kind}", _likelihood(name), {"entries": [likelihood.support]}, "likelihood.name")
 
 
-def _part(name: str, what: str, title: str, lines: Mapping[str, Iterable[str]]) -> str:
+def _part(name: str, what: str, title: str, lines: Mapping[str, Iterable[str]], chosen: str = "") -> str:
+    """A part's name and title, what goes with it, and the settings that are read where `chosen` names it."""
+    settings = read_by(chosen, name) if chosen else []
+    lines = {**lines, "set by": [f"{chosen}={name}"] if chosen else [], "settings": settings}
+    lines = {key: values for key, values in lines.items() if values}
     return "\n".join([f"{name} ({what})", f"  {title}", *(f"  {key}: {', '.join(v)}" for key, v in lines.items())])
 
 
@@ -139,7 +149,7 @@ def _likelihood(name: str) -> str:
 
 
 def _all_parts() -> list[str]:
-    return [name for table, _ in KINDS for name in table]
+    return list(dict.fromkeys(name for table, _ in KINDS for name in table))
 
 
 def _listed(title: str, setting: str, names: Mapping[str, str]) -> str:

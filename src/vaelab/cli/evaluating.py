@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from .app import Settings, app
-from .words import layers, source_and_settings
+from .words import layers, numbers, source_and_settings
 
 Out = Annotated[Path | None, Parameter(help="folder for the runs and the result; a scan goes on where it stopped")]
 Listed = Annotated[str | None, Parameter(help="numbers with commas")]
@@ -146,20 +146,9 @@ def _scan(
     source, overrides = source_and_settings(source, settings, data_dir)
     if source is None:
         raise BadInput("source", None, "there is nothing to train on", "name a file, a folder, digits, mnist or shapes")
-    given = {} if values is None else {argument: _numbers(values, flag, kind)}
+    given = {} if values is None else {argument: numbers(values, flag, kind)}
     settled = overrides if config is None else layers(config, overrides)
     found = scan(source, **given, config=settled, out=out, progress=not quiet)
     print(found)
     print(f"picture   {write_scan_plot(found, found.folder / 'scan.svg')}")
     return 0
-
-
-def _numbers(text: str, flag: str, kind: type) -> list[Any]:
-    """Numbers with commas."""
-    from ..core.errors import BadInput
-
-    try:
-        return [kind(word) for word in text.split(",")]
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise BadInput(flag, text, f"is a list of {what} with commas", f"such as --{flag} 1,2,4") from None

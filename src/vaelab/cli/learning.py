@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .app import RunPath, app
-from .words import batch_of, layers, print_findings, roles_of, show, source_and_settings, wrote
+from .app import RunPath, Settings, app
+from .words import batch_of, layers, numbers, print_findings, roles_of, show, source_and_settings, wrote
 
 
 @app.command
@@ -46,6 +46,44 @@ def train(
             show(load(error.folder))
         raise
     return show(run)
+
+
+@app.command(name="train-many")
+def train_many(
+    source: Annotated[str | None, Parameter(help="file, folder of images, digits, mnist or shapes")] = None,
+    /,
+    *settings: Settings,
+    seeds: Annotated[str, Parameter(help="how many, or which, with commas")] = "8",
+    betas: Annotated[str | None, Parameter(help="weights of the divergence with commas, such as 0.5,1,2")] = None,
+    out: Annotated[Path | None, Parameter(help="new folder for the runs; default: a fresh one under runs/")] = None,
+    config: Annotated[Path | None, Parameter(help="YAML file with settings")] = None,
+    recipe: Annotated[str | None, Parameter(help="settings by name; see `vaelab recipes`")] = None,
+    data_dir: Annotated[str | None, Parameter(help="folder with local copies of data sets")] = None,
+    quiet: Annotated[bool, Parameter(negative=(), help="no progress")] = False,
+) -> int:
+    """Train one model from several seeds at once, and with several weights of the divergence.
+
+    Each seed and beta is a run folder of its own, for `report`, `evaluate` and `compare`.
+    """
+    from ..api import train_many as train_runs
+    from ..measure.bound import selected_by
+    from ..measure.estimate import Z95
+
+    source, overrides = source_and_settings(source, settings, data_dir)
+    chosen = numbers(seeds, "seeds", int)
+    runs = train_runs(
+        source,
+        chosen[0] if len(chosen) == 1 and "," not in seeds else chosen,
+        None if betas is None else numbers(betas, "betas", float),
+        out=out,
+        config=overrides if config is None else layers(config, overrides),
+        recipe=recipe,
+        progress=not quiet,
+    )
+    for run in runs:
+        name, value, error = selected_by(run.metrics)
+        print(f"run       {run.folder}  held-out {name} {value:.3f} ± {Z95 * error:.3f} (95 %) nats per sample")
+    return 0
 
 
 @app.command
@@ -172,12 +210,15 @@ def compare(
 
 
 @app.command
-def recipes() -> int:
-    """List the recipes, a card each."""
+def recipes(name: Annotated[str | None, Parameter(help="of one recipe")] = None, /) -> int:
+    """List the recipes, a card each, or give the card of one."""
     from ..catalogue import card
+    from ..core.tables import pick
     from ..recipes import RECIPES
 
-    print("\n\n".join(map(card, RECIPES)))
+    if name is not None:
+        pick(RECIPES, name, "recipe")
+    print("\n\n".join(map(card, RECIPES if name is None else [name])))
     return 0
 
 

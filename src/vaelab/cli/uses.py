@@ -19,7 +19,9 @@ def sample(
     count: Annotated[int, Parameter(help="rows")] = 64,
     to: To = Path("samples.npy"),
     seed: int = 0,
-    noisy: Annotated[bool | None, Parameter(help="draw from p(x|z), as for mixed tables, or take its mean")] = None,
+    noisy: Annotated[
+        bool | None, Parameter(help="draw from p(x|z), as for strings and mixed tables, or take its mean")
+    ] = None,
     condition: Annotated[str | None, Parameter(help="label, or numbers; default: as in the training rows")] = None,
 ) -> int:
     """Draw new rows from the prior."""
@@ -75,7 +77,26 @@ def embed(
     rows, given, labels, what = rows_of(loaded, source, count, to)
     codes = loaded.embed(rows, sample, condition=given)
     indices = loaded.indices(rows, given) if loaded.has_codes and not sample else None
-    return wrote(save_codes(codes, to, labels, indices), f"codes of {what}")
+    told = loaded.spec.condition if loaded.model.guesses else ()
+    return wrote(save_codes(codes, to, labels, indices, told), f"codes of {what}")
+
+
+@app.command
+def classify(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    to: To = Path("labels.csv"),
+    count: Annotated[int | None, Parameter(help="only the first rows")] = None,
+) -> int:
+    """Write each row's likeliest label and the probability of each, where the run learned to tell labels."""
+    from ..api import load
+    from ..use.files import save_labels
+
+    loaded = load(run)
+    rows, _, _, what = rows_of(loaded, source, count, to)
+    return wrote(save_labels(loaded.classify(rows), loaded.spec.condition, to), f"labels of {what}")
 
 
 @app.command
@@ -89,18 +110,28 @@ def interpolate(
     steps: int = 15,
     path: Annotated[str, Parameter(help="linear or spherical")] = "linear",
     to: To = Path("interpolation.npy"),
+    condition: Annotated[
+        str | None, Parameter(help="label, or numbers; default: from the one row's to the other's")
+    ] = None,
 ) -> int:
     """Decode a path between two rows."""
+    import numpy as np
+
     from ..api import load
     from ..use.files import save_rows
 
     loaded = load(run)
     rows, given, _, what = rows_of(loaded, source, None, to)
     a, b = row_of(rows, first, "first"), row_of(rows, second, "second")
-    ends = None if given is None else given[[first, second]]
+    own = condition_of(loaded, condition)
+    ends = given[[first, second]] if own is None and given is not None else own
     between = loaded.interpolate(a, b, steps, path, ends)
     line = between[None] if to.suffix.lower() == ".png" else between
-    return wrote(save_rows(loaded, line, to), f"{steps} steps from row {first} to row {second} of {what}")
+    beside = {"share": np.linspace(0, 1, steps)}
+    return wrote(
+        save_rows(loaded, line, to, beside),
+        f"{steps} steps from row {first} to row {second} of {what}{_under(condition)}",
+    )
 
 
 @app.command
@@ -117,6 +148,8 @@ def traverse(
     condition: Annotated[str | None, Parameter(help="label, or numbers; default: that of the row")] = None,
 ) -> int:
     """Decode walks along single latent dimensions."""
+    import numpy as np
+
     from ..api import load
     from ..use.files import save_rows
 
@@ -131,7 +164,9 @@ def traverse(
     line = (
         f"a line each for dimension {which}; {steps} steps from {-span:g} to {span:g} standard deviations of the prior"
     )
-    return wrote(save_rows(loaded, walks, to), line)
+    beside = {"dimension": np.repeat(dimension or range(1, len(walks) + 1), steps)}
+    beside["deviations"] = np.tile(np.linspace(-span, span, steps), len(walks))
+    return wrote(save_rows(loaded, walks, to, beside), line)
 
 
 def _drawn(run: Any, condition: str | None) -> str:

@@ -39,6 +39,17 @@ def layers(path: Path, overrides: dict[str, Any]) -> Any:
     return build_config(read_yaml(path), overrides)
 
 
+def numbers(text: str, flag: str, kind: type) -> list[Any]:
+    """Numbers with commas."""
+    from ..core.errors import BadInput
+
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise BadInput(flag, text, f"is a list of {what} with commas", f"such as --{flag} 1,2,4") from None
+
+
 def condition_of(run: Any, text: str | None) -> Any:
     """A condition as it is typed: a label, numbers with commas, or name=number with commas."""
     from ..core.errors import BadInput

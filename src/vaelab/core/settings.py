@@ -43,6 +43,7 @@ LikelihoodName = Literal[
 ObjectiveName = Literal[
     "elbo", "iwae", "miwae", "ciwae", "dreg", "beta_tc", "factor", "dip_i", "dip_ii", "info", "wae", "wae_gan"
 ]
+WASSERSTEIN = ("wae", "wae_gan")  # objectives that hold q(z) at the prior, and no single q(z|x)
 Part = Literal["encoder", "prior", "decoder"]
 
 
@@ -262,6 +263,11 @@ class ObjectiveConfig(Named):
     def controlled(self) -> bool:
         """Whether a controller moves beta."""
         return self.target_rate is not None or self.target_reconstruction is not None
+
+    @property
+    def charges(self) -> bool:
+        """Whether the divergence from the prior has a weight; where it has none, the ELBO is not what is trained."""
+        return self.name not in WASSERSTEIN and (self.beta > 0 or self.controlled)
 
 
 class TrainConfig(Section):

@@ -233,6 +233,8 @@ def _label_column(y: Any, rows: int, where: str) -> np.ndarray:
     if column.dtype.kind in "biuf":
         return column.astype(np.float64)
     names = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in column.tolist()]
+    if all(name is None or isinstance(name, int | float) for name in names):  # of a table with text elsewhere
+        return np.array([np.nan if name is None else name for name in names], dtype=np.float64)
     if any(isinstance(name, str) for name in names):
         names = ["" if name is None or name != name else name for name in names]
     if not all(isinstance(name, str) for name in names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,8 @@ from ..core.seeds import derive, generator
 from .arrays import as_numpy
 from .transforms import Affine
 
-RESIDENT_BYTES = 2 * 2**30  # rows up to this size are kept transformed, in float32, where the model is
+RESIDENT_BYTES = 2 * 2**30  # rows that take no more in float32 are kept in memory, where the model is
+MAPPED_BYTES = 2**28  # the same of a memory map on the CPU: the system keeps its pages, and can drop them
 
 
 class Part:
@@ -55,14 +58,14 @@ class Rows:
         self.shape, self.device = shape, device
         self.dynamic = binarize == "dynamic"
         self._raw, self._indices, self._threshold = raw, indices, binarize == "threshold"
-        self._transform = transform
-        self._resident: Tensor | None = None
+        self._transform = transform.to(device)
         self.count = len(raw) if indices is None else len(indices)
         self.condition: Tensor | None = None
         if condition is not None:
             self.condition = torch.from_numpy(condition if indices is None else condition[indices]).to(device)
-        if self.count * int(np.prod(shape)) * 4 <= RESIDENT_BYTES:
-            self._resident = torch.cat([self._read(chunk) for chunk in np.array_split(np.arange(self.count), 16)])
+        # Numbers of one or two bytes stay as they came; others would gain nothing, and are transformed once.
+        self._kept_raw = self._raw_tensor(np.arange(1)).element_size() < 4
+        self._resident = self._kept() if self._fits() else None
 
     def __len__(self) -> int:
         return self.count
@@ -74,10 +77,11 @@ class Rows:
 
     def x(self, index: Tensor, coins: torch.Generator | None = None) -> Tensor:
         """The rows at `index` [B] alone, as float32 [B, *shape]."""
-        if self._resident is not None:
-            x = self._resident.index_select(0, index.to(self.device))
+        if self._resident is None:
+            x = self._ready(self._raw_tensor(index.cpu().numpy()))
         else:
-            x = self._read(index.cpu().numpy())
+            x = self._resident.index_select(0, index.to(self.device))
+            x = self._ready(x) if self._kept_raw else x
         return torch.bernoulli(x, generator=coins) if self.dynamic else x
 
     def order(self, size: int, seed: int) -> Order | Quota:
@@ -99,9 +103,20 @@ class Rows:
         """Where the rows at `index` stand in the data as it was given, counted from 0."""
         return index if self._indices is None else self._indices[index]
 
-    def _read(self, index: np.ndarray) -> Tensor:
-        raw = torch.from_numpy(np.ascontiguousarray(self.raw(index))).to(self.device)
-        x = self._transform.to(self.device)(raw).reshape(-1, *self.shape)
+    def _fits(self) -> bool:
+        mapped = isinstance(self._raw, np.memmap) and self.device.type == "cpu"
+        return self.count * prod(self.shape) * 4 <= (MAPPED_BYTES if mapped else RESIDENT_BYTES)
+
+    def _kept(self) -> Tensor:
+        parts = (self._raw_tensor(part) for part in np.array_split(np.arange(self.count), 16))
+        return torch.cat([part if self._kept_raw else self._ready(part) for part in parts])
+
+    def _raw_tensor(self, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.raw(index))).to(self.device)
+
+    def _ready(self, raw: Tensor) -> Tensor:
+        """Raw rows as the model sees them, but for coins."""
+        x = self._transform(raw).reshape(-1, *self.shape)
         return (x >= 0.5).float() if self._threshold else x
 
 

@@ -121,8 +121,8 @@ def conditioned(source: Source, config: Config, index: np.ndarray | None) -> tup
             a number that is missing.
     """
     asked, chosen = config.data.condition, slice(None) if index is None else index
-    if config.data.labelled is not None and asked != "labels":
-        fix = "add data.condition=labels"
+    if config.data.labelled is not None and not _are_labels(source, config):
+        fix = "add data.condition=labels or, of a table, data.condition=COLUMN, with model.missing_labels=marginal"
         raise BadInput("data.labelled", config.data.labelled, "needs a model that reads labels", fix)
     if asked is None:
         return replace(source, condition=None, condition_test=None), None
@@ -137,11 +137,20 @@ def conditioned(source: Source, config: Config, index: np.ndarray | None) -> tup
         rest = source
     else:
         _refuse_strangers(source, asked)
-        if len(asked) == 1 and (config.model.missing_labels != "refuse" or _holds_text(source, asked[0])):
+        if _are_labels(source, config):
             return _by_labels(_with_labels(source, asked[0]), config, chosen)
         rest, train, test, names = _taken_out(source, asked)
     assert train is not None
     return _by_numbers(rest, train, test, names, chosen)
+
+
+def _are_labels(source: Source, config: Config) -> bool:
+    """Whether what is given beside a row is a label: that of the data, or one column of text, or one to be guessed."""
+    asked = config.data.condition
+    if asked is None or isinstance(asked, str):
+        return asked == "labels"
+    one = len(asked) == 1 and asked[0] in source.columns
+    return one and (config.model.missing_labels != "refuse" or _holds_text(source, asked[0]))
 
 
 def words_in(source: Source, asked: Any, test: bool) -> Any:

@@ -150,9 +150,9 @@ UNREAD: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str, str], ...] =
     ),
     (
         ("prior.after_steps",),
-        _beside("prior.after", {"none"}),
-        "no prior is fitted after training",
-        "prior.after names one",
+        _beside("prior.after", {"none", "gmm"}),
+        "no prior is fitted in steps after training",
+        "prior.after names one; gmm takes no steps",
     ),
     (
         ("likelihood.noise", "likelihood.sigma"),
@@ -173,6 +173,25 @@ UNREAD: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str, str], ...] =
         "likelihood=categorical, logistic_mixture or beta_binomial",
     ),
 )
+
+
+def read_by(setting: str, name: str) -> list[str]:
+    """The settings that are read where another one has this name, and not by default, each with its default value.
+
+    Example:
+        >>> read_by("prior.after", "flow")
+        ['prior.steps=4', 'prior.after_steps=3000']
+    """
+    plain = Config()
+    section, _, key = setting.partition(".")
+    given = getattr(plain, section).model_copy(update={key: name})
+    chosen = plain.model_copy(update={section: given})
+    return [
+        f"{other}={_value(plain, other)}"
+        for settings, unread, _, _ in UNREAD
+        if unread(plain) and not unread(chosen)
+        for other in settings
+    ]
 
 
 def changed(config: Config, section: str) -> list[str]:

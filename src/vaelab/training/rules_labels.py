@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.finding import Finding
 
-FEW_ERRORS = 3  # standard errors
+FEW_ERRORS = 2.5  # standard errors that always guessing the commonest label would have
 NORMAL_95 = 1.96
 
 
@@ -21,8 +21,7 @@ def label_rules(selected: dict[str, Any]) -> Iterator[Finding]:
     if "accuracy" not in selected:
         return
     share, commonest, rows = selected["accuracy"], selected["commonest_label"], selected["labelled_rows"]
-    middle, half = wilson(share, rows, FEW_ERRORS)
-    blind = middle - half < commonest
+    blind = share - commonest < FEW_ERRORS * sqrt(commonest * (1 - commonest) / rows)
     yield Finding(
         "TR181" if blind else "TR180",
         "warning" if blind else "ok",

@@ -19,8 +19,9 @@ from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
 from ..core.units import readable_bytes
 from ..data.spec import Spec, conditions_from
+from ..distributions.labelled import LabelledPrior, every_label
 from ..distributions.likelihoods import LIKELIHOODS, Decoder
-from ..distributions.normal import Distribution
+from ..distributions.normal import Distribution, StandardNormal
 from ..measure.bound import selected_by
 from ..measure.latent import centre_of
 from ..measure.paths import axis_walk, latent_path
@@ -197,7 +198,7 @@ class Run:
             if not reads or self.model.guesses:
                 return ()
             rule = f"the {' and the '.join(sorted(reads))} of this run read what is given beside a row"
-            raise BadInput("condition", None, rule, f"pass condition=, {self._one_of}")
+            raise BadInput("condition", None, rule, f"give {self._one_of}: --condition, or condition= in Python")
         if not names:
             raise BadInput("condition", condition, "this run reads nothing beside a row", "leave it out")
         read = self.spec.conditioning.encode(condition, rows)
@@ -308,7 +309,7 @@ class Run:
     def sample(self, count: int, seed: int = 0, noisy: bool | None = None, condition: Any = None) -> np.ndarray:
         """`count` rows from the prior: means of p(x|z) for z ~ p(z), or draws from p(x|z) where `noisy`.
 
-        None: draws for a mixed table, whose likeliest levels side by side are no likely row, else means.
+        None: draws for strings and mixed tables, whose likeliest entries side by side are no likely row, else means.
 
         A model that reads a condition and is given None draws it from those of its training rows.
         """
@@ -316,12 +317,31 @@ class Run:
         if count * int(np.prod(self.spec.shape)) > MOST_VALUES:
             size = readable_bytes(4 * count * int(np.prod(self.spec.shape)))
             raise BadInput("count", count, f"that many rows take {size}", "draw fewer at a time, with several seeds")
+        z, given = self._drawn_codes(count, seed, condition)
+        drawn = bool(self.spec.mixed or self.spec.vocabulary) if noisy is None else noisy
+        return self._decoded(z, drawn, seed, given)
+
+    @property
+    def has_standard_prior(self) -> bool:
+        """Whether p(z), without the entries of a label, is N(0, I) whatever stands beside a row."""
+        if "prior" in getattr(self.model, "conditioned", ()):
+            return False
+        prior = self.model.prior_distribution()
+        known = prior.given(every_label(prior.log_y)) if isinstance(prior, LabelledPrior) else prior
+        return isinstance(known, StandardNormal)
+
+    @torch.no_grad()
+    def prior_codes(self, count: int, seed: int = 0, condition: Any = None) -> np.ndarray:
+        """The codes that `sample` decodes, [count, L]."""
+        return self._drawn_codes(count, seed, condition)[0].numpy()
+
+    def _drawn_codes(self, count: int, seed: int, condition: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Codes from the prior, [count, L], and what was given beside them."""
         if condition is None and getattr(self.model, "conditioned", None) and not self.model.guesses:
             given = self._drawn_conditions(count, seed)
         else:
             given = self.given(condition, count)
-        z = prior_codes(self.model, count, generator(seed, "sample"), *given)
-        return self._decoded(z, bool(self.spec.mixed) if noisy is None else noisy, seed, given)
+        return prior_codes(self.model, count, generator(seed, "sample"), *given), given
 
     def _drawn_conditions(self, count: int, seed: int) -> tuple[Tensor, ...]:
         """Conditions of training rows, drawn with replacement."""

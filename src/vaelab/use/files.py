@@ -14,7 +14,7 @@ from ..core.durable import saying_why, write_bytes
 from ..core.errors import BadInput
 
 
-def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
+def save_rows(run: Any, rows: np.ndarray, path: str | Path, beside: Mapping[str, Any] | None = None) -> Path:
     """Writes rows on the data's own scale as a picture, an array or a table; an older file of that name is replaced.
 
     Args:
@@ -22,6 +22,7 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
         rows: [..., a row as the user has it]; of several leading dimensions the last is a line of the picture.
         path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv, for
             strings also .csv and .txt (one a line).
+        beside: Columns of a number for each row, by name, that a .csv file begins with; other files go without.
 
     Returns:
         The file written.
@@ -30,21 +31,27 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path) -> Path:
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, FILES[run.spec.layout], run, np.asarray(rows))
+    return _save(path, FILES[run.spec.layout], run, np.asarray(rows), dict(beside or {}))
 
 
 def save_codes(
-    codes: np.ndarray, path: str | Path, labels: Sequence[Any] | None = None, indices: np.ndarray | None = None
+    codes: np.ndarray,
+    path: str | Path,
+    labels: Sequence[Any] | None = None,
+    indices: np.ndarray | None = None,
+    told: Sequence[str] = (),
 ) -> Path:
     """Writes latent codes as an array or a table with the columns `z_1` to `z_L`, and `label` where there are labels.
 
-    Where they are entries of a book, `code_1` to `code_T` say which.
+    Where they are entries of a book, `code_1` to `code_T` say which; where they end in the probabilities of labels, the
+    last columns are `p_NAME`.
 
     Args:
         codes: [n, L].
         path: A name ending in .csv, .npy (codes alone) or .npz (keys `z` and, where there are any, `y` and `indices`).
         labels: n labels or their names; None where there are none.
         indices: [n, T], counted from 0; None for real vectors.
+        told: Names of the labels whose probabilities the codes end in.
 
     Returns:
         The file written.
@@ -53,14 +60,36 @@ def save_codes(
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, CODE_FILES, np.asarray(codes), labels, indices)
+    return _save(path, CODE_FILES, np.asarray(codes), labels, indices, told)
+
+
+def save_labels(probabilities: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
+    """Writes what a classifier tells: a table with the columns `label` and `p_NAME`, or the probabilities alone.
+
+    Args:
+        probabilities: q(y|x), [n, C].
+        names: Of the C labels.
+        path: A name ending in .csv, .npy or .npz (keys `p` and `labels`).
+
+    Returns:
+        The file written.
+
+    Raises:
+        BadInput: for another ending, a folder, or a parent folder that is not there.
+        NoSpace: where the system refuses to write.
+    """
+    return _save(path, LABEL_FILES, np.asarray(probabilities), list(names))
+
+
+NO_FORMAT = "the name's ending chooses the format"
 
 
 def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content: Any) -> Path:
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in formats:
-        raise BadInput("output", target, "the name's ending chooses the format", f"end it in {', '.join(formats)}")
+        rule = "the name's ending chooses the format, and these are no pictures" if suffix == ".png" else NO_FORMAT
+        raise BadInput("output", target, rule, f"end it in {', '.join(formats)}")
     with saying_why(target):
         if target.is_dir():
             raise BadInput("output", target, "is a folder", f"name a file in it, such as {target / ('out' + suffix)}")
@@ -70,7 +99,7 @@ def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *conten
     return target
 
 
-def _rows_png(run: Any, rows: np.ndarray) -> bytes:
+def _rows_png(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
     from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 
     images = channels_first(rows, run.spec.axes)
@@ -79,18 +108,31 @@ def _rows_png(run: Any, rows: np.ndarray) -> bytes:
     return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns, top, low))
 
 
-def _rows_csv(run: Any, rows: np.ndarray) -> bytes:
-    return _csv(run.spec.columns, rows.reshape(-1, len(run.spec.columns)))
+def _rows_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
+    return _beside(beside, run.spec.columns, rows.reshape(-1, len(run.spec.columns)))
 
 
-def _strings_txt(run: Any, rows: np.ndarray) -> bytes:
+def _beside(beside: Mapping[str, Any], columns: Sequence[str], rows: np.ndarray) -> bytes:
+    """A table that begins with columns of its own."""
+    numbers = list(zip(*beside.values(), strict=True)) or [()] * len(rows)
+    return _csv([*beside, *columns], ([*number, *row] for number, row in zip(numbers, rows, strict=True)))
+
+
+def _strings_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
+    return _beside(beside, [run.config.data.text_column or "string"], rows.reshape(-1, 1))
+
+
+def _strings_txt(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
     if any(len(string.splitlines()) > 1 for string in rows.flat):
         raise BadInput("output", ".txt", "a string with a line break takes two lines", "end the name in .csv")
     return "".join(f"{string}\n" for string in rows.flat).encode("utf-8", "backslashreplace")
 
 
-def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None) -> bytes:
-    header = [f"z_{dimension + 1}" for dimension in range(codes.shape[1])]
+def _codes_csv(
+    codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None, told: Sequence[str]
+) -> bytes:
+    header = [f"z_{dimension + 1}" for dimension in range(codes.shape[1] - len(told))]
+    header += [f"p_{name}" for name in told]
     columns: list[Any] = [codes]
     if indices is not None:
         header, columns = [*header, *(f"code_{place + 1}" for place in range(indices.shape[1]))], [codes, indices]
@@ -99,9 +141,16 @@ def _codes_csv(codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndar
     return _csv(header, ([entry for part in row for entry in part] for row in zip(*columns, strict=True)))
 
 
-def _codes_npz(codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None) -> bytes:
+def _codes_npz(
+    codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None, told: Sequence[str]
+) -> bytes:
     further = {"y": labels, "indices": indices}
     return _npz(z=codes, **{key: np.asarray(value) for key, value in further.items() if value is not None})
+
+
+def _labels_csv(probabilities: np.ndarray, names: Sequence[str]) -> bytes:
+    rows = ([names[row.argmax()], *row] for row in probabilities)
+    return _csv(["label", *(f"p_{name}" for name in names)], rows)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
@@ -131,18 +180,23 @@ def _npz(**arrays: np.ndarray) -> bytes:
 
 
 _ARRAY_FILES: dict[str, Callable[..., bytes]] = {
-    ".npy": lambda run, rows: _npy(_without_objects(rows)),
-    ".npz": lambda run, rows: _npz(x=_without_objects(rows)),
+    ".npy": lambda run, rows, beside: _npy(_without_objects(rows)),
+    ".npz": lambda run, rows, beside: _npz(x=_without_objects(rows)),
 }
 IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": _rows_png} | _ARRAY_FILES
 TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv} | _ARRAY_FILES
 STRING_FILES: dict[str, Callable[..., bytes]] = {
     ".txt": _strings_txt,
-    ".csv": lambda run, rows: _csv(["string"], ([string] for string in rows.ravel())),
+    ".csv": _strings_csv,
 } | _ARRAY_FILES
 FILES = {"image": IMAGE_FILES, "table": TABLE_FILES, "sequence": STRING_FILES}
 CODE_FILES: dict[str, Callable[..., bytes]] = {
     ".csv": _codes_csv,
-    ".npy": lambda codes, labels, indices: _npy(codes),
+    ".npy": lambda codes, labels, indices, told: _npy(codes),
     ".npz": _codes_npz,
+}
+LABEL_FILES: dict[str, Callable[..., bytes]] = {
+    ".csv": _labels_csv,
+    ".npy": lambda probabilities, names: _npy(probabilities),
+    ".npz": lambda probabilities, names: _npz(p=probabilities, labels=np.asarray(names)),
 }
