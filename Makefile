@@ -14,8 +14,10 @@ test: $(VENV)/.test
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# A short form, under ten minutes; MNIST=FILE names an .npz file of MNIST. Environments of other libraries are kept.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/throughput.py --short --install-seconds 150 --environments $(VENV)/peers $(if $(MNIST),--data $(MNIST))
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

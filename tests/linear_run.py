@@ -32,6 +32,8 @@ class LinearRun:
     name: str = "digits"
     preview_condition: None = None  # nothing is given beside its rows
     has_codes: bool = False
+    has_bound: bool = True
+    prior: Any = None  # draws z [n, L] from a generator where the prior is not N(0, I)
     is_mass: bool = False
     _book: None = None
     _guesses: bool = False
@@ -75,6 +77,14 @@ class LinearRun:
     def _walkable(self) -> int:
         return self.latent
 
+    @property
+    def has_standard_prior(self) -> bool:
+        return self.prior is None
+
+    def prior_codes(self, count: int, seed: int = 0, condition: None = None) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        return random.standard_normal((count, self.latent)) if self.prior is None else self.prior(random, count)
+
     def _prior_moments(self, condition: None) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.latent), np.ones(self.latent)
 
@@ -117,9 +127,20 @@ class LinearRun:
             steepness = {"gradient_norm": 3 + 60 * left * (1 + 0.3 * np.sin(step)), "clipped": float(step < 900)}
             lines.append({"kind": "train", "step": step, "loss": 70.0, **terms, **rates, **steepness})
             if step % 100 == 0:
-                held = {"negative_elbo": terms["reconstruction"] + terms["kl"] + 2, "standard_error": 0.8}
+                held = {"mean_variance": (mean.var(0) * (1 - left)).tolist()}
+                held |= {"negative_elbo": terms["reconstruction"] + terms["kl"] + 2, "standard_error": 0.8}
                 lines.append({"kind": "held_out", "step": step, "active_units": self.latent, **terms, **held})
-        kept = {"step": 4900, "negative_elbo": 62.0 + end["kl"], "standard_error": 0.81, "rows": len(self.preview)}
+        spread = {
+            "mean_variance": mean.var(0).tolist(),
+            "posterior_variance": np.square(std).mean(0).tolist(),
+            "active_by_mean": int((mean.var(0) > 0.01).sum()),
+        }
+        kept = spread | {
+            "step": 4900,
+            "negative_elbo": 62.0 + end["kl"],
+            "standard_error": 0.81,
+            "rows": len(self.preview),
+        }
         return lines, end | kept | {"active_units": int((kl > 0.01).sum())}
 
 

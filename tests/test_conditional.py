@@ -364,7 +364,9 @@ def test_uses_take_a_condition_and_ask_for_it(digits: Any) -> None:
     assert digits.traverse(condition=1, steps=3).shape == (2, 3, 8, 8)
     uses = lambda: digits.embed(digits.preview), lambda: digits.decode(np.zeros((1, 2))), digits.traverse
     for use in uses:
-        with pytest.raises(BadInput, match="read what is given beside a row; give one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: --condition"):
+        with pytest.raises(
+            BadInput, match="read what is given beside a row; give one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: --condition"
+        ):
             use()
     with pytest.raises(BadInput, match="'12'; no training row has that label"):
         digits.sample(2, condition=12)

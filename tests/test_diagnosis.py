@@ -19,10 +19,13 @@ from vaelab.core.config import build_config
 from vaelab.core.durable import write_json
 from vaelab.core.finding import Finding
 from vaelab.data.transforms import Affine
+from vaelab.diagnosis import causes, symptoms
+from vaelab.diagnosis.case import Case
 from vaelab.diagnosis.run import Diagnosis, diagnose_run
 from vaelab.diagnosis.units import census
 from vaelab.distributions.likelihoods import Decoder, Gaussian
 from vaelab.distributions.normal import DiagonalNormal
+from vaelab.measure.estimate import Estimate
 
 DIGITS = load_digits().images / 16.0
 WINE = load_wine().data
@@ -341,3 +344,13 @@ def test_findings_say_cause_remedy_and_effect() -> None:
     found = diagnose_run(exact_run(sigma=2.0, rows=200)).findings[0]
     assert isinstance(found, Finding) and found.edit and found.why and found.expected and found.unit
     assert "DG113" in str(found) and "likelihood.noise=shared" in str(found)
+
+
+@pytest.mark.parametrize("objective", [{"name": "wae"}, {"name": "wae_gan"}, {"beta": 0.0}, {"beta": 0.1}], ids=str)
+def test_a_divergence_that_was_not_charged_is_no_fault_of_its_weight(objective: dict[str, Any]) -> None:
+    """Wide posteriors fitted again, and a bound below the constant's, say something only where the KL had a weight."""
+    numbers = {"widening": Estimate(3.0), "skill": Estimate(-5.0, 1.0)}
+    config = build_config({"objective": objective})
+    case = Case(config, numbers, 100, objective.get("beta", 0.0), fixed_noise=False, counts=False, image=False)
+    told = bool(objective.get("beta"))
+    assert [bool(list(rule(case))) for rule in (causes.beta_small, symptoms.worse_than_constant)] == [told, told]

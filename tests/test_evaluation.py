@@ -466,4 +466,6 @@ def test_codes_without_noise_are_measured_by_what_they_have(tmp_path: Path, caps
     found = vaelab.evaluate(run, metrics="reconstruction,samples")
     assert set(found.numbers) == {"reconstruction", "samples"} and not found.findings
     back = run.reconstruct(run.preview)
-    assert found["reconstruction.mse"].value == pytest.approx(np.square(back - run.preview.reshape(back.shape)).mean(), rel=1e-4)
+    assert found["reconstruction.mse"].value == pytest.approx(
+        np.square(back - run.preview.reshape(back.shape)).mean(), rel=1e-4
+    )

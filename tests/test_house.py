@@ -145,3 +145,14 @@ def test_the_command_starts_without_torch(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_training_begins_without_libraries_that_take_seconds_to_import(tmp_path: Path) -> None:
+    """Neither the compiler, nor the plotting library, nor scikit-learn is needed for steps."""
+    code = (
+        "import sys, vaelab\n"
+        f"vaelab.train('digits', out={str(tmp_path / 'run')!r}, progress=False,"
+        " config={'train': {'steps': 2}, 'report': {'html': False}})\n"
+        "print([name for name in ('torch._dynamo', 'matplotlib', 'sklearn', 'scipy', 'pandas') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -128,6 +128,29 @@ def test_each_rule_fires_on_its_number_alone(name: str) -> None:
     assert found[code].title in str(found[code])
 
 
+@pytest.mark.parametrize("objective", [{"name": "wae"}, {"name": "wae_gan"}, {"beta": 0.0}], ids=str)
+def test_an_elbo_whose_divergence_was_not_charged_judges_nothing(objective: dict[str, Any]) -> None:
+    """What the same numbers give where it was charged, and one note instead; codes without noise have their own."""
+    for metrics, code in (([BASE, *EVEN], "TR115"), ([BASE | {"negative_elbo": 15.0}, *STEEP], "TR106")):
+        assert set(judged(metrics=metrics)) == {"TR100", code}
+        found = judged(metrics=metrics, config=settings(objective=objective))
+        assert set(found) == {"TR100", "TR154"}
+        assert found["TR154"].measured == HEALTHY["reconstruction"]
+    points = judged({"is_bound": False}, config=settings(objective=objective))
+    assert {"TR151", "TR154"} & set(points) == {"TR151"}
+
+
+def test_a_run_that_was_too_short_expects_what_it_is_measured_by() -> None:
+    curve = [
+        line | {"reconstruction": line["negative_elbo"], "is_bound": False, "standard_error": 0.1} for line in STEEP
+    ]
+    selected = {"is_bound": False, "reconstruction": 10.0}
+    metrics = [BASE | {"negative_elbo": 15.0}, *curve]
+    expected = judged(selected, metrics=metrics, training=HEALTHY | selected)["TR106"].expected
+    assert "reconstruction" in expected and "ELBO" not in expected
+    assert "negative ELBO" in judged(metrics=[BASE | {"negative_elbo": 15.0}, *STEEP])["TR106"].expected
+
+
 CONFIGS = {
     "plain": {},
     "already so": {"objective": {"beta": 4.0}},

@@ -762,3 +762,12 @@ def test_a_model_from_the_config_takes_every_objective(name: str) -> None:
     loss = objective(output, objective.weights(0))
     assert loss.total.ndim == 0 and all(term.shape == (5,) for term in loss.terms.values())
     assert name not in ("elbo",) or loss.player is None
+
+
+def test_where_no_divergence_is_charged_the_reconstruction_selects(tmp_path: Path) -> None:
+    config = {"objective": "wae", "train": {"steps": 200}, "report": {"html": False}}
+    run = vaelab.train("digits", config=config, out=tmp_path / "run", progress=False)
+    lines = [line for line in run.history if line["kind"] == "held_out"]
+    best = min(lines, key=lambda line: line["reconstruction"])
+    assert run.metrics["step"] == best["step"] > min(lines, key=lambda line: line["negative_elbo"])["step"]
+    assert run.findings[0].title.startswith("held-out reconstruction") or run.findings[0].code == "TR154"

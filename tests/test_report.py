@@ -241,13 +241,14 @@ def test_the_verdict_is_the_worst_finding(
 
 def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
     run = wine_run(tmp_path, config=build_config({"model": {"latent": 3}}))
-    run.metrics |= {"negative_elbo": 13 * np.log(2) * 1.5, "reconstruction": 9.25, "kl": 4.125, "active_units": 2}
+    run.metrics |= {"negative_elbo": 13 * np.log(2) * 1.5, "reconstruction": 9.25, "kl": 4.125}
+    run.metrics["kl_per_dimension"] = [4.0, 0.12, 0.005]
     told = numbers(run)
     assert [number.value for number in told] == ["13.52", "9.25", "4.12", "2"]
     assert told[0].remark == "± 95 %, over held-out rows"  # a density has no code length
     run.is_mass = True
     assert numbers(run)[0].remark == "± 95 %, over held-out rows; 1.500 bits per dimension"
-    assert told[3].unit == "of 3"
+    assert told[3].unit == "of 3 dimensions"
 
 
 def test_r_squared_is_that_of_scikit_learn() -> None:

@@ -18,6 +18,7 @@ from test_report import DONE, WARNING, Page, event
 from vaelab.core.config import build_config, parse_overrides
 from vaelab.core.finding import Finding
 from vaelab.report import dimensions, facts, latents, nearest, plots, style, tables
+from vaelab.report.in_use import UNITS
 from vaelab.report.page import VIEWS, render
 from vaelab.report.verdict import again, numbers, stopped, verdict
 
@@ -127,12 +128,9 @@ def test_events_are_marked_at_their_steps(tmp_path: Path) -> None:
 
 
 def test_active_units_are_drawn_as_they_were_recorded() -> None:
-    lines = [
-        {"kind": "held_out", "step": step, "active_units": use, "active_by_mean": use + 1, "kl_per_dimension": [1] * 5}
-        for step, use in ((10, 4), (20, 2), (30, 3))
-    ]
+    by_rule = [(UNITS["dimensions"], [4, 2, 3]), (UNITS["whole"], [5, 3, 4])]
     figure = Figure()
-    dimensions._active_lines(figure, lines)
+    dimensions._active_lines(figure, [10, 20, 30], by_rule, 5)
     by_kl, by_mean, every = figure.axes[0].lines
     assert [_list(line.get_ydata()) for line in (by_kl, by_mean)] == [[4, 2, 3], [5, 3, 4]]
     assert {*_list(every.get_ydata())} == {5}

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from reading import codes, load_refused
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from vaelab.core.errors import BadInput
@@ -349,3 +350,9 @@ def test_fingerprints_tell_contents_apart(tmp_path: Path, monkeypatch: pytest.Mo
     assert fingerprint(altered) == fingerprint(TABLE)  # of large data, only evenly spaced rows are read ...
     altered[-1, 0] += 1
     assert fingerprint(altered) != fingerprint(TABLE)  # ... with the first and the last
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    own, theirs = builtin.digits(None), load_digits()
+    assert np.array_equal(own.x, theirs.images) and np.array_equal(own.y, theirs.target)
+    assert own.y.dtype.kind == "i" and own.top == theirs.images.max()

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "api",
+    "train_many": "api",
     "load": "api",
     "check": "health",
     "diagnose": "health",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from . import schedules as schedules
     from .api import load as load
     from .api import train as train
+    from .api import train_many as train_many
     from .auditing.report import AuditReport as AuditReport
     from .auditing.run import audit as audit
     from .core.config import Config as Config

@@ -1,9 +1,10 @@
-"""The calls most users need: `train` and `load`."""
+"""The calls most users need: `train`, `train_many` and `load`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from .core.files import read_yaml
 from .health import diagnose
 from .objectives.base import Objective
 from .recipes import recipe as find_recipe
-from .report.page import write_report
 from .training.fit import fit
 from .training.fit import resume as resume_fit
+from .training.folder import new_folder
+from .training.many import fit_many, variations
 from .training.run import Run
 
 Settings = Config | Mapping[str, Any] | str | os.PathLike[str]
@@ -71,25 +73,79 @@ def train(
         if resume is not None:
             run = _resume(resume, x, out, given, recipe, model, objective, progress)
         else:
-            named = find_recipe(recipe) if recipe else None
-            settings = build_config(dict(named.settings) | {"recipe": recipe} if named else {}, given)
-            if x is None:
-                x = settings.data.source or (named.data if named else None)
-            if x is None:
-                fix = f"name {named.wants if named and named.wants else 'a file, a folder, digits, mnist or shapes'}"
-                raise BadInput("x", None, "there is nothing to train on", fix)
+            x, settings = _settled(x, given, recipe)
             run = fit(x, settings, out=out, model=model, objective=objective, progress=progress)
     except Diverged as error:
         if error.folder is not None:
             _write_page(Run(error.folder, model))
         raise
-    _write_page(run)
+    _write_page(run, progress)
     return run
 
 
-def _write_page(run: Run) -> None:
+def train_many(
+    x: Any = None,
+    seeds: int | Sequence[int] = 8,
+    betas: Sequence[float] | None = None,
+    *,
+    config: Settings | None = None,
+    recipe: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> list[Run]:
+    """Trains the model that settings describe from several seeds at once, and with several weights beta.
+
+    All models are computed together, as one batch of models; each sees the rows and the noise that its own seed says,
+    and ends with the weights of a run alone up to rounding. A run that meets a number that is not finite is refused
+    the step, or stops, and the others go on.
+
+    Args:
+        x: As for `train`.
+        seeds: How many, from that of the settings on, or which.
+        betas: Weights of the divergence, each trained from every seed; None: that of the settings.
+        config, recipe: As for `train`.
+        out: A new folder, which gets a run folder for each; None: one under `runs/`.
+        progress: Show progress on standard error.
+
+    Returns:
+        The runs, by beta and then by seed. Each is a run like any other; `vaelab.write_report` makes its page.
+
+    Raises:
+        BadInput: for data or settings that break a rule, or do not go into a stack of models; nothing has been written.
+        Diverged: where a run stopped at a number that is not finite, once the others are finished.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> rows = np.random.default_rng(0).normal(size=(200, 5))
+        >>> out = tempfile.mkdtemp()
+        >>> runs = train_many(rows, seeds=3, out=out, config={"train": {"steps": 20}}, progress=False)
+        >>> [run.folder.name for run in runs]
+        ['seed-0', 'seed-1', 'seed-2']
+    """
+    x, settings = _settled(x, _plain(config), recipe)
+    folder = new_folder(out, f"{x if isinstance(x, str | os.PathLike) else 'array'}-many")
+    return fit_many(x, variations(settings, seeds, betas, folder), progress=progress)
+
+
+def _settled(x: Any, given: Mapping[str, Any], recipe: str | None) -> tuple[Any, Config]:
+    """What to train on, and the settings with those of a recipe beneath them."""
+    named = find_recipe(recipe) if recipe else None
+    settings = build_config(dict(named.settings) | {"recipe": recipe} if named else {}, given)
+    if x is None:
+        x = settings.data.source or (named.data if named else None)
+    if x is None:
+        fix = f"name {named.wants if named and named.wants else 'a file, a folder, digits, mnist or shapes'}"
+        raise BadInput("x", None, "there is nothing to train on", fix)
+    return x, settings
+
+
+def _write_page(run: Run, progress: bool = False) -> None:
     """The diagnosis of a run that has a model to look at, and the page."""
     if run.config.report.html and _is_main():
+        if progress:
+            print("looking at the model and drawing its page", file=sys.stderr, flush=True)
+        from .report.page import write_report  # the plotting library takes half a second to import
+
         if run.is_finished:
             diagnose(run)
         write_report(run)

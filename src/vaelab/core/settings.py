@@ -269,6 +269,11 @@ class ObjectiveConfig(Named):
         """Whether the divergence from the prior has a weight; where it has none, the ELBO is not what is trained."""
         return self.name not in WASSERSTEIN and (self.beta > 0 or self.controlled)
 
+    @property
+    def selects_by_bound(self) -> bool:
+        """Whether the held-out bound selects the weights: of a Wasserstein autoencoder it is no measure."""
+        return self.name not in WASSERSTEIN
+
 
 class TrainConfig(Section):
     """The loop: counted in steps, since a stream has no epochs."""

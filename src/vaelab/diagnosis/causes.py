@@ -58,7 +58,7 @@ def noise(c: Case) -> Found:
 
 
 def beta_small(c: Case) -> Found:
-    if c.beta < LOW_BETA and c.value("widening") > WIDENED:
+    if c.config.objective.charges and c.beta < LOW_BETA and c.value("widening") > WIDENED:
         yield Finding(
             "DG110",
             "warning",

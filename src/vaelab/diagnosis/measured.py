@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,13 @@ def measure(drawn: Drawn) -> Numbers:
 def _dimensions(d: Drawn) -> Numbers:
     """Means, variances and divergence of each dimension, and how many are in use."""
     read, kl = d.held_out, mean_of(d.held_out.kl, "nats")
+    size = d.config.model.latent  # what stands behind are entries of a label
     centred = (read.mean - read.mean.mean(0)) ** 2 * len(read.mean) / max(len(read.mean) - 1, 1)
     spread = mean_of(centred, "prior variances")
+    in_each = {} if "codes" in d.offers else {"active_units_variance": in_use(_first(spread, size), ACTIVE_VARIANCE)}
+    if read.kl.shape[1] > 1 or read.mean.shape[1] == 1:  # else it is known of the whole code alone
+        unit = "groups" if d.config.model.groups else "dimensions"
+        in_each["active_units_kl"] = replace(in_use(_first(kl, size), ACTIVE_NATS), unit=unit)
     return {
         "code_mean": mean_of(read.mean, "prior deviations"),
         "code_variance": spread,
@@ -55,10 +61,13 @@ def _dimensions(d: Drawn) -> Numbers:
         "posterior_variance_median": Estimate(np.median(read.variance, 0), None, "prior variances"),
         "kl_per_dimension": kl,
         "rate": mean_of(read.kl.sum(1), NATS),
-        "active_units_kl": in_use(kl, ACTIVE_NATS),
-        "active_units_variance": in_use(spread, ACTIVE_VARIANCE),
+        **in_each,
         "saturation": Estimate(saturation(read.mean), None, "share of rows"),
     }
+
+
+def _first(number: Estimate, size: int | None) -> Estimate:
+    return replace(number, value=number.value[:size], interval=number.interval[:size])
 
 
 def _aggregate(d: Drawn) -> Numbers:

@@ -32,8 +32,9 @@ def exploding(c: Case) -> Found:
 
 
 def worse_than_constant(c: Case) -> Found:
-    if "skill" not in c.numbers or c.numbers["skill"].high >= 0 or c.config.prior.name == "uniform":
-        return  # a uniform prior over codes is no matter of learning, and has a finding of its own
+    no_measure = c.config.prior.name == "uniform" or not c.config.objective.charges
+    if "skill" not in c.numbers or c.numbers["skill"].high >= 0 or no_measure:
+        return  # a prior over codes that was not fitted, or a KL that was not charged: each has a finding of its own
     rate, steps = c.config.train.learning_rate or 1e-3, c.config.train.steps or 1000
     long = {"train.steps": max(2000, 2 * steps)}
     yield Finding(
@@ -128,7 +129,7 @@ def far_from_prior(c: Case) -> Found:
     distance = c.numbers.get("two_sample")
     if distance is None or c.rows < MANY_ROWS:
         return
-    worst = int(np.argmax(distance.value))
+    worst = int(np.argmax(distance.value[: c.config.model.latent]))  # entries of a label stand behind the dimensions
     if distance.value[worst] - distance.interval[worst] > FAR and c.value("holes") > IN_HOLES:
         yield Finding(
             "DG128",

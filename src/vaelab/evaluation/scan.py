@@ -25,7 +25,7 @@ from ..training.job import Job, prepare
 from ..training.show import Lines
 from .latent import dimensions
 from .scan_judge import judge_betas, judge_latents
-from .scan_runs import Reading, check_kept, read_best, run_of, scan_folder
+from .scan_runs import Reading, check_kept, read_best, run_of, scan_folder, train_together
 from .scan_text import as_text
 
 BETAS, LATENTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (1, 2, 4, 8, 16, 32)
@@ -138,6 +138,7 @@ def rate_distortion(
     A linear model of a Gaussian source has the curve of reverse water-filling, and everywhere its slope is -beta. Of
     the weights a run keeps, those with the lower distortion + beta * rate on the held-out rows count: the selected ones
     have the best bound at beta = 1, which a run at beta = 8 may pass early on its way, and the last ones may overfit.
+    Where that takes less time and the models allow it, the runs are trained at once, as by `vaelab.train_many`.
 
     Reference: Alemi, Poole, Fischer, Dillon, Saurous and Murphy, Fixing a Broken ELBO, 2018.
 
@@ -210,15 +211,20 @@ def _scan(
     x = job.held_out.take(spaced(len(job.held_out), MOST_ROWS), coins)
     with scan_folder(out, f"{Path(job.spec.name).stem}-{kind.name}", kind.word) as folder:
         check_kept(folder, kind.word, kind.setting, resolved, job.spec.fingerprint)
-        readings = []
+        readings, paths = [], {value: folder / _name(kind, value) for value in values}
+        if kind is CURVE:
+            try:
+                train_together(source, {paths[value]: configs[value] for value in values}, job, progress)
+            except Interrupted as error:
+                raise _stopped(error, "all runs at once", folder) from None
         for number, value in enumerate(values, 1):
-            path, which = folder / _name(kind, value), f"run {number} of {len(values)}"
+            path, which = paths[value], f"run {number} of {len(values)}"
             if progress:
                 Lines().say(f"{which}: {kind.setting}={value:g}, in {path}")
             try:
                 run = run_of(source, configs[value], path, progress)
             except Interrupted as error:
-                raise _stopped(error, which, path) from None
+                raise _stopped(error, f"{which}, {path.name}", folder) from None
             readings.append(read_best(run, x, SAMPLES, config.seed, job.spec.log_abs_det))
         scan = _summed_up(kind, values, readings, job, len(x), folder)
         write_json(folder / "scan.json", scan.to_dict())
@@ -234,12 +240,12 @@ def _refuse_swept(kind: Kind, config: Config) -> None:
         raise BadInput(kind.setting, given, rule, f"leave it out, and name it among the values of {kind.word}")
 
 
-def _stopped(error: Interrupted, which: str, path: Path) -> Interrupted:
+def _stopped(error: Interrupted, where: str, folder: Path) -> Interrupted:
     """The same error with what a scan needs to go on: training would advise an option that no scan has."""
     number = error.status - 128
     name = signal.Signals(number).name
-    text = f"{name}: stopped in {which}, {path.name}, and saved; to go on give the same command again with --out"
-    return Interrupted(f"{text} {path.parent}", number)
+    text = f"{name}: stopped in {where}, and saved; to go on give the same command again with --out {folder}"
+    return Interrupted(text, number)
 
 
 def _checked(kind: Kind, given: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from ..measure.importance import draw_z, importance_bound
 from ..training.checkpoint import Checkpoints, load_weights
 from ..training.fit import fit, resume
 from ..training.folder import RunFolder, new_folder
+from ..training.job import Job
+from ..training.many import fit_many
 from ..training.run import Run
 from ..training.show import Lines
+from ..training.stackable import NoStack, pays
 
 FILES = ("scan.json", "scan.txt", "scan.svg", "scan.png")  # of a scan, beside its runs
 FREE = ("data.source", "data.data_dir", "report.", "train.device", "train.threads")  # a kept run may differ in these
@@ -107,6 +110,19 @@ def check_kept(folder: Path, word: str, setting: str, resolved: Mapping[str, Con
             raise BadInput("out", path, f"is a run with other settings: {listed}", "name another folder for the scan")
         if kept.environment()["data"]["fingerprint"] != fingerprint:
             raise BadInput("out", path, "is a run on other data", "name another folder for the scan")
+
+
+def train_together(source: Any, runs: Mapping[Path, Config], job: Job, progress: bool) -> None:
+    """Trains those runs of a scan that have not begun at once, where that pays and where their models go into a stack.
+
+    Args:
+        runs: Their folders, and settings that differ in the seed and in beta alone.
+        job: One of them.
+    """
+    fresh = {path: config for path, config in runs.items() if not (path / "config.yaml").is_file()}
+    if len(fresh) > 1 and pays(job, len(fresh)):
+        with suppress(NoStack):
+            fit_many(source, fresh, progress=progress)
 
 
 def run_of(source: Any, config: Config, path: Path, progress: bool) -> Run:

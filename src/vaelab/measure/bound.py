@@ -124,6 +124,8 @@ def selected_by(measured: Mapping[str, Any]) -> tuple[str, Any, Any]:
     if not measured.get("is_bound", True):
         name = "reconstruction (codes without noise have no ELBO)"
         return name, measured["reconstruction"], measured["standard_error"]
+    if not measured.get("charged", True):
+        return "reconstruction (this objective charges no KL)", measured["reconstruction"], measured["standard_error"]
     if "negative_bound" not in measured:
         return "negative ELBO", measured["negative_elbo"], measured.get("standard_error")
     name = f"negative {measured['bound_samples']}-sample bound"

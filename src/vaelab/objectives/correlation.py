@@ -67,7 +67,7 @@ class TotalCorrelation(Penalty):
         pairs = standard.square() * -0.5 - posterior.log_std - HALF_LOG_2PI  # [K, B of z, B of q, L]
         size = z.shape[1]
         own, other = WEIGHTS[self.estimator](max(self.rows or size, size), size)
-        weights = z.new_full((size, size), other).fill_diagonal_(own).log()
+        weights = torch.full((size, size), other, dtype=z.dtype, device=z.device).fill_diagonal_(own).log()
         log_q = (pairs.sum(-1) + weights).logsumexp(-1)
         return log_q, (pairs + weights.unsqueeze(-1)).logsumexp(2).sum(-1)
 

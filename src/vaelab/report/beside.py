@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..measure.pictures import channels_first
 from .examples import pick, reconstructed, strip
+from .in_use import UNITS, kind_of
 from .mixed import coded, fidelity
 from .page import Section
 from .plots import series, settled_limits
@@ -23,6 +24,8 @@ CURVES = (
     ("kl", "KL (nats)", "What the code carries about a row, at most; one at zero has collapsed."),
     ("active_units", "Active units", "Latent dimensions with a KL above 0.01 nats."),
 )
+# What the runs have to count for a curve to mean the same in all of them; see `in_use.kind_of`.
+NEEDS = {"kl": tuple(UNITS), "active_units": ("dimensions",)}
 
 
 def sections(runs: Sequence[Any], names: Sequence[str]) -> list[Section]:
@@ -43,6 +46,8 @@ def _rows_alike(first: Any, other: Any) -> bool:
 def _curves(runs: Sequence[Any], names: Sequence[str]) -> list[Panel]:
     panels = []
     for key, title, caption in CURVES:
+        if not all(key not in NEEDS or kind_of(run) in NEEDS[key] for run in runs if run.metrics):
+            continue
         lines = [(*series(run.history, "held_out", key), label) for run, label in zip(runs, names, strict=True)]
         if any(np.isfinite(values).any() for _, values, _ in lines):
             panels.append(plot(title, caption, partial(_over, lines=lines)))

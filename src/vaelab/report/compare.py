@@ -23,6 +23,7 @@ from ..core.seeds import seed_global
 from ..measure.estimate import Z95, mean_of
 from ..models.prepare import COUNTS, LEVELS
 from .beside import sections
+from .in_use import in_use
 from .page import template
 from .verdict import verdict
 
@@ -169,6 +170,8 @@ def incomparable(first: Any, other: Any) -> str:
             return f"{run.folder.name} has no evaluation"
     if first.spec.fingerprint != other.spec.fingerprint:
         return f"other data, {first.spec.name} and {other.spec.name}"
+    if first.has_bound != other.has_bound:
+        return "codes without noise have no bound"
     kinds = [_kind(run) for run in (first, other)]
     return "" if kinds[0] == kinds[1] else f"{kinds[0]} and {kinds[1]}"
 
@@ -217,8 +220,13 @@ def _number(key: str) -> Callable[[Any], str]:
     return lambda run: f"{run.metrics[key]:.2f}" if run.metrics else "–"
 
 
+def _kl(run: Any) -> str:
+    return f"{run.metrics['kl']:.2f}" if run.metrics and run.has_bound else "–"
+
+
 def _active(run: Any) -> str:
-    return f"{run.metrics['active_units']} of {len(run.metrics['kl_per_dimension'])}" if run.metrics else "–"
+    found = in_use(run) if run.metrics else None
+    return f"{found[1]} of {found[2]} {found[0].noun}" if found else "–"
 
 
 def _steps(run: Any) -> str:
@@ -235,8 +243,8 @@ def _seconds(run: Any) -> str:
 
 FACTS: dict[str, Callable[[Any], str]] = {
     "reconstruction": _number("reconstruction"),
-    "KL": _number("kl"),
-    "active units": _active,
+    "KL": _kl,
+    "in use": _active,
     "parameters": lambda run: f"{run.environment['parameters']:,}" if "parameters" in run.environment else "–",
     "steps": _steps,
     "seconds": _seconds,

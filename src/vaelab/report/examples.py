@@ -10,10 +10,12 @@ import numpy as np
 from ..measure.paths import quantile_grid
 from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 from .nearest import distances, nearest
+from .prior import quantiles_of
 from .style import Panel, Strip, data_uri
 
 SAMPLE_LINES, PATHS_SHOWN, GRID_STEPS = 4, 4, 16
 LABELS_SHOWN = 20
+END = 0.05  # of the rows lie beyond an end of an interpolation
 SAMPLES = 200  # whose distance to training rows is taken
 
 
@@ -32,6 +34,26 @@ def pairs(run: Any) -> list[tuple[int, int]]:
     """Neighbouring picks, as the two ends of an interpolation."""
     picked = pick(run, PATHS_SHOWN + 1)
     return [(int(first), int(second)) for first, second in pairwise(picked)]
+
+
+def far_apart(run: Any, count: int) -> list[tuple[int, int]]:
+    """Pairs of preview rows that lie far apart in latent space, one along each of its widest directions.
+
+    A row near either end of a principal direction of the codes: neither neighbours nor the strangest rows of all.
+    """
+    if len(run.preview) < 2:
+        return []
+    codes = np.nan_to_num(np.asarray(run.embed(run.preview, condition=run.preview_condition), np.float64))
+    centred = codes[:, : run._walkable] - codes[:, : run._walkable].mean(0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    ends = [round(share * (len(codes) - 1)) for share in (END, 1 - END)]
+    ordered = [np.argsort(centred @ direction, kind="stable")[ends] for direction in directions[:count]]
+    return [(int(first), int(last)) for first, last in ordered]
+
+
+def path_words(run: Any) -> str:
+    """What a path between two codes goes over."""
+    return "over the entries of the book nearest to a straight line" if run.has_codes else "along a straight line"
 
 
 def quantiles(errors: np.ndarray, count: int) -> np.ndarray:
@@ -99,7 +121,16 @@ def between(run: Any, a: int, b: int, steps: int) -> np.ndarray:
 def plane(run: Any, steps: int) -> np.ndarray:
     """The decoded quantiles of a model with two latents, under the condition of the first row where it reads one."""
     given = run.preview_condition
-    return np.asarray(run.decode(quantile_grid(steps), condition=None if given is None else given[0]))
+    return np.asarray(
+        run.decode(quantiles_of(run, quantile_grid(steps)), condition=None if given is None else given[0])
+    )
+
+
+def cells_words(run: Any) -> str:
+    """How probable the cells of that plane are."""
+    if run.has_standard_prior:
+        return ", every cell equally probable"
+    return ", taken for each by itself: where the two depend on each other, some cells are hardly ever drawn"
 
 
 def for_each_label(run: Any) -> list[Panel]:
@@ -116,12 +147,23 @@ def interpolations(run: Any) -> list[Panel]:
     """Decoded straight lines between the codes of held-out rows."""
     steps = max(2, run.config.report.images)
     lines = [between(run, a, b, steps) for a, b in pairs(run)]
-    return [_pixels("Interpolation", _BETWEEN, *(_user_strip(run, line, steps) for line in lines))] if lines else []
+    caption = _BETWEEN.format(path_words(run))
+    return (
+        [
+            _pixels(
+                "Interpolation", caption[:1].upper() + caption[1:], *(_user_strip(run, line, steps) for line in lines)
+            )
+        ]
+        if lines
+        else []
+    )
 
 
 def grid(run: Any) -> list[Panel]:
     """The decoded plane of a model with two latents."""
-    return [_pixels("Decoded plane", _PLANE, _user_strip(run, plane(run, GRID_STEPS), GRID_STEPS))]
+    return [
+        _pixels("Decoded plane", _PLANE.format(cells_words(run)), _user_strip(run, plane(run, GRID_STEPS), GRID_STEPS))
+    ]
 
 
 def _pixels(title: str, caption: str, *strips: Strip) -> Panel:
@@ -163,10 +205,10 @@ _NEAREST = (
     "same picture in every pair, at a distance far below 1, is a memory of training rows."
 )
 _BETWEEN = (
-    "Straight lines in latent space between held-out rows at both ends. Healthy: each step is plausible by itself; "
+    "Steps {} in latent space, between held-out rows at both ends. Healthy: each step is plausible by itself; "
     "a ghostly cross-fade in the middle shows a hole between the two."
 )
 _PLANE = (
-    "Decoded quantiles of the prior, z1 to the right and z2 upwards, every cell equally probable. Healthy: smooth "
+    "Decoded quantiles of the prior, z1 to the right and z2 upwards{}. Healthy: smooth "
     "changes, every kind of row has its region, and no region is mush."
 )

@@ -12,7 +12,7 @@ from .verdict import stopped
 
 REFUSALS_TOLD = 20
 # What the names of `diagnosis.measured` mean, in the order of the table.
-NAMES = {
+NAMES: dict[str, str | None] = {
     "bound": "negative ELBO, held-out",
     "training_bound": "negative ELBO, training rows",
     "overfit_gap": "held-out minus training",
@@ -41,6 +41,14 @@ NAMES = {
     "distance_ratio": "distance of samples to training rows, over that of held-out rows",
     "copied": "samples that copy a training row",
     "copied_held_out": "held-out rows that copy a training row",
+}
+
+
+# What a few of them are for codes without noise, which have no KL; None: nothing.
+POINTS = {
+    "bound": "-log p(x|z), held-out",
+    "training_bound": "-log p(x|z), training rows",
+    **dict.fromkeys(("rate", "kl_per_dimension", "active_units_kl", "posterior_variance", "posterior_variance_median")),
 }
 
 
@@ -106,10 +114,12 @@ def _number(value: float | None, missing: str = "") -> str:
 
 def diagnosed(run: Any) -> list[Panel]:
     """The numbers of the diagnosis with their intervals; nothing where none was made."""
-    found = run.diagnosis.get("numbers", {})
-    order = [*(name for name in NAMES if name in found), *(name for name in found if name not in NAMES)]
-    single = [_row(name, found[name]) for name in order if not isinstance(found[name]["value"], list)]
-    spread = [_spread(name, found[name]) for name in order if isinstance(found[name]["value"], list)]
+    names = NAMES if run.has_bound else NAMES | POINTS
+    found = {name: number for name, number in run.diagnosis.get("numbers", {}).items() if names.get(name, name)}
+    order = [*(name for name in names if name in found), *(name for name in found if name not in names)]
+    words = {name: names.get(name) or _words(name) for name in order}
+    single = [_row(words[name], found[name]) for name in order if not isinstance(found[name]["value"], list)]
+    spread = [_spread(words[name], found[name]) for name in order if isinstance(found[name]["value"], list)]
     panels = [
         Panel(
             "Numbers of the diagnosis",
@@ -136,7 +146,9 @@ def evaluated(run: Any) -> list[Panel]:
     about = "; ".join(f"{name}: {text}" for name, text in found.get("facts", {}).items() if name != "run")
     panels: list[Panel] = []
     for group, numbers in found.get("numbers", {}).items():
-        single = [_row(name, number) for name, number in numbers.items() if not isinstance(number["value"], list)]
+        single = [
+            _row(_words(name), number) for name, number in numbers.items() if not isinstance(number["value"], list)
+        ]
         panels.append(
             Panel(
                 group.capitalize(),
@@ -151,14 +163,14 @@ def evaluated(run: Any) -> list[Panel]:
 
 def _row(name: str, number: Mapping[str, Any]) -> tuple[str, ...]:
     spread = "" if number["interval"] is None else f"± {number['interval']:.2g}"
-    return _words(name), _number(number["value"], "–"), spread, number["unit"]
+    return name, _number(number["value"], "–"), spread, number["unit"]
 
 
 def _spread(name: str, number: Mapping[str, Any]) -> tuple[str, ...]:
     values = np.array([value for value in number["value"] if value is not None], np.float64)
     parts = np.quantile(values, (0, 0.5, 1)) if values.size else np.full(3, np.nan)
-    return _words(name), *(f"{part:.4g}" for part in parts), number["unit"]
+    return name, *(f"{part:.4g}" for part in parts), number["unit"]
 
 
 def _words(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
+    return NAMES.get(name) or name.replace("_", " ")

@@ -15,13 +15,16 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..measure.aggregate import jarque_bera
+from ..measure.aggregate import jarque_bera, two_sample, two_sample_limit
 from .codes import codes
+from .in_use import kind_of, label_entries
+from .prior import INSIDE, dense_region, prior_draws
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, outline, plot
 
 DRAWS, PASSES = 10_000, 60  # samples of the aggregate posterior, and at most so many of one row
 MARGINALS = 8
-INSIDE = 0.95
+BY_MOMENTS = ("diagonal", "delta")  # posteriors that mean and deviation say everything about
+CELLS = 60  # of the plane, along either axis
 CIRCLE = math.sqrt(-2 * math.log(1 - INSIDE))  # radius that holds this share of a standard normal in the plane
 
 
@@ -59,40 +62,56 @@ def latent(run: Any) -> list[Panel]:
     if run.has_codes:
         return codes(run)
     moments = run.posterior(run.preview, run.preview_condition)
-    means, deviations = (_finite(np.asarray(part, np.float64)) for part in moments)
+    size = run._walkable  # what stands behind are entries of a label
+    means, deviations = (_finite(np.asarray(part, np.float64)[:, :size]) for part in moments)
+    draws = _draws(run, means, deviations)
+    prior = prior_draws(run)
+    return [*_planar(run, means, draws, prior), _marginals(run, means, draws, prior)]
+
+
+def _draws(run: Any, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Samples of q(z|x), all rows again and again, [passes * n, dimensions]."""
     passes = min(PASSES, math.ceil(DRAWS / len(means)))
-    noise = np.random.default_rng(0).standard_normal((passes, *means.shape))
-    draws = (means + deviations * noise).reshape(-1, means.shape[1])
-    normality = jarque_bera(draws[: len(means)])  # one draw of each row: repeated ones would count as independent
-    return [*_planar(run, means, draws), _marginals(run, means, draws, normality)]
+    model = run.config.model
+    if model.posterior in BY_MOMENTS and not model.groups and not label_entries(run):
+        noise = np.random.default_rng(0).standard_normal((passes, *means.shape))
+        return (means + deviations * noise).reshape(-1, means.shape[1])
+    drawn = [run.embed(run.preview, sample=True, seed=at, condition=run.preview_condition) for at in range(passes)]
+    return _finite(np.concatenate(drawn).astype(np.float64)[:, : means.shape[1]])
 
 
-def _planar(run: Any, means: np.ndarray, draws: np.ndarray) -> list[Panel]:
+def _planar(run: Any, means: np.ndarray, draws: np.ndarray, prior: np.ndarray | None) -> list[Panel]:
     if means.shape[1] < 2:
         return []
     view = plane(means)
     codes, spread = means @ view.directions.T, draws @ view.directions.T
-    reach = max(_reach(codes), _reach(spread))
+    expected = None if prior is None else prior @ view.directions.T
+    reach = max(_reach(codes, prior is None), _reach(spread, prior is None))
+    reach = reach if expected is None else max(reach, _bulk(expected))
+    shape = "circle, which holds" if prior is None else "outline, which holds the densest"
+    whole = "one round cloud" if prior is None else "a cloud of the outline's shape"
     return [
         plot(
             "Held-out rows in latent space",
             f"Posterior means{', coloured by label' if run.preview_labels is not None else ''}. Healthy: the cloud "
-            f"fills the dashed circle, which holds {INSIDE:.0%} of the prior; rows far outside it, or all in the "
+            f"fills the dashed {shape} {INSIDE:.0%} of the prior; rows far outside it, or all in the "
             "middle, do not match the prior.",
-            partial(_scatter, run=run, codes=codes, view=view, reach=reach),
+            partial(_scatter, run=run, codes=codes, view=view, reach=reach, prior=expected),
             height=4.6,
         ),
         plot(
             "Aggregate posterior",
-            "Samples of q(z|x) over the held-out rows, counted on a logarithmic scale. Healthy: one round cloud "
+            f"Samples of q(z|x) over the held-out rows, counted on a logarithmic scale. Healthy: {whole} "
             "without holes; samples from the prior that fall into a hole decode to something never seen.",
-            partial(_histogram, draws=spread, view=view, reach=reach),
+            partial(_histogram, draws=spread, view=view, reach=reach, prior=expected),
             height=4.6,
         ),
     ]
 
 
-def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane, reach: float) -> None:
+def _scatter(
+    figure: Figure, run: Any, codes: np.ndarray, view: Plane, reach: float, prior: np.ndarray | None = None
+) -> None:
     axes = figure.subplots()
     labels = run.preview_labels
     groups = {"": np.ones(len(codes), bool)} if labels is None else _groups(labels, run.spec.label_names)
@@ -104,7 +123,7 @@ def _scatter(figure: Figure, run: Any, codes: np.ndarray, view: Plane, reach: fl
         center.set_path_effects(outline())
     if labels is not None:
         figure.legend(loc="outside lower center", ncols=5, markerscale=1.8, handletextpad=0.1, columnspacing=1.0)
-    _prior_circle(axes, view, reach)
+    _prior_line(axes, view, reach, prior)
 
 
 def _groups(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -120,9 +139,9 @@ def _groups(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]
     return groups
 
 
-def _histogram(figure: Figure, draws: np.ndarray, view: Plane, reach: float) -> None:
+def _histogram(figure: Figure, draws: np.ndarray, view: Plane, reach: float, prior: np.ndarray | None = None) -> None:
     axes = figure.subplots()
-    edges = np.linspace(-reach, reach, 61)
+    edges = np.linspace(-reach, reach, CELLS + 1)
     counts, _, _ = np.histogram2d(draws[:, 0], draws[:, 1], bins=(edges, edges))
     shown = np.ma.masked_equal(counts.T, 0)
     mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(1, max(2.0, counts.max())), cmap="viridis")
@@ -131,46 +150,77 @@ def _histogram(figure: Figure, draws: np.ndarray, view: Plane, reach: float) -> 
         mesh, ax=axes, ticks=marks, format="%g", label="samples in a cell", location="bottom", shrink=0.7, aspect=40
     )
     bar.minorticks_off()
-    _prior_circle(axes, view, reach)
+    _prior_line(axes, view, reach, prior)
 
 
-def _prior_circle(axes: Axes, view: Plane, reach: float) -> None:
-    turn = np.linspace(0, 2 * np.pi, 200)
-    axes.plot(CIRCLE * np.cos(turn), CIRCLE * np.sin(turn), color=rcParams["text.color"], linestyle="--", linewidth=1.2)
+def _prior_line(axes: Axes, view: Plane, reach: float, prior: np.ndarray | None) -> None:
+    """The line around most of the prior: a circle for N(0, I), else what its draws [n, 2] show."""
+    turn, edges = np.linspace(0, 2 * np.pi, 200), np.linspace(-reach, reach, CELLS + 1)
+    lines: list[Any] = [CIRCLE * np.stack([np.cos(turn), np.sin(turn)], 1)]
+    if prior is not None:
+        density, level = dense_region(prior, edges)
+        middles = (edges[1:] + edges[:-1]) / 2
+        drawn = axes.contour(middles, middles, density, levels=[level], linewidths=0)
+        lines = [line for path in drawn.get_paths() for line in path.to_polygons(closed_only=False)]
+    for line in lines:  # as lines, since these change their colour with the page
+        axes.plot(line[:, 0], line[:, 1], color=rcParams["text.color"], linestyle="--", linewidth=1.2)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=view.labels[0], ylabel=view.labels[1])
 
 
-def _reach(codes: np.ndarray) -> float:
-    return 1.05 * max(1.25 * CIRCLE, float(np.abs(codes).max(initial=0.0)))
+def _reach(codes: np.ndarray, normal: bool = True) -> float:
+    """Half the width of a figure that shows all codes, and the circle where the prior is N(0, I)."""
+    return 1.05 * max(1.25 * CIRCLE if normal else 0.1, float(np.abs(codes).max(initial=0.0)))
 
 
-def _marginals(run: Any, means: np.ndarray, draws: np.ndarray, normality: np.ndarray) -> Panel:
-    carried = run.metrics.get("kl_per_dimension") or []
-    rank = np.array(carried if len(carried) == run.latent else means.var(0), np.float64)
+def _bulk(prior: np.ndarray) -> float:
+    """Half the width that shows all but one in a thousand draws of the prior, whose tails may be long."""
+    return 1.2 * float(np.quantile(np.abs(prior), 0.999))
+
+
+def _marginals(run: Any, means: np.ndarray, draws: np.ndarray, prior: np.ndarray | None) -> Panel:
+    ranked = kind_of(run) == "dimensions"
+    rank = np.array(run.metrics["kl_per_dimension"][: means.shape[1]] if ranked else means.var(0), np.float64)
     order = np.argsort(-rank, kind="stable")[:MARGINALS]
-    which = "" if draws.shape[1] <= MARGINALS else f" The {MARGINALS} dimensions of the largest KL are shown."
+    most = "of the largest KL" if ranked else "whose means vary the most"
+    which = "" if draws.shape[1] <= MARGINALS else f" The {MARGINALS} dimensions {most} are shown."
+    line, number, fit = _fit(draws[: len(means)], prior)  # one draw a row: repeated ones would count as independent
     return plot(
         "Marginals of the aggregate posterior",
-        "Healthy: the histogram follows the line, the standard normal prior; a narrow, shifted or split one means "
-        "that samples from the prior do not look like codes of data. The number is the Jarque-Bera statistic of "
-        f"normality: about 2 for a normal, above 6 in one of twenty by chance.{which}",
-        partial(_marginal_rows, draws=draws, order=order, normality=normality),
+        f"Healthy: the histogram follows the line, the {line}; a narrow, shifted or split one means "
+        f"that samples from the prior do not look like codes of data. The number is {number}.{which}",
+        partial(_marginal_rows, draws=draws, order=order, fit=fit, prior=prior),
         height=1.9 * math.ceil(len(order) / 4) + 0.3,
         wide=True,
     )
 
 
-def _marginal_rows(figure: Figure, draws: np.ndarray, order: np.ndarray, normality: np.ndarray) -> None:
+def _fit(draws: np.ndarray, prior: np.ndarray | None) -> tuple[str, str, list[str]]:
+    """What the line of each marginal is, what the number beside its name is, and the numbers."""
+    if prior is None:
+        words = "the Jarque-Bera statistic of normality: about 2 for a normal, above 6 in one of twenty by chance"
+        return "standard normal prior", words, [f"{value:.1f}" for value in jarque_bera(draws)]
+    limit = two_sample_limit(len(draws), len(prior))
+    words = f"the Kolmogorov-Smirnov distance from the prior: above {limit:.2g} in one of twenty by chance, 1 at most"
+    return "prior by its draws", words, [f"{value:.2f}" for value in two_sample(draws, prior)]
+
+
+def _marginal_rows(
+    figure: Figure, draws: np.ndarray, order: np.ndarray, fit: list[str], prior: np.ndarray | None = None
+) -> None:
     lines, across = math.ceil(len(order) / 4), min(4, len(order))
     grid = list(figure.subplots(lines, across, sharex=True, sharey=True, squeeze=False).flat)
-    reach = min(_reach(draws[:, order]), 8.0)
+    reach = _reach(draws[:, order], prior is None)
+    reach = min(reach, 8.0) if prior is None else max(reach, _bulk(prior[:, order]))
     points = np.linspace(-reach, reach, 161)
-    density = [NormalDist().pdf(point) for point in points]
+    bins, normal = points[::4], [NormalDist().pdf(point) for point in points]
     for axes, dimension in zip(grid, order, strict=False):
         weights = np.full(len(draws), 1 / (len(draws) * (points[4] - points[0])))  # a density, also of an empty range
-        axes.hist(draws[:, dimension], bins=points[::4], weights=weights, histtype="stepfilled", color=BLUE, alpha=0.55)
-        axes.plot(points, density, color=ORANGE)
-        axes.set(title=f"z{dimension + 1}   {normality[dimension]:.1f}", yticks=[])
+        axes.hist(draws[:, dimension], bins=bins, weights=weights, histtype="stepfilled", color=BLUE, alpha=0.55)
+        if prior is None:
+            axes.plot(points, normal, color=ORANGE)
+        else:
+            axes.stairs(np.histogram(prior[:, dimension], bins, density=True)[0], bins, color=ORANGE, linewidth=1.4)
+        axes.set(title=f"z{dimension + 1}   {fit[dimension]}", yticks=[])
     for axes in grid[len(order) :]:
         axes.set_visible(False)
 

@@ -8,13 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core.facts import Column
-from .examples import between, pairs, pick, plane, reconstructed
+from .examples import between, cells_words, far_apart, path_words, pick, plane, reconstructed
 from .nearest import distances, nearest
 from .style import GRAY, ORANGE, Panel
 from .tables import columns_panel, explained, surface, two_histograms
 
 ROWS_SHOWN, LEVELS_SHOWN, STEPS, PLANE_STEPS = 8, 12, 9, 25
 DRAWN = 500  # samples at least
+_DRAWN = (
+    "Each is a draw of z and of every entry given it: a draw from the model, which may put together what no row of the "
+    "table has, and fills in every entry, also where the table has missing ones."
+)
 
 
 def reconstructions(run: Any) -> list[Panel]:
@@ -42,23 +46,33 @@ def samples(run: Any) -> list[Panel]:
     panel = columns_panel(
         run,
         "Samples from the model and held-out rows",
-        "Rows drawn from p(x|z) with z from the prior. Healthy: both agree in every level, and in place, width and "
-        "number of peaks.",
+        "Rows drawn from p(x|z) with z from the prior; a missing entry is never drawn, and held-out entries that are "
+        "missing are left out. Healthy: both agree in every level but for chance, and in place, width and number of "
+        f"peaks. {_chance(len(x), len(drawn))}",
         lambda axes, at: _compared(axes, run.spec.mixed[at], x[:, at], drawn[:, at]),
     )
     lines = [(f"{row + 1}", made[row]) for row in range(ROWS_SHOWN)]
-    some = _rows_panel(run, "Some samples", "Each is a row that could be in the table.", lines)
+    some = _rows_panel(run, "Some samples", _DRAWN, lines)
     found = nearest(run, made[: len(run.preview)])
     return [panel, some] + ([distances(found)] if found is not None else [])
 
 
+def _chance(rows: int, drawn: int) -> str:
+    """How far the shares of a level may lie apart by chance alone."""
+    half = 2 * (0.25 * (1 / rows + 1 / drawn)) ** 0.5
+    return (
+        f"With {rows} held-out rows and {drawn} samples a share p differs by up to 2 sqrt(p (1 - p) (1/{rows} + "
+        f"1/{drawn})) by chance, ± {half:.2f} at p = 0.5."
+    )
+
+
 def interpolations(run: Any) -> list[Panel]:
     """Rows along a straight line between the codes of two held-out rows."""
-    ends = pairs(run)[:1]
+    ends = far_apart(run, 1)
     lines = [(f"{row + 1}", line) for a, b in ends for row, line in enumerate(between(run, a, b, STEPS))]
     caption = (
-        "From one held-out row to another, straight through latent space. Healthy: columns change together and not "
-        "all at once."
+        f"From one held-out row to another that is far from it, {path_words(run)} in latent space. Healthy: columns "
+        "change together and not all at once."
     )
     return [_rows_panel(run, "Interpolation", caption, lines)] if lines else []
 
@@ -66,7 +80,10 @@ def interpolations(run: Any) -> list[Panel]:
 def grid(run: Any) -> list[Panel]:
     """The value, or the place of the likeliest level, of each column over the plane of a model with two latents."""
     decoded = coded(run, plane(run, PLANE_STEPS)).reshape(PLANE_STEPS, PLANE_STEPS, -1)
-    caption = "Mean of each number and place of the likeliest level, over the prior's quantiles, z1 to the right."
+    caption = (
+        f"Mean of each number and place of the likeliest level, over the prior's quantiles, z1 to the right"
+        f"{cells_words(run)}."
+    )
     return [columns_panel(run, "Decoded plane", caption, lambda axes, at: surface(axes, decoded[..., at]))]
 
 
@@ -101,7 +118,9 @@ def _compared(axes: Axes, column: Column, data: np.ndarray, drawn: np.ndarray) -
     shown = np.sort(np.argsort(-shares[0], kind="stable")[:LEVELS_SHOWN])
     for counts, color, words, width in ((shares[0], GRAY, "held-out", 0.8), (shares[1], ORANGE, "samples", 0.4)):
         axes.bar(range(len(shown)), counts[shown] / max(1, counts.sum()), width, color=color, alpha=0.7, label=words)
-    axes.set_xticks(range(len(shown)), [_short(column.levels[level]) for level in shown], rotation=60, fontsize=6)
+    axes.set_xticks(
+        range(len(shown)), [_short(column.levels[level]) for level in shown], rotation=45, ha="right", fontsize=8
+    )
     axes.set_yticks([])
 
 

@@ -19,7 +19,7 @@ from ..core.errors import one_line
 from ..diagnosis.table import HEAD, cells
 from . import dimensions, examples, facts, latents, mixed, plots, strings, tables
 from .style import Panel
-from .verdict import numbers, urgent, verdict
+from .verdict import given, numbers, urgent, verdict
 
 VIEWS: dict[str, Any] = {"image": examples, "sequence": strings, "mixed": mixed, "table": tables}
 
@@ -57,6 +57,7 @@ def render(run: Any) -> str:
         run=run,
         verdict=verdict(run),
         numbers=numbers(run),
+        given=given(run),
         head=HEAD,
         urgent=[(finding, cells(finding)) for finding in pressing],
         remarks=[finding for finding in run.findings if finding not in pressing],

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..measure.estimate import Z95
 from ..monitoring.readings import FAST
 from . import style
 from .style import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, Panel, plot
@@ -20,6 +21,8 @@ KINDS = {"train": ("training", BLUE), "held_out": ("held-out", ORANGE)}
 TERMS = (("reconstruction", "reconstruction"), ("kl", "KL"))
 SCHEDULES = (("beta", "beta"), ("learning_rate", "learning rate"))
 EVENTS = {"refused": RED, "rollback": PURPLE, "annealed": GREEN}
+UNCHARGED = " This objective does not charge the KL, so that it may grow as far as the reconstruction gains by it."
+NO_MEASURE = " It holds the whole KL, which this objective does not charge: a rise of both lines is no overfitting."
 EVENTS_DRAWN = 40  # marks of a kind; more would hide the curve
 FLOOR = 1e-5  # change of the weights where the axis ends, since a rate that falls to 0 has no lowest value
 WILD = 1e3  # times the median: values beyond it make a linear axis show nothing else
@@ -30,27 +33,47 @@ def training(run: Any) -> list[Panel]:
     """Loss, terms, schedules and the size of the steps; nothing where no step was recorded."""
     if not any(line["kind"] == "train" for line in run.history):
         return []
+    noisy = run.has_bound  # codes without noise have no KL, and beta no meaning
+    at_one = (
+        "Training is shown at beta = 1 too, so that the two can be compared; its"
+        if noisy
+        else "It is the reconstruction alone, since codes without noise have no KL; the"
+    )
     return [
         plot(
-            "Loss",
+            "Loss" if noisy else "Reconstruction",
             "Healthy: both lines fall and stay together; a held-out line that turns up while training falls is "
-            "overfitting. Training is shown at beta = 1 too, so that the two can be compared; its pale band reaches to "
-            "the worst step of each line." + _told(run.history),
+            f"overfitting. {at_one} pale band reaches to the worst step of each line, and the band around the held-out "
+            "line holds its true mean 95 times in 100."
+            + NO_MEASURE * (noisy and not run.config.objective.charges)
+            + _told(run.history),
             partial(_loss, run=run),
         ),
+        *([_terms(run)] if noisy else []),
         plot(
-            "Reconstruction and KL (nats)",
-            "Healthy: the reconstruction falls and the KL settles above zero; a KL that stays at zero means that "
-            "the decoder ignores the code.",
-            partial(_stacked, lines=run.history, keys=TERMS, settled=True),
-        ),
-        plot(
-            "Beta and learning rate",
+            "Beta and learning rate" if noisy else "Learning rate",
             "What the schedules did: a bend in the other curves at the same step is explained here.",
-            partial(_stacked, lines=run.history, keys=SCHEDULES),
+            partial(_stacked, lines=run.history, keys=SCHEDULES if noisy else SCHEDULES[1:]),
         ),
         plot("Gradient norm and size of the steps", _steps_caption(run.history), partial(_steps, run=run)),
     ]
+
+
+def _terms(run: Any) -> Panel:
+    """The two terms of the bound."""
+    return plot(
+        "Reconstruction and KL (nats)",
+        "Healthy: the reconstruction falls and the KL settles above zero; a KL that stays at zero means that "
+        "the decoder ignores the code." + _of_kl(run),
+        partial(_stacked, lines=run.history, keys=TERMS, settled=True),
+    )
+
+
+def _of_kl(run: Any) -> str:
+    """What is different about this run's KL; empty where nothing is."""
+    if run.config.prior.name == "uniform":
+        return " Under the uniform prior of the training the KL of so many codes is one number, whatever they say."
+    return "" if run.config.objective.charges else UNCHARGED
 
 
 def series(lines: Sequence[Line], kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +95,14 @@ def _loss(figure: Figure, run: Any) -> None:
     held_steps, held = series(run.history, "held_out", "negative_elbo")
     if held.size:
         _, error = series(run.history, "held_out", "standard_error")
-        axes.fill_between(held_steps, held - error, held + error, color=ORANGE, alpha=0.25, linewidth=0)
-        axes.plot(held_steps, held, color=ORANGE, label="held-out ± s.e.")
+        axes.fill_between(held_steps, held - Z95 * error, held + Z95 * error, color=ORANGE, alpha=0.25, linewidth=0)
+        axes.plot(held_steps, held, color=ORANGE, label="held-out ± 95 %")
         lines.append((held_steps, held))
     if "step" in run.metrics:
         axes.axvline(run.metrics["step"], color=GRAY, linestyle=":", label="kept checkpoint")
     settled_limits(axes, lines)
     _mark_events(axes, run.history)
-    axes.set(xlabel="step", ylabel="negative ELBO (nats per sample)")
+    axes.set(xlabel="step", ylabel=f"{'negative ELBO' if run.has_bound else '-log p(x|z)'} (nats per sample)")
     axes.legend()
 
 
@@ -114,7 +137,7 @@ def _told(lines: Sequence[Line]) -> str:
 
 def _stacked(figure: Figure, lines: Sequence[Line], keys: tuple[tuple[str, str], ...], settled: bool = False) -> None:
     """One number above the other over the same steps, training and, where it was recorded, held-out."""
-    panels = figure.subplots(len(keys), 1, sharex=True)
+    panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (key, label) in zip(panels, keys, strict=True):
         drawn = [series(lines, kind, key) for kind in KINDS]
         for (steps, values), (words, color) in zip(drawn, KINDS.values(), strict=True):

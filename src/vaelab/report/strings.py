@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..measure.strings import agreement
-from .examples import between, pairs, plane, quantiles, reconstructed
+from .examples import between, far_apart, path_words, plane, quantiles, reconstructed
 from .style import Panel
 
 ROWS_SHOWN, SAMPLES, STEPS, PLANE_STEPS = 12, 1000, 11, 4
@@ -46,11 +46,11 @@ def samples(run: Any) -> list[Panel]:
 
 def interpolations(run: Any) -> list[Panel]:
     """Strings along a straight line between the codes of two held-out strings."""
-    ends = pairs(run)[:1]
+    ends = far_apart(run, 1)
     lines = [(f"{step + 1}", string) for a, b in ends for step, string in enumerate(between(run, a, b, STEPS))]
     caption = (
-        "The likeliest token at each step, along a straight line in latent space between two held-out strings. "
-        "Healthy: the string changes little by little, and stays a possible one."
+        f"The likeliest token at each step, {path_words(run)} in latent space between two held-out strings that are "
+        "far apart. Healthy: the string changes little by little, and stays a possible one."
     )
     return [_table("Interpolation", caption, ("step", "string"), lines)] if lines else []
 
@@ -64,4 +64,4 @@ def grid(run: Any) -> list[Panel]:
 
 def _table(title: str, caption: str, head: Sequence[str], lines: Iterable[Sequence[str]]) -> Panel:
     rows = tuple(tuple(str(cell)[:SHOWN_CHARACTERS] for cell in line) for line in lines)
-    return Panel(title, caption, wide=True, rows=rows, head=tuple(head))
+    return Panel(title, caption, wide=True, rows=rows, head=tuple(head), strings=True)

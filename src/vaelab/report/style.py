@@ -87,6 +87,7 @@ class Panel:
         pixels: True for images of data, which keep their colours in a dark scheme and their sharp pixels.
         rows: Rows of a table shown under the images.
         head: Words above the columns of the table; without them it is set in several columns of names and numbers.
+        strings: Whether cells are strings of the data, which may be broken anywhere; words and numbers never are.
     """
 
     title: str
@@ -96,6 +97,7 @@ class Panel:
     pixels: bool = False
     rows: tuple[tuple[str, ...], ...] = ()
     head: tuple[str, ...] = ()
+    strings: bool = False
 
 
 def plot(

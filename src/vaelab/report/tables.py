@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .examples import between, pairs, plane, quantiles, reconstructed
+from .examples import PATHS_SHOWN, between, cells_words, far_apart, path_words, plane, quantiles, reconstructed
 from .nearest import distances, nearest
 from .style import BLUE, CLASSES, GRAY, ORANGE, Panel, name, plot
 
@@ -91,12 +91,12 @@ def samples(run: Any) -> list[Panel]:
 
 def interpolations(run: Any) -> list[Panel]:
     """Values of the columns along straight lines between the codes of held-out rows."""
-    lines = [flat_rows(between(run, a, b, STEPS)) for a, b in pairs(run)]
+    lines = [flat_rows(between(run, a, b, STEPS)) for a, b in far_apart(run, PATHS_SHOWN)]
     panel = columns_panel(
         run,
         "Interpolation",
-        "Each line goes straight through latent space from one held-out row to another. Healthy: gradual changes; "
-        "jumps and excursions beyond both ends show holes between the two.",
+        f"Each line goes {path_words(run)} in latent space, from one held-out row to another that is far from it. "
+        "Healthy: gradual changes; jumps and excursions beyond both ends show holes between the two.",
         lambda axes, column: walks(axes, [line[:, column] for line in lines]),
     )
     return [panel]
@@ -108,7 +108,8 @@ def grid(run: Any) -> list[Panel]:
     panel = columns_panel(
         run,
         "Decoded plane",
-        "Mean of each column over the prior's quantiles, z1 to the right and z2 upwards. Healthy: every column "
+        f"Mean of each column over the prior's quantiles, z1 to the right and z2 upwards{cells_words(run)}. "
+        "Healthy: every column "
         "changes somewhere; columns of the same pattern are told by the same code.",
         lambda axes, column: surface(axes, values[..., column]),
     )
@@ -129,8 +130,8 @@ def columns_panel(
             axes.set_title(name(run.spec.columns[column]) + axes.get_title("left"))
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
-        if panels[0].get_legend_handles_labels()[1]:
-            panels[0].legend()
+        if words := panels[0].get_legend_handles_labels()[1]:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(words))
 
     more = f" {len(shown)} of {len(run.spec.columns)} columns are shown." if len(shown) < len(run.spec.columns) else ""
     return plot(title, caption + more, paint_all, height=2.4 * lines + 0.2, wide=True)

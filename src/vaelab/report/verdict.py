@@ -11,9 +11,10 @@ from typing import Any
 
 from ..core.finding import SEVERITIES, Finding, Severity, settings_text, worst
 from ..core.units import bits_per_dimension
-from ..measure.bound import ACTIVE_NATS, selected_by
+from ..measure.bound import selected_by
 from ..measure.estimate import Z95
 from ..monitoring.causes import PRESSING
+from .in_use import in_use, label_entries
 
 WORDS: dict[Severity, str] = {
     "ok": "Healthy",
@@ -24,6 +25,8 @@ WORDS: dict[Severity, str] = {
 MARKS: dict[Severity, str] = {"ok": "✓", "info": "✓", "warning": "!", "error": "✕"}
 LARGE = 1e6  # from here on digits after the point say nothing
 FINISHED = "TR100"  # the finding that every finished run has
+ACCURACY = ("TR180", "TR181")  # the findings that have the accuracy's interval
+GIVEN_SHOWN = 4  # names of columns that are given beside a row
 
 
 @dataclass(frozen=True)
@@ -114,31 +117,49 @@ def stopped(run: Any) -> Mapping[str, Any] | None:
 
 
 def numbers(run: Any) -> list[Number]:
-    """Held-out negative ELBO, its two terms, and the active units; before the first evaluation, where it stopped."""
+    """Held-out negative ELBO, its terms, how much of the code is in use; without an evaluation, where it stopped."""
     summary: Mapping[str, Any] = run.metrics
     if not summary:
         return _last_words(run)
     name, bound, spread = selected_by(summary)
-    error, groups = f"± {_shown(Z95 * spread)} nats", len(summary["kl_per_dimension"])
+    error = f"± {_shown(Z95 * spread)} nats"
     remark = "± 95 %, over held-out rows"
     if run.is_mass and not run.spec.vocabulary and summary.get("is_bound", True):  # a density has no code length
         remark += f"; {_shown(bits_per_dimension(bound, math.prod(run.spec.shape)), 3)} bits per dimension"
-    units = f"of {groups}" + ("" if run.config.model.latent in (None, groups) else " in groups")
-    active = f"latents with a KL above {ACTIVE_NATS} nats"
-    return [
-        Number(f"held-out {name}", _shown(bound), error, remark),
-        Number("reconstruction", _shown(summary["reconstruction"]), "nats", "-log p(x|z), held-out mean"),
-        Number("KL", _shown(summary["kl"]), "nats", "what the code carries about a row, at most"),
-        Number("active units", f"{summary['active_units']}", units, active),
-        *_accuracy(summary),
+    first = Number(f"held-out {name}", _shown(bound), error, remark)
+    return [first, *(_terms(run) if summary.get("is_bound", True) else []), *_accuracy(run)]
+
+
+def _terms(run: Any) -> list[Number]:
+    """The two terms of the bound, and how much of the code is in use."""
+    unit, active, whole = in_use(run) or (None, None, 0)
+    terms = [
+        Number("reconstruction", _shown(run.metrics["reconstruction"]), "nats", "-log p(x|z), held-out mean"),
+        Number("KL", _shown(run.metrics["kl"]), "nats", "what the code carries about a row, at most"),
     ]
+    return terms if unit is None else [*terms, Number(unit.name, f"{active}", f"of {whole} {unit.noun}", unit.rule)]
 
 
-def _accuracy(summary: Mapping[str, Any]) -> list[Number]:
-    """How often a model that tells labels is right; nothing for others."""
-    if "accuracy" not in summary:
+def _accuracy(run: Any) -> list[Number]:
+    """How often a model that tells labels is right, with the interval of its finding; nothing for others."""
+    if "accuracy" not in run.metrics:
         return []
-    return [Number("accuracy", f"{100 * summary['accuracy']:.2f}", "%", "held-out rows given their own label")]
+    half = next((finding.interval for finding in run.findings if finding.code in ACCURACY), None)
+    unit = "%" if half is None else f"± {half:.1f} %"
+    rows = f"of {run.metrics['labelled_rows']} held-out rows given their own label"
+    return [Number("accuracy", f"{100 * run.metrics['accuracy']:.2f}", unit, rows + ("; ± 95 %" if half else ""))]
+
+
+def given(run: Any) -> str:
+    """What stands beside the rows, so that the head of the page says what its numbers are of; empty for nothing."""
+    names, classes = run.spec.condition, run.spec.classes
+    if not names:
+        return ""
+    if label_entries(run):
+        return f"{sum(run.spec.frequencies):,} of the training rows labelled"
+    what = f"the label ({classes} labels)" if classes else ", ".join(names[:GIVEN_SHOWN])
+    more = "" if classes or len(names) <= GIVEN_SHOWN else f" and {len(names) - GIVEN_SHOWN} more"
+    return f"every number is given {what}{more}"
 
 
 def _shown(value: float, digits: int = 2) -> str:
@@ -180,8 +201,8 @@ def _unfinished(run: Any) -> str:
 
 
 def _fine(findings: list[Finding]) -> str:
-    notes = sum(finding.severity == "info" and bool(finding.advice) for finding in findings)
-    return "no check found anything wrong" + f"; {notes} note{'s' * (notes > 1)} on what could be better" * bool(notes)
+    better = any(finding.severity == "info" and finding.advice for finding in findings)
+    return "no check found anything wrong" + "; the notes say what could be better" * better
 
 
 def _lead(pressing: list[Finding]) -> str:

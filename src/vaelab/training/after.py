@@ -56,6 +56,7 @@ def fit_prior(job: Job, loop: Loop, engine: Engine) -> None:
         engine=engine,
         shift=job.spec.log_abs_det,
         bound_samples=getattr(job.objective, "bound_samples", 1),
+        charged=config.objective.selects_by_bound,
     )
     fitted = {
         "prior": config.prior.after,

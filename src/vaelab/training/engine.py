@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
+from .tuning import keep_memory
 
 
 class Engine:
@@ -31,6 +32,8 @@ class Engine:
     def __init__(self, device: str = "auto") -> None:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = _device(device)
+        if self.device.type == "cpu":
+            keep_memory()
         if self.world > 1:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)

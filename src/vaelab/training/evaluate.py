@@ -34,6 +34,7 @@ def evaluate(
     shift: float,
     index: Tensor | None = None,
     bound_samples: int = 1,
+    charged: bool = True,
 ) -> dict[str, Any]:
     """The bound on rows at beta = 1; see `BoundSums.compute` for what is returned.
 
@@ -42,6 +43,7 @@ def evaluate(
     Args:
         index: Only these rows; None for all.
         bound_samples: Samples of the importance-weighted bound that is wanted as well; 1: none is.
+        charged: Whether the divergence is part of what is trained; else the bound is no measure, and `charged` says so.
     """
     was_training = model.training
     model.eval()
@@ -55,7 +57,8 @@ def evaluate(
     model.train(was_training)
     assert sums is not None
     sums.vector, sums.codes.counts = engine.total(sums.vector), engine.total(sums.codes.counts)
-    return {"samples": samples, **sums.compute(shift), **_accuracy(model, rows, index, seed, engine)}
+    unlike = {} if charged else {"charged": False}
+    return {"samples": samples, **unlike, **sums.compute(shift), **_accuracy(model, rows, index, seed, engine)}
 
 
 def evaluated_rows(rows: Rows, bound_samples: int = 1) -> int:

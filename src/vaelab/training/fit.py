@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,11 +34,12 @@ from .environment import MAY_CHANGE, describe, settings_digest
 from .evaluate import evaluate
 from .events import Events
 from .folder import RunFolder, existing_folder, new_folder, refuse_second_run
-from .job import Job, prepare
+from .job import Job, is_small, prepare
 from .loop import Loop
 from .rules import Measured, applicable, judge, never_finite, run_trace
 from .run import Run
 from .show import Display, Several, choose_display
+from .tuning import Tuning, tune, tuned
 
 Checks = Callable[..., list[Finding]]
 Trained = TypeVar("Trained", bound=Loop)
@@ -66,7 +68,9 @@ def fit(
             with saying_why(path):
                 path.mkdir(parents=True, exist_ok=True)
         with _lock(path, engine):
-            _train(job, begun(job, path, engine), engine, progress, resumed=False)
+            chosen = _tuning(job, engine)
+            facts = {} if chosen is None else {"tuning": chosen.to_dict()}
+            _train(job, begun(job, path, engine, **facts), engine, progress, resumed=False)
     return Run(path, model)
 
 
@@ -111,6 +115,8 @@ def resume(
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
             raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
+        if known := tuned(environment.get("tuning")):  # the same bits, whatever is faster now
+            known.apply()
         if isinstance(job.objective, OURS) and repr(job.objective) != environment["objective"]:
             raise BadInput("objective", job.objective, f"must be that of the run, {environment['objective']}")
         with _lock(folder_path, engine):
@@ -121,6 +127,18 @@ def resume(
                 job.findings.append(_resumed_otherwise(changed, config))
             _train(job, folder, engine, progress, resumed=True)
     return Run(folder_path, model)
+
+
+def _tuning(job: Job, engine: Engine) -> Tuning | None:
+    """What makes this job's steps fast on this processor, in force from here on; None where nothing is measured."""
+    train = job.config.train
+    if engine.device.type != "cpu" or engine.world > 1 or train.deterministic or is_small(job.model, train.batch_size):
+        return None
+    found = tune(job.model, train.batch_size, torch.get_num_threads())
+    if found is not None:
+        found = found if train.threads is None else replace(found, threads=train.threads)
+        found.apply()
+    return found
 
 
 def begun(job: Job, path: Path, engine: Engine, **facts: Any) -> RunFolder:
@@ -151,7 +169,7 @@ def _data_files(job: Job) -> dict[str, bytes]:
 
 
 def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed: bool) -> None:
-    loop, line = ready(job, folder, engine, choose_display(progress and engine.is_main))
+    loop, line = ready(job, folder, engine, choose_display(progress and engine.is_main), Loop)
     with torch.random.fork_rng(devices=[]), memory_for(job.config, job.spec):
         if resumed:
             _say_damage(loop.restore(), loop.display)
@@ -166,9 +184,9 @@ def _train(job: Job, folder: RunFolder, engine: Engine, progress: bool, resumed:
 
 
 def ready(
-    job: Job, folder: RunFolder, engine: Engine, display: Display, kind: type[Trained] = Loop
+    job: Job, folder: RunFolder, engine: Engine, display: Display, kind: type[Trained]
 ) -> tuple[Trained, dict[str, Any]]:
-    """The loop of a job that is checked, and the line of metrics with what a constant decoder would cost."""
+    """The loop of a job, which is checked, and the line of metrics with what a constant decoder would cost."""
     config = job.config
     job.model.to(engine.device)
     line = constant_baseline(job)
@@ -263,6 +281,7 @@ def _judge(job: Job, done: Progress, folder: RunFolder, engine: Engine, loop: Lo
         shift=job.spec.log_abs_det,
         index=some,
         bound_samples=loop.bound_samples,
+        charged=job.config.objective.selects_by_bound,
     )
     if engine.is_main:
         metrics = folder.metrics()
@@ -307,6 +326,7 @@ def _say_damage(damaged: list[str], display: Display) -> None:
 def engine_for(config: Config) -> Iterator[Engine]:
     """The engine with threads and determinism as configured; all put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    precision = torch.get_float32_matmul_precision()
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -316,6 +336,7 @@ def engine_for(config: Config) -> Iterator[Engine]:
         engine.close()
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it takes seconds the first time
             torch.use_deterministic_algorithms(deterministic)
 
@@ -330,8 +351,8 @@ def _lock(path: Path, engine: Engine) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def memory_for(config: Config, spec: Spec) -> Iterator[None]:
-    """Says what to set when memory runs out."""
+def memory_for(config: Config, spec: Spec, runs: int = 1) -> Iterator[None]:
+    """Says what to set when memory runs out, with so many runs at once."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
@@ -339,8 +360,9 @@ def memory_for(config: Config, spec: Spec) -> Iterator[None]:
             raise
         size = config.train.batch_size
         batch = readable_bytes(4 * size * int(np.prod(spec.shape)))
+        other = f"train.accumulate={2 * config.train.accumulate}" if runs == 1 else f"fewer than {runs} runs at once"
         raise VaelabError(
             f"out of memory with train.batch_size={size} ({batch} a batch before the networks); "
-            f"try train.batch_size={max(1, size // 2)} or train.accumulate={2 * config.train.accumulate}; "
+            f"try train.batch_size={max(1, size // 2)} or {other}; "
             "the last checkpoint is intact"
         ) from None

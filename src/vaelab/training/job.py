@@ -131,6 +131,8 @@ def prepare(
     if model is None:
         refuse_misfits(config, spec.facts, getattr(chosen, "requires", frozenset()))
     built = model if model is not None else build_model(config, spec.facts)
+    if model is None and convolves(built):
+        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model is None:
         _begin(built, rows, config, trained_on)
     if engine.device.type == "cpu":
@@ -181,9 +183,18 @@ def _threads(model: nn.Module, batch: int) -> int:
     A step of some milliseconds gains little from a second thread, and takes ten times as long where another process
     wants the core that the second thread waits for.
     """
+    return 1 if is_small(model, batch) else torch.get_num_threads()
+
+
+def is_small(model: nn.Module, batch: int) -> bool:
+    """Whether a step takes some milliseconds at most."""
     small = batch * sum(parameter.numel() for parameter in model.parameters()) < SMALL_STEP
-    convolves = any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
-    return 1 if small and not convolves else torch.get_num_threads()
+    return small and not convolves(model)
+
+
+def convolves(model: nn.Module) -> bool:
+    """Whether there are convolutions over images."""
+    return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in model.modules())
 
 
 def held_out_of(source: Source, config: Config) -> tuple[Any, np.ndarray | None, np.ndarray | None]:

@@ -32,6 +32,7 @@ from .remedies import MOST_ROLLBACKS, acquitted, gone_back, leave_out, lower, re
 from .show import Display
 from .signals import Signals
 from .step import Draws, Step, relative_change
+from .tuning import Pace
 from .window import Window, means_of
 
 MOST_REPLAYED = 3  # refused steps that are done again to find the culprit: a run that skips hundreds stays fast
@@ -86,6 +87,7 @@ class Loop:
         self._saved_best: int | None = None
         self.signals = Signals(engine)
         self.weighting = Weighting(objective, config, shift)
+        self.pace, self._in_steps = Pace(), 0.0  # seconds in steps since the last line of metrics
         self._started = time.monotonic()
 
     def run(self) -> Progress:
@@ -103,7 +105,10 @@ class Loop:
             if self.progress.step == 0:
                 self._regular_checkpoint()
             while not self._is_over():
-                if self._advance(self.progress.step):
+                start = time.perf_counter()
+                taken = self._advance(self.progress.step)
+                self._in_steps += time.perf_counter() - start
+                if taken:
                     self.progress.step += 1
                     self._due(self.progress.step)
                 if number := self.signals.anywhere():
@@ -302,14 +307,19 @@ class Loop:
     def _log(self, step: int) -> None:
         line = self.window.line(self.engine, self.shift) | self._measured
         line |= {"learning_rate": self._rate(step - 1), **self._used}
-        self.window, self._measured = Window(), {}
+        slowed = self.pace.slowed(self._in_steps)
+        if slowed is not None and torch.get_num_threads() > 1:
+            why = f"another process may use a core that one of {torch.get_num_threads()} threads waits for"
+            self.display.say(f"step {step}: steps take {slowed:.1f} times as long as before; {why}: train.threads=1")
+        self.window, self._measured, self._in_steps = Window(), {}, 0.0
         self.folder.add_metrics({"kind": "train", "step": step, **line})
         self.display.train(step, line)
 
     def _evaluate(self) -> None:
         """The held-out bound at beta = 1, whatever the training weight; the best one selects the weights.
 
-        Where the objective is an importance-weighted bound of several samples, that one selects.
+        Where the objective is an importance-weighted bound of several samples, that one selects; where it charges no
+        divergence, the reconstruction does.
         A run with a target keeps its last weights: those of a better bound have another rate than was asked for.
         """
         progress = self.progress
@@ -321,6 +331,7 @@ class Loop:
                 engine=self.engine,
                 shift=self.shift,
                 bound_samples=self.bound_samples,
+                charged=self.config.objective.selects_by_bound,
             )
             self.folder.add_metrics({"kind": "held_out", "step": progress.step, **measured})
             self.display.held_out(progress.step, measured, self.model)

@@ -63,7 +63,7 @@ class AdamW:
             [],
             [slots[place]["step"] for place in moved],
             fused=True,
-            grad_scale=divisor,
+            grad_scale=None if divisor is None else divisor.float(),  # the kernel takes no other, whatever the weights
             found_inf=refused,
             amsgrad=False,
             beta1=BETA1,

@@ -10,6 +10,7 @@ from ..core.config import Config, flat
 from ..core.errors import BadInput
 from ..core.facts import Facts
 from ..core.finding import Finding, settings_text
+from ..core.settings import WASSERSTEIN
 from ..measure.bound import selected_by
 from ..models.unread import OF_SETTINGS
 from ..monitoring.rules import judge as judge_trace
@@ -79,9 +80,20 @@ class Measured:
         return next((line["negative_elbo"] for line in self.metrics if line["kind"] == "baseline"), None)
 
     @property
+    def is_uncharged(self) -> bool:
+        """Whether there is a bound, and the objective leaves its divergence out: then it is no measure of the run."""
+        return self.selected.get("is_bound", True) and not self.config.objective.charges
+
+    @property
     def training_is_over(self) -> bool:
         """Whether the run is past its warm-up, so that its numbers are those of what was asked for."""
         return self.progress.step > self.config.objective.warmup_steps
+
+
+def named(measured: dict[str, Any]) -> tuple[str, Any, Any]:
+    """What `selected_by` gives, without the remark beside the name."""
+    name, value, error = selected_by(measured)
+    return name.partition(" (")[0], value, error
 
 
 def judge(measured: Measured) -> list[Finding]:
@@ -135,9 +147,9 @@ def _bound(m: Measured) -> Iterator[Finding]:
 def _no_better(m: Measured) -> Iterator[Finding]:
     """Worse than the best constant decoder by three standard errors: nothing was learned that z could carry."""
     uniform = m.config.prior.name == "uniform" and m.config.prior.after == "none"
-    if m.baseline is None or not m.training_is_over or m.config.objective.controlled or uniform:
+    if m.baseline is None or not m.training_is_over or m.config.objective.controlled or uniform or m.is_uncharged:
         return  # a uniform prior over codes, which TR174 is about, makes it no matter of learning
-    _, value, error = selected_by(m.selected)
+    name, value, error = named(m.selected)
     short = value - m.baseline
     if short > 3 * error:
         reach = _reach(m)
@@ -149,14 +161,14 @@ def _no_better(m: Measured) -> Iterator[Finding]:
             short,
             f"{NATS} worse",
             1.96 * error,
-            f"held-out negative ELBO of one distribution for all rows, fitted to the training rows: {m.baseline:.4g}; "
+            f"negative log-likelihood of one distribution for all rows, fitted to the training rows: {m.baseline:.4g}; "
             f"learning rates of all steps add up to {reach:.2g}",
             "so few steps of this length cannot carry a weight from its start to where it is needed"
             if early
             else "parts of the model do not learn",
             edit=_longer_or_faster(m) if early else {},
             advice="" if early else "see which part does not learn: vaelab check, with the same settings",
-            expected="a held-out negative ELBO below that of the constant",
+            expected=f"a held-out {name} below that of the constant",
         )
 
 
@@ -192,7 +204,7 @@ def _beta(m: Measured) -> float:
 
 def _off_centre(m: Measured) -> Iterator[Finding]:
     """A tenth of the rate, and more than half a nat, spent on q(z) as a whole being elsewhere than the prior."""
-    if not m.selected.get("is_bound", True):
+    if not m.selected.get("is_bound", True) or m.config.objective.name in WASSERSTEIN:
         return  # no divergence is in force, and no weight of one would help
     rate, beta = m.selected["kl"], _beta(m)
     # The moments of so many codes differ from the prior's by chance: half a nat a row for each mean and each variance.
@@ -401,9 +413,9 @@ def _half_way(m: Measured) -> Iterator[Finding]:
     middle = m.progress.step / 2
     first = [line for line in m.metrics if line["kind"] == "held_out" and line["step"] <= middle]
     late = m.progress.step == m.selected["step"] and m.config.objective.warmup_steps < middle
-    if not first or not late or m.baseline is None or m.config.objective.controlled:
+    if not first or not late or m.baseline is None or m.config.objective.controlled or m.is_uncharged:
         return
-    _, value, error = selected_by(m.selected)
+    name, value, error = named(m.selected)
     before = selected_by(first[-1])[1]
     learned = m.baseline - value
     if before is None or learned <= 3 * error:
@@ -420,7 +432,7 @@ def _half_way(m: Measured) -> Iterator[Finding]:
             f"{m.baseline:.4g} for the best decoder that ignores z: {gain / learned:.0%} of the way",
             why="so steep a curve goes on falling; it looks flat at the end because the learning rate falls to zero",
             edit=_longer(m),
-            expected="a lower held-out negative ELBO, and a second half that gains a few per cent",
+            expected=f"a lower held-out {name}, and a second half that gains a few per cent",
         )
 
 
@@ -429,7 +441,7 @@ def _labels(m: Measured) -> Iterator[Finding]:
 
 
 def _prior(m: Measured) -> Iterator[Finding]:
-    return prior_rules(m.selected)
+    return prior_rules(m.selected, m.config.objective.charges)
 
 
 def _stopped_early(m: Measured) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Rules about priors that were fitted after training, and about models that have no bound."""
+"""Rules about priors that were fitted after training, and about models whose bound does not exist or says nothing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.finding import Finding
+from ..measure.bound import selected_by
 
 CERTAIN = 3  # standard errors from which a change is no chance
 
 
-def prior_rules(selected: dict[str, Any]) -> Iterator[Finding]:
+def prior_rules(selected: dict[str, Any], charges: bool = True) -> Iterator[Finding]:
     """Findings about the prior.
 
     Args:
         selected: The held-out numbers of the selected weights; `prior_fit` where a prior was fitted to the codes.
+        charges: Whether the objective charges the divergence.
     """
     if not selected.get("is_bound", True):
         yield _no_bound(selected)
+    elif not charges:
+        yield _not_charged(selected)
     if fit := selected.get("prior_fit"):
         yield _failed(fit) if "failed" in fit else _fitted(fit, bound=selected.get("is_bound", True))
 
@@ -32,6 +36,20 @@ def _no_bound(selected: dict[str, Any]) -> Finding:
         evidence="q(z|x) is a point, whose divergence from any prior is infinite",
         why="what stands for the negative ELBO of this run is its reconstruction, and compares to no bound",
         advice="compare runs by their samples and reconstructions, or take model.posterior=diagonal",
+    )
+
+
+def _not_charged(selected: dict[str, Any]) -> Finding:
+    return Finding(
+        "TR154",
+        "info",
+        "this objective does not charge the KL: its ELBO is no measure of it",
+        selected["reconstruction"],
+        "nats per sample, the reconstruction alone",
+        evidence=f"the KL, {selected['kl']:.4g} nats, has no weight in the loss, and all of it in the ELBO; "
+        f"the weights of step {selected['step']} were selected by the {selected_by(selected)[0]}",
+        why="nothing keeps each q(z|x) wide, so that the KL grows as far as the reconstruction gains by it",
+        advice="model.posterior=delta with objective=wae has no noise to charge; objective=info charges the KL too",
     )
 
 

@@ -82,6 +82,8 @@ class Lines(Display):
 class Bar(Display):
     """One rich progress bar with the numbers beneath it."""
 
+    _bar: Any = None  # before training begins
+
     def begin(self, step: int, steps: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -109,7 +111,10 @@ class Bar(Display):
         self._held = f"\nheld-out {name} {value:.2f} ± {Z95 * error:.2f} (95 %) nats"
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False)
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(text, markup=False)
 
     def end(self) -> None:
         self._bar.stop()

@@ -41,7 +41,7 @@ class Stack:
         autocast: torch.dtype | None = None,
     ) -> None:
         self.step = Step(deepcopy(models[0]), objective, autocast).train()
-        parameters, buffers = stack_module_state(list(models))  # type: ignore[arg-type]
+        parameters, buffers = stack_module_state(list(models))
         wanted = set(trained)
         self.names = [name for name in parameters if name in wanted]
         self.shapes = [parameters[name].shape[1:] for name in self.names]
@@ -76,7 +76,8 @@ class Stack:
             group, [M, G].
         """
         xs, noises = zip(*drawn, strict=True)
-        given, axes = zip(*map(_beside, (map(rows_of, xs), map(condition_of, xs), noises)), strict=True)
+        columns: list[list[Tensor | None]] = [[rows_of(x) for x in xs], [condition_of(x) for x in xs], list(noises)]
+        given, axes = zip(*map(_beside, columns), strict=True)
         common, own = self._told_apart(weights)
 
         def of_one(leaves: list[Tensor], held: dict[str, Tensor], own: dict[str, Tensor], *given: Any) -> Any:
@@ -97,7 +98,7 @@ class Stack:
             divisors: What the gradient of each model is divided by first, [M]; None for 1.
         """
         if divisors is not None:
-            self.gradient.div_(divisors[:, None])
+            self.gradient.div_(divisors.float()[:, None])  # in float32, as the fused step takes a run's own
         for row, gradient, moved in zip(self.rows, self.gradient, taken, strict=True):
             row.grad = gradient if moved else None
         if any(taken):
@@ -119,13 +120,12 @@ class Stack:
         return common, {name: self.values.new_tensor(columns[name]) for name in columns.keys() - common.keys()}
 
 
-def _beside(parts: Iterable[Tensor | None]) -> tuple[Tensor | None, int | None]:
+def _beside(parts: Sequence[Tensor | None]) -> tuple[Tensor | None, int | None]:
     """Tensors of all models side by side with the axis of the models; None for the axis where all have the same one."""
-    listed = list(parts)
-    first = listed[0]
-    if first is None or all(part is first for part in listed):
+    first = parts[0]
+    if all(part is first for part in parts):
         return first, None
-    return torch.stack(listed), 0  # type: ignore[arg-type]
+    return torch.stack([part for part in parts if part is not None]), 0
 
 
 def _alike(stacked: Tensor) -> bool:

@@ -15,12 +15,18 @@ from ..core.errors import BadInput
 from ..models.vae import Model
 from ..objectives.base import Objective
 from .engine import Engine
+from .job import Job
 from .stack import Drawn, Stack
 from .step import Step
 
 ALONE = "train its seeds one after the other: vaelab train ... seed=1"
 # Rounding in another order moves a gradient by some 1e-6 of its norm, and in bfloat16 by some 1e-2.
 CLOSE = {None: 1e-3, torch.bfloat16: 0.1}
+
+
+TINY_STEP = 10**7  # multiplications in a batch, below which a step is mostly dispatch (benchmarks/many.py)
+AN_ENTRY = 100  # multiplications that take as long as the likelihood of an entry with its exponentials and their slopes
+LEAST_MODELS = 4  # fewer do not repay what vmap adds to each call
 
 
 class NoStack(BadInput):
@@ -52,6 +58,20 @@ def refuse_settings(config: Config, engine: Engine) -> None:
             raise NoStack(setting, value, why, f"leave it out, or {ALONE}")
 
 
+def pays(job: Job, models: int) -> bool:
+    """Whether a stack of so many models like that of a job takes clearly less time than one after the other.
+
+    A device that waits for its next command has room for more models; a processor has where a step is mostly dispatch.
+    """
+    return job.rows.device.type == "cuda" or (models >= LEAST_MODELS and work_of(job) < TINY_STEP)
+
+
+def work_of(job: Job) -> int:
+    """Multiplications of a batch with every weight, and what the likelihood of its entries adds to them."""
+    weights = sum(parameter.numel() for parameter in job.model.parameters())
+    return job.config.train.batch_size * (weights + AN_ENTRY * math.prod(job.rows.shape))
+
+
 def tried_stack(
     models: Sequence[Model],
     objective: Objective,
@@ -75,7 +95,7 @@ def tried_stack(
     try:
         stack.gradients(drawn, weights)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0]
         raise NoStack("model", _parts(config), f"vmap cannot take it: {reason}", ALONE) from error
     ours, theirs = stack.gradient[-1], torch.cat([alone[name].flatten() for name in stack.names])
     off, size = (ours - theirs).norm().item(), theirs.norm().item()
