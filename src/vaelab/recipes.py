@@ -77,6 +77,7 @@ RECIPES: dict[str, Recipe] = {
                 "clip_norm": 1.0,
             },
         },
+        ours="held-out loss 136.60, 138.66 and 137.93 nats, three seeds (results/mnist-tutorial.txt)",
     ),
     "guide-mnist": Recipe(
         title="dynamically binarised MNIST, 20 latent dimensions, MLP 784-400-200 and its mirror, linear warm-up",
@@ -90,6 +91,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": {"beta": 1.0, "anneal": "linear", "warmup_steps": 4690},
             "train": {"epochs": 100, "batch_size": 128, "learning_rate": 1e-3},
         },
+        ours="held-out loss 93.10 nats (results/mnist-guide.txt)",
     ),
     "beta-vae": Recipe(
         title="images with known factors, divergence times 4",
@@ -118,6 +120,8 @@ RECIPES: dict[str, Recipe] = {
         published="-log p(x) <= 85.54 nats for 5 samples, 86.76 for one (784-200-200-50, IS 5000, 3280 epochs)",
         data="mnist",
         settings=on_digits(objective={"name": "iwae", "samples": 5}),
+        ours="-log p(x) <= 87.55 nats; the same network with a standard normal prior and one sample 89.36 (K ="
+        " 500, 64 epochs, results/families.txt)",
     ),
     "vampprior": Recipe(
         title="MNIST, mixture of the posteriors of 500 learned pseudo-inputs as prior",
@@ -125,6 +129,8 @@ RECIPES: dict[str, Recipe] = {
         published=f"-log p(x) <= 82.43 nats, and 84.45 with a standard normal ({MLP_TABLE})",
         data="mnist",
         settings=on_digits(prior={"name": "vamp", "components": 500}),
+        ours="-log p(x) <= 85.77 nats; the same network with a standard normal prior and one sample 89.36 (K ="
+        " 500, 64 epochs, results/families.txt)",
     ),
     "flow-prior": Recipe(
         title="MNIST, a normalising flow as prior (extra: flows)",
@@ -132,6 +138,8 @@ RECIPES: dict[str, Recipe] = {
         published="-log p(x) <= 78.49 nats with a residual convolutional network; about 82 without the flow",
         data="mnist",
         settings=on_digits(prior={"name": "flow"}),
+        ours="-log p(x) <= 85.68 nats; the same network with a standard normal prior and one sample 89.36 (K ="
+        " 500, 64 epochs, results/families.txt)",
     ),
     "flow-posterior": Recipe(
         title="MNIST, inverse autoregressive flow as posterior (extra: flows)",
@@ -153,6 +161,8 @@ RECIPES: dict[str, Recipe] = {
         published="-log p(x) <= 82.39 nats (two levels, IS 5000)",
         data="mnist",
         settings=on_digits(model={"latent": None, "groups": [40, 40], "ladder": False}),
+        ours="-log p(x) <= 87.63 nats; the same network with a standard normal prior and one sample 89.36 (K ="
+        " 500, 64 epochs, results/families.txt)",
     ),
     "ladder": Recipe(
         title="MNIST, three levels of 20 dimensions along one deterministic path down",
@@ -160,6 +170,8 @@ RECIPES: dict[str, Recipe] = {
         published="-log p(x) <= 81.74 nats (five levels, dynamically binarised)",
         data="mnist",
         settings=on_digits(model={"latent": None, "groups": [20, 20, 20]}),
+        ours="-log p(x) <= 85.10 nats; the same network with a standard normal prior and one sample 89.36 (K ="
+        " 500, 64 epochs, results/families.txt)",
     ),
     "wae": Recipe(
         title="MNIST, deterministic codes whose distribution is matched to the prior; no bound",
@@ -178,6 +190,8 @@ RECIPES: dict[str, Recipe] = {
             "model": {"encoder": "mlp", "latent": 8, "hidden": [256, 256]},
             "train": {"steps": 15_000, "learning_rate": 3e-3},
         },
+        ours="a classifier of real digits takes 98.1 % of generated means for the digit asked for, 96.9 % of "
+        "draws (results/conditional.txt)",
     ),
     "ssvae": Recipe(
         title="MNIST with 100 labels, the others drawn by Gumbel-softmax",
@@ -189,6 +203,8 @@ RECIPES: dict[str, Recipe] = {
             "model": {"encoder": "mlp", "latent": 16, "hidden": [256, 256], "missing_labels": "gumbel"},
             "train": {"steps": 8000},
         },
+        ours="86.7, 77.0 and 83.3 % of the test labels right, three seeds; the classifier alone on the same "
+        "100 rows 77.8, 74.8 and 75.8 % (results/conditional.txt)",
     ),
     "vq-vae": Recipe(
         title="MNIST, codes out of a book, and an autoregressive prior over them",
@@ -196,6 +212,8 @@ RECIPES: dict[str, Recipe] = {
         published="none that compares",
         data="mnist",
         settings=on_digits(model={"latent": None, "posterior": "vq"}, prior={"after": "autoregressive"}),
+        ours="with layers of 256 and 2500 steps: negative ELBO 109.95 nats, perplexity 90 % of the book "
+        "(results/codes.txt)",
     ),
     "pixel-vae": Recipe(
         title="MNIST, a small gated PixelCNN as decoder, with free bits; half a second of a core a step",
