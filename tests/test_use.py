@@ -11,7 +11,9 @@ import pytest
 from linear_run import LinearRun, digits_run, wine_run
 from PIL import Image
 from scipy.stats import norm
+from sklearn.datasets import load_digits
 
+import vaelab
 from vaelab.core.errors import BadInput
 from vaelab.measure.paths import axis_walk, latent_path, quantile_grid
 from vaelab.measure.pictures import GAP, channels_first, image_grid, value_range
@@ -202,3 +204,21 @@ def test_codes_have_a_header_and_their_labels(tmp_path: Path, labels: list[str] 
     stored = np.load(save_codes(codes, tmp_path / "codes.npz", labels), allow_pickle=False)
     assert sorted(stored) == (["y", "z"] if labels else ["z"])
     assert np.array_equal(np.load(save_codes(codes, tmp_path / "codes.npy", labels)), codes)
+
+
+def test_a_memory_map_of_many_rows_is_embedded_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows beyond a piece get the codes they get alone, and no more than a piece is turned at once."""
+    rows = np.random.default_rng(0).integers(0, 17, (2500, 8, 8)).astype(np.uint8)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    config = {"train": {"steps": 5}, "data": {"condition": "labels"}, "report": {"html": False}}
+    digits = load_digits()
+    run = vaelab.train((digits.images, digits.target), config=config, out=tmp_path / "run", progress=False)
+    seen: list[int] = []
+    real = type(run.spec).to_model
+    monkeypatch.setattr(type(run.spec), "to_model", lambda self, x: seen.append(len(x)) or real(self, x))
+    labels = np.arange(2500) % 10
+    codes = run.embed(mapped, condition=labels)
+    assert max(seen) == 1024 and sum(seen) == 2500
+    for row in (0, 1023, 1024, 2499):
+        assert np.allclose(run.embed(rows[row : row + 1], condition=labels[row]), codes[row], atol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import Batch
+from ..core.batch import Batch, rows_of
 from ..core.config import Config
 from ..core.durable import load_folder
 from ..core.errors import BadInput, Corrupt, whole
@@ -231,14 +231,30 @@ class Run:
             fix = "train with data.condition=labels and model.missing_labels=marginal"
             raise BadInput("run", self.folder, "its model does not tell labels", fix)
         with torch.no_grad():
-            return torch.cat([self.model.classify(part) for part in self.spec.to_model(x).split(CHUNK)]).numpy()
+            return torch.cat([self.model.classify(rows_of(part)) for part in self._chunks(x, None)]).numpy()
 
     # Uses: rows in and out on the data's own scale ------------------------------------------------------------------
 
     @torch.no_grad()
     def _encoded(self, x: Any, read: Callable[[Distribution], Tensor], condition: Any = None) -> np.ndarray:
         """A number of q(z|x) for rows x [n, ...], in chunks."""
-        return torch.cat([read(self.model.encode(part)) for part in self.batch(x, condition).split(CHUNK)]).numpy()
+        return torch.cat([read(self.model.encode(part)) for part in self._chunks(x, condition)]).numpy()
+
+    def _chunks(self, x: Any, condition: Any) -> Iterator[Tensor | Batch]:
+        """Rows x [n, ...] with their conditions as the encoder takes them; an array is read and turned piece by piece.
+
+        So a memory map of millions of rows takes no more memory than a piece. Rows of other kinds are turned together,
+        since what is wrong with one is told by its number.
+        """
+        numbers = isinstance(x, np.ndarray | Tensor) and not (self.spec.mixed or self.spec.vocabulary)
+        if not numbers or x.ndim < 2 or len(x) <= CHUNK:
+            yield from self.batch(x, condition).split(CHUNK)
+            return
+        given = self.given(condition, len(x), "encoder")
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
+            y = self.spec.to_model(x[part])
+            yield Batch(y, *(beside[part] for beside in given)) if given else y
 
     def posterior(self, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
