@@ -21,6 +21,7 @@ from ..models.vae import Model
 from ..monitoring.culprit import find_culprit
 from ..objectives.base import Objective
 from ..schedules import Schedule
+from .ahead import room, take
 from .average import Averaged
 from .checkpoint import Checkpoints, Progress, load_weights
 from .controllers import Weighting
@@ -87,6 +88,7 @@ class Loop:
         self._saved_best: int | None = None
         self.signals = Signals(engine)
         self.weighting = Weighting(objective, config, shift)
+        self.reads_late, self._looks = engine.device.type == "cuda", False
         self.pace, self._in_steps = Pace(), 0.0  # seconds in steps since the last line of metrics
         self._started = time.monotonic()
 
@@ -106,16 +108,26 @@ class Loop:
                 self._regular_checkpoint()
             while not self._is_over():
                 start = time.perf_counter()
-                taken = self._advance(self.progress.step)
+                taken = self._go()
                 self._in_steps += time.perf_counter() - start
+                self.progress.step += taken
                 if taken:
-                    self.progress.step += 1
                     self._due(self.progress.step)
                 if number := self.signals.anywhere():
                     self._checkpoint()
                     name, step = signal.Signals(number).name, self.progress.step
                     raise Interrupted(f"{name}: saved at step {step}; continue with --resume", number)
         return self.progress
+
+    def _go(self) -> int:
+        """Takes the next step, or several whose numbers are read together; returns how many."""
+        count = 1 if self._looks else room(self)
+        if count == 1:
+            self._looks = False
+            return int(self._advance(self.progress.step))
+        taken = take(self, count)
+        self._looks = taken < count  # the next one is not finite, and is done again by itself
+        return taken
 
     def restore(self, newest: int | None = None) -> list[str]:
         """Continues from the newest whole checkpoint; returns a line for each damaged one passed over.
@@ -144,7 +156,7 @@ class Loop:
         batch, weights = self._draw(number), self.weighting(number, self.progress)
         before = [buffer.clone() for buffer in self.buffers]
         loss, record = self._gradients(batch, weights)
-        norm, others = (_gradient_norm(parameters) for parameters in (self.parameters, self.opponents))
+        norm, others = (self.norm_of(parameters) for parameters in (self.parameters, self.opponents))
         size = norm.item()
         if not self._finite(loss + size + others.item()):
             for buffer, value in zip(self.buffers, before, strict=True):
@@ -161,16 +173,16 @@ class Loop:
             self.weighting.observe(self.progress, means_of(record, self.engine))
         return True
 
-    def _update(self, number: int, divisor: Tensor | None) -> None:
+    def _update(self, number: int, divisor: Tensor | None, refused: Tensor | None = None) -> None:
         """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
         if self._encoder_only(number):
             for parameter in self.others:
                 parameter.grad = None  # the optimiser passes over it
         logged = (number + 1) % self._every("log_every", 200) == 0
         before = [parameter.detach().clone() for parameter in self.parameters] if logged else []
-        self.optimizer.step(self._rate(number), divisor)
+        self.optimizer.step(self._rate(number), divisor, refused)
         if self.opponents:
-            self.opponent.step(self._rate(number))
+            self.opponent.step(self._rate(number), None, refused)
         self._measured = {"update_ratio": relative_change(before, self.parameters)} if logged else {}
         if self.averaged is not None:
             self.averaged.update(number)
@@ -199,6 +211,11 @@ class Loop:
             loss += total.item() * share
             record.append((len(part), terms, kl))
         return loss, record
+
+    @staticmethod
+    def norm_of(parameters: Sequence[Tensor]) -> Tensor:
+        """Of all gradients together; 0 where there are none."""
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _finite(self, value: float) -> bool:
         if self.engine.world == 1:
@@ -388,8 +405,3 @@ class Loop:
             optimizer.load(tensors.get("optimizer", {}))
         if self.averaged is not None:
             self.averaged.load(tensors["ema"])
-
-
-def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Of all gradients together; 0 where there are none."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
