@@ -292,6 +292,7 @@ class TrainConfig(Section):
     weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
     clip_norm: Float | None = Field(None, gt=0, description="bound of the gradient's norm; None: not clipped")
     ema: Float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then the ones kept")
+    cuda_graph: bool = Field(False, description="on a GPU: record a step once, and replay it in one launch")
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run, fewer where costly")
     checkpoint_every: Int | None = Field(None, ge=1, description="steps; None: ten times a run")

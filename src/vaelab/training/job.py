@@ -74,6 +74,7 @@ def prepare(
     """
     check_kinds(model, objective)
     _refuse_replaced(config, model, objective)
+    _refuse_graph(config, engine)
     if source is None:
         source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
     if model is not None:
@@ -142,6 +143,18 @@ def prepare(
         try_out(built.to(engine.device), chosen, rows)
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _refuse_graph(config: Config, engine: Engine) -> None:
+    """A recording of steps needs a GPU, and steps that need not be looked at one by one."""
+    train = config.train
+    if not train.cuda_graph:
+        return
+    if engine.device.type != "cuda":
+        raise BadInput("train.cuda_graph", True, f"is for a GPU, and this run is on {engine.device}", "leave it out")
+    alone = {"train.ema": train.ema, "train.accumulate": train.accumulate > 1, "several processes": engine.world > 1}
+    for name in (name for name, given in alone.items() if given):
+        raise BadInput("train.cuda_graph", True, f"does not go together with {name}", "leave one of them out")
 
 
 def _refuse_replaced(config: Config, model: Any, objective: Any) -> None:

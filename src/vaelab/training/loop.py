@@ -21,13 +21,14 @@ from ..models.vae import Model
 from ..monitoring.culprit import find_culprit
 from ..objectives.base import Objective
 from ..schedules import Schedule
-from .ahead import room, take
+from .ahead import Ahead, room
 from .average import Averaged
 from .checkpoint import Checkpoints, Progress, load_weights
 from .controllers import Weighting
 from .engine import Engine
 from .evaluate import evaluate, evaluated_rows
 from .folder import RunFolder
+from .graph import CudaGraph
 from .optimizer import AdamW
 from .remedies import MOST_ROLLBACKS, acquitted, gone_back, leave_out, lower, recovered, refusals
 from .show import Display
@@ -89,6 +90,7 @@ class Loop:
         self.signals = Signals(engine)
         self.weighting = Weighting(objective, config, shift)
         self.reads_late, self._looks = engine.device.type == "cuda", False
+        self.ahead = Ahead(self, CudaGraph if self.reads_late and train.cuda_graph else None)
         self.pace, self._in_steps = Pace(), 0.0  # seconds in steps since the last line of metrics
         self._started = time.monotonic()
 
@@ -125,7 +127,7 @@ class Loop:
         if count == 1:
             self._looks = False
             return int(self._advance(self.progress.step))
-        taken = take(self, count)
+        taken = self.ahead.take(count)
         self._looks = taken < count  # the next one is not finite, and is done again by itself
         return taken
 
@@ -173,17 +175,29 @@ class Loop:
             self.weighting.observe(self.progress, means_of(record, self.engine))
         return True
 
-    def _update(self, number: int, divisor: Tensor | None, refused: Tensor | None = None) -> None:
+    def _update(self, number: int, divisor: Tensor | None) -> None:
         """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
-        if self._encoder_only(number):
+        before = self._before_update(number)
+        self._move(self._rate(number), divisor, None, self._encoder_only(number))
+        self._after_update(number, before)
+
+    def _before_update(self, number: int) -> list[Tensor]:
+        """The parameters, where a line of metrics follows that says by how much they moved."""
+        logged = (number + 1) % self._every("log_every", 200) == 0
+        return [parameter.detach().clone() for parameter in self.parameters] if logged else []
+
+    def _move(self, rate: float | Tensor, divisor: Tensor | None, refused: Tensor | None, encoder_only: bool) -> None:
+        """Moves the parameters of all players along their gradients."""
+        if encoder_only:
             for parameter in self.others:
                 parameter.grad = None  # the optimiser passes over it
-        logged = (number + 1) % self._every("log_every", 200) == 0
-        before = [parameter.detach().clone() for parameter in self.parameters] if logged else []
-        self.optimizer.step(self._rate(number), divisor, refused)
+        self.optimizer.step(rate, divisor, refused)
         if self.opponents:
-            self.opponent.step(self._rate(number), None, refused)
-        self._measured = {"update_ratio": relative_change(before, self.parameters)} if logged else {}
+            self.opponent.step(rate, None, refused)
+
+    def _after_update(self, number: int, before: list[Tensor]) -> None:
+        """Notes by how much the parameters moved, and takes them into their average."""
+        self._measured = {"update_ratio": relative_change(before, self.parameters)} if before else {}
         if self.averaged is not None:
             self.averaged.update(number)
 

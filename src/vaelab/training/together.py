@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..core.errors import Diverged, Interrupted
 from .engine import Engine
@@ -16,7 +15,7 @@ from .loop import Loop
 from .show import Display
 from .signals import Signals
 from .stack import Stack
-from .step import Draws, relative_change
+from .step import Draws
 
 
 class Member(Loop):
@@ -60,17 +59,6 @@ class Member(Loop):
         clip = self.config.train.clip_norm or math.inf
         self.window.add([record], loss=loss, gradient_norm=norm, clipped=float(norm > clip))
         self._used = weights
-
-    def before_update(self, number: int) -> list[Tensor]:
-        """The parameters, where a line of metrics follows that says by how much they moved."""
-        logged = (number + 1) % self._every("log_every", 200) == 0
-        return [parameter.detach().clone() for parameter in self.parameters] if logged else []
-
-    def after_update(self, number: int, before: list[Tensor]) -> None:
-        """Notes by how much the parameters moved, and takes them into their average."""
-        self._measured = {"update_ratio": relative_change(before, self.parameters)} if before else {}
-        if self.averaged is not None:
-            self.averaged.update(number)
 
     def next_step(self) -> None:
         """Counts the step, and does what is due after it."""
@@ -137,7 +125,7 @@ class Together:
         pairs = list(zip(*torch.stack([losses, norms]).tolist(), strict=True))
         taken = [member.takes(number, *pair) for member, pair in zip(self.members, pairs, strict=True)]
         moved = [place for place, one in enumerate(taken) if one]
-        before = {place: self.members[place].before_update(number) for place in moved}
+        before = {place: self.members[place]._before_update(number) for place in moved}
         clipped = any(pairs[place][1] > self.clip for place in moved)
         rate = self.members[0].rate(number)
         self.stack.update(rate, taken, (norms / self.clip).clamp(min=1) if clipped else None)
@@ -146,7 +134,7 @@ class Together:
         for place in moved:
             member = self.members[place]
             member.took((len(drawn[place][0]), shown[place], sizes[place]), weights[place], *pairs[place])
-            member.after_update(number, before[place])
+            member._after_update(number, before[place])
 
     def _interrupted(self, received: int, step: int) -> None:
         for member in self.members:
