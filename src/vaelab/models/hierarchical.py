@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from ..core.batch import Batch, condition_of, rows_of
 from ..core.output import VAEOutput
 from ..distributions.foreign import as_distribution
-from ..distributions.kl import divergence
 from ..distributions.ladder import BottomUp, Descent, LadderPosterior
 from ..distributions.normal import Distribution
-from .vae import Model
+from .vae import Model, recorded
 
 
 class Hierarchy(Model):
@@ -58,24 +57,12 @@ class Hierarchy(Model):
 
     def draw(self, x: Tensor | Batch, samples: int = 1, noise: Tensor | None = None) -> VAEOutput:
         """The record of a batch x [B, ...] with K = `samples` draws of z, from given base noise [K, B, L] or fresh."""
-        rows, condition = rows_of(x), condition_of(x)
+        condition = condition_of(x)
         posterior, prior = self.encode(x), self.prior_distribution(condition)
         z, log_q = posterior.rsample_with_log_prob(samples, noise)
         assert posterior.walk is not None
         likelihood = self._decoded(posterior.walk.state, z, condition)
-        kl, exact = divergence(posterior, prior, z, log_q)
-        return VAEOutput(
-            x=rows,
-            z=z,
-            log_px=likelihood.log_prob(rows),
-            kl=kl,
-            kl_is_exact=exact,
-            posterior=posterior,
-            prior=prior,
-            likelihood=likelihood,
-            log_q=log_q,
-            condition=condition,
-        )
+        return recorded(x, z, log_q, posterior, prior, likelihood)
 
     def encode(self, x: Tensor | Batch) -> LadderPosterior:
         """q(z|x) for a batch [B, ...], or q(z|x, c)."""

@@ -78,6 +78,26 @@ def prior_codes(model: Any, count: int, generator: torch.Generator | None = None
     return model.prior_distribution().sample(count, generator)
 
 
+def recorded(
+    x: Tensor | Batch, z: Tensor, log_q: Tensor | None, posterior: Any, prior: Any, likelihood: Any
+) -> VAEOutput:
+    """The record of a batch x [B, ...] with codes z [K, B, L] of q(z|x), and log q(z|x) of these, [K, B]."""
+    kl, exact = divergence(posterior, prior, z, log_q)
+    return VAEOutput(
+        x=rows_of(x),
+        z=z,
+        log_px=likelihood.log_prob(rows_of(x)),
+        kl=kl,
+        kl_is_exact=exact,
+        posterior=posterior,
+        prior=prior,
+        likelihood=likelihood,
+        extra=getattr(posterior, "extra", {}),
+        log_q=log_q,
+        condition=condition_of(x),
+    )
+
+
 class VAE(Model):
     """A model from three conditional distributions (Kingma and Welling, Auto-Encoding Variational Bayes, 2014).
 
@@ -140,20 +160,7 @@ class VAE(Model):
             self.noise_size = posterior.mean.shape[-1]
         z, log_q = drawn(posterior, samples, noise)
         likelihood = self.decode(z, condition)
-        kl, exact = divergence(posterior, prior, z, log_q)
-        return VAEOutput(
-            x=rows,
-            z=z,
-            log_px=likelihood.log_prob(rows),
-            kl=kl,
-            kl_is_exact=exact,
-            posterior=posterior,
-            prior=prior,
-            likelihood=likelihood,
-            extra=getattr(posterior, "extra", {}),
-            log_q=log_q,
-            condition=condition,
-        )
+        return recorded(x, z, log_q, posterior, prior, likelihood)
 
     def encode(self, x: Tensor | Batch) -> Distribution:
         """q(z|x) for a batch [B, ...], or q(z|x, c)."""
