@@ -292,6 +292,9 @@ class TrainConfig(Section):
     weight_decay: Float = Field(0.0, ge=0, description="decoupled, as in AdamW")
     clip_norm: Float | None = Field(None, gt=0, description="bound of the gradient's norm; None: not clipped")
     ema: Float | None = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then the ones kept")
+    products: Literal["auto", "default", "onednn"] = Field(
+        "auto", description="library for float32 matrices on a CPU; auto: measured where a step is large, and recorded"
+    )
     cuda_graph: bool = Field(False, description="on a GPU: record a step once, and replay it in one launch")
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run, fewer where costly")
@@ -312,7 +315,9 @@ class TrainConfig(Section):
     threads: Int | None = Field(
         None, ge=1, le=1024, description="CPU threads; None: one for a small network, else PyTorch's choice"
     )
-    deterministic: bool = Field(False, description="refuse operations whose result depends on timing")
+    deterministic: bool = Field(
+        False, description="refuse operations whose result depends on timing; choose nothing by measurement"
+    )
 
     @model_validator(mode="after")
     def _aggressive_for_a_while(self) -> Self:

@@ -23,7 +23,7 @@ class BoundSums:
     Example:
         >>> sums = BoundSums(groups=1, latent=2)
         >>> sums.vector.shape
-        torch.Size([11])
+        torch.Size([12])
 
     Args:
         groups: Of the divergence.
@@ -34,9 +34,9 @@ class BoundSums:
     def __init__(self, groups: int, latent: int, bound_samples: int = 1) -> None:
         self.groups, self.kl_is_exact, self.standard_prior, self.is_bound = groups, True, True, True
         self.bound_samples, self.codes = bound_samples, CodeUse()
-        # count, negative ELBO, its square, reconstruction; KL of each group; sums of the posterior's means, of their
-        # squares and of its variances; the negative importance-weighted bound and its square
-        self.vector = torch.zeros(4 + groups + 3 * latent + self._further, dtype=torch.float64)
+        # count, negative ELBO, its square, reconstruction, its square; KL of each group; sums of the posterior's means,
+        # of their squares and of its variances; the negative importance-weighted bound and its square
+        self.vector = torch.zeros(5 + groups + 3 * latent + self._further, dtype=torch.float64)
 
     @property
     def _further(self) -> int:
@@ -50,7 +50,8 @@ class BoundSums:
         self.is_bound &= "density" in getattr(output.posterior, "offers", DENSITY)
         negative = -output.elbo.double()
         reconstruction = -output.log_px.double().mean(0)
-        head = torch.stack([torch.ones_like(negative), negative, negative.square(), reconstruction]).sum(1)
+        squares = negative.square(), reconstruction.square()
+        head = torch.stack([torch.ones_like(negative), negative, squares[0], reconstruction, squares[1]]).sum(1)
         mean, variance = output.posterior.mean.double(), output.posterior.variance.double()
         moments = [mean.sum(0), mean.square().sum(0), variance.sum(0)]
         if self._further:
@@ -67,7 +68,7 @@ class BoundSums:
                 transformed rows is one of the rows themselves after adding it.
 
         Returns:
-            `negative_elbo` with its `standard_error` (of the mean over rows), `reconstruction`, `kl`,
+            `negative_elbo` with its `standard_error` (of the mean over rows), `reconstruction` likewise, `kl`,
             `kl_per_dimension`, `active_units` (dimensions with more than 0.01 nats) and `aggregate_kl`: the divergence
             from N(0, 1) of a normal with the moments of the aggregate posterior q(z), summed over dimensions. It is a
             part of `kl` that says nothing about a row: what a prior in the wrong place costs; None for another prior.
@@ -82,8 +83,8 @@ class BoundSums:
             Where it was added up, `negative_bound`, the negative importance-weighted bound, with its `bound_error` and
             its `bound_samples`.
         """
-        count, negative, square, reconstruction, *rest = self.vector.tolist()
-        groups, moments = rest[: self.groups], self.vector[4 + self.groups : len(self.vector) - self._further] / count
+        count, negative, square, reconstruction, its_square, *rest = self.vector.tolist()
+        groups, moments = rest[: self.groups], self.vector[5 + self.groups : len(self.vector) - self._further] / count
         mean, error = _with_error(negative, square, count)
         kl = [group / count for group in groups]
         first, squares, spread = moments.chunk(3)
@@ -93,6 +94,7 @@ class BoundSums:
             "negative_elbo": mean - shift,
             "standard_error": error,
             "reconstruction": reconstruction / count - shift,
+            "reconstruction_error": _with_error(reconstruction, its_square, count)[1],
             "kl": sum(kl),
             "kl_per_dimension": kl,
             "active_units": sum(value > ACTIVE_NATS for value in kl),
@@ -122,14 +124,18 @@ def selected_by(measured: Mapping[str, Any]) -> tuple[str, Any, Any]:
         measured: What `BoundSums.compute` returned, or a line of metrics; a value that was not finite is None there.
     """
     if not measured.get("is_bound", True):
-        name = "reconstruction (codes without noise have no ELBO)"
-        return name, measured["reconstruction"], measured["standard_error"]
+        return "reconstruction (codes without noise have no ELBO)", *_reconstruction(measured)
     if not measured.get("charged", True):
-        return "reconstruction (this objective charges no KL)", measured["reconstruction"], measured["standard_error"]
+        return "reconstruction (this objective charges no KL)", *_reconstruction(measured)
     if "negative_bound" not in measured:
         return "negative ELBO", measured["negative_elbo"], measured.get("standard_error")
     name = f"negative {measured['bound_samples']}-sample bound"
     return name, measured["negative_bound"], measured["bound_error"]
+
+
+def _reconstruction(measured: Mapping[str, Any]) -> tuple[Any, Any]:
+    """It and its standard error; of older runs only that of the ELBO is known."""
+    return measured["reconstruction"], measured.get("reconstruction_error", measured.get("standard_error"))
 
 
 def _with_error(total: float, squares: float, count: float) -> tuple[float, float]:

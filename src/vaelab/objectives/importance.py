@@ -111,7 +111,8 @@ class ImportanceWeighted:
         log_qz = stopped(output.posterior).log_prob(output.z) if self.doubly else output.log_qz
         log_w = output.log_px + beta * (output.log_pz - log_qz)
         loss = -self._bound(log_w)
-        shown = loss.detach() if beta == 1 else -self._bound(output.log_weights.detach())
+        known = isinstance(beta, float) and beta == 1  # in a stack of models it may be a tensor, one number a model
+        shown = loss.detach() if known else -self._bound(output.log_weights.detach())
         total = loss.mean()
         if self.doubly and log_w.requires_grad and output.z.requires_grad:
             surrogate = self._surrogate(log_w, output.z, beta)

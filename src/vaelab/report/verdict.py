@@ -124,7 +124,9 @@ def numbers(run: Any) -> list[Number]:
     name, bound, spread = selected_by(summary)
     error = f"± {_shown(Z95 * spread)} nats"
     remark = "± 95 %, over held-out rows"
-    if run.is_mass and not run.spec.vocabulary and summary.get("is_bound", True):  # a density has no code length
+    if (
+        run.is_mass and not run.spec.vocabulary and summary.get("is_bound", True) and summary.get("charged", True)
+    ):  # a density has no code length
         remark += f"; {_shown(bits_per_dimension(bound, math.prod(run.spec.shape)), 3)} bits per dimension"
     first = Number(f"held-out {name}", _shown(bound), error, remark)
     return [first, *(_terms(run) if summary.get("is_bound", True) else []), *_accuracy(run)]

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "train.patience",
     "train.device",
     "train.threads",
+    "train.cuda_graph",
     "train.on_nan",
     "data.source",
     "data.data_dir",

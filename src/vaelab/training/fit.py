@@ -39,7 +39,7 @@ from .loop import Loop
 from .rules import Measured, applicable, judge, never_finite, run_trace
 from .run import Run
 from .show import Display, Several, choose_display
-from .tuning import Tuning, tune, tuned
+from .tuning import PRODUCTS, Tuning, as_before, tune, tuned
 
 Checks = Callable[..., list[Finding]]
 Trained = TypeVar("Trained", bound=Loop)
@@ -115,7 +115,7 @@ def resume(
         if job.spec.fingerprint != environment["data"]["fingerprint"]:
             was, now = environment["data"]["fingerprint"][:12], job.spec.fingerprint[:12]
             raise BadInput("data", f"rows with fingerprint {now}", f"this run trains on {was}", "name the same data")
-        if known := tuned(environment.get("tuning")):  # the same bits, whatever is faster now
+        if engine.device.type == "cpu" and (known := _known_tuning(environment, job, "train.threads" in changed)):
             known.apply()
         if isinstance(job.objective, OURS) and repr(job.objective) != environment["objective"]:
             raise BadInput("objective", job.objective, f"must be that of the run, {environment['objective']}")
@@ -132,13 +132,22 @@ def resume(
 def _tuning(job: Job, engine: Engine) -> Tuning | None:
     """What makes this job's steps fast on this processor, in force from here on; None where nothing is measured."""
     train = job.config.train
-    if engine.device.type != "cpu" or engine.world > 1 or train.deterministic or is_small(job.model, train.batch_size):
+    if engine.device.type != "cpu" or engine.world > 1 or train.deterministic or train.precision != "float32":
         return None
-    found = tune(job.model, train.batch_size, torch.get_num_threads())
+    if is_small(job.model, train.batch_size):
+        return None
+    threads = [train.threads] if train.threads else sorted({1, torch.get_num_threads()})
+    found = tune(job.model, train.batch_size, threads, PRODUCTS if train.products == "auto" else [train.products])
     if found is not None:
-        found = found if train.threads is None else replace(found, threads=train.threads)
         found.apply()
     return found
+
+
+def _known_tuning(environment: Mapping[str, Any], job: Job, other_threads: bool) -> Tuning | None:
+    """What a run was tuned to, so that it goes on with the same bits, whatever is faster now."""
+    train = job.config.train
+    found = tuned(environment.get("tuning"), job.model, train.batch_size)
+    return replace(found, threads=train.threads) if found and other_threads and train.threads else found
 
 
 def begun(job: Job, path: Path, engine: Engine, **facts: Any) -> RunFolder:
@@ -325,18 +334,16 @@ def _say_damage(damaged: list[str], display: Display) -> None:
 @contextlib.contextmanager
 def engine_for(config: Config) -> Iterator[Engine]:
     """The engine with threads and determinism as configured; all put back afterwards."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     engine = Engine(config.train.device)
     try:
-        yield engine
+        with as_before():
+            yield engine
         engine.close()
     finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
         if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it takes seconds the first time
             torch.use_deterministic_algorithms(deterministic)
 

@@ -74,7 +74,7 @@ class Loop:
         inference = {p for part in ("encoder", "classifier") for p in getattr(model, part, nn.Module()).parameters()}
         self.others = [parameter for parameter in self.parameters if parameter not in inference]
         self.state = model.state_dict()  # shares memory with the model: its weights and what it saves besides
-        self.buffers = [value for name, value in self.state.items() if name not in dict(model.named_parameters())]
+        self.buffers = [*model.buffers(), *self.player.buffers()]  # those too that are not saved
         self.averaged = Averaged(model, train.ema) if train.ema else None
         self.draws = Draws(rows, train.batch_size, objective.samples, config.seed, engine)
         self.decay = Schedule(train.schedule, 1.0, 1.0 if train.schedule == "constant" else 0.0, train.total)
@@ -91,7 +91,7 @@ class Loop:
         self.weighting = Weighting(objective, config, shift)
         self.reads_late, self._looks = engine.device.type == "cuda", False
         self.ahead = Ahead(self, CudaGraph if self.reads_late and train.cuda_graph else None)
-        self.pace, self._in_steps = Pace(), 0.0  # seconds in steps since the last line of metrics
+        self.pace = Pace(self._every("log_every", 200))
         self._started = time.monotonic()
 
     def run(self) -> Progress:
@@ -111,7 +111,7 @@ class Loop:
             while not self._is_over():
                 start = time.perf_counter()
                 taken = self._go()
-                self._in_steps += time.perf_counter() - start
+                self.pace.add(time.perf_counter() - start, taken)
                 self.progress.step += taken
                 if taken:
                     self._due(self.progress.step)
@@ -177,8 +177,9 @@ class Loop:
 
     def _update(self, number: int, divisor: Tensor | None) -> None:
         """Calls the optimiser; where a line of metrics follows, the size of the change is measured too."""
-        before = self._before_update(number)
-        self._move(self._rate(number), divisor, None, self._encoder_only(number))
+        before, rate = self._before_update(number), self._rate(number)
+        given = torch.tensor(rate, device=self.engine.device) if self.ahead.replays else rate  # the same bits
+        self._move(given, divisor, None, self._encoder_only(number))
         self._after_update(number, before)
 
     def _before_update(self, number: int) -> list[Tensor]:
@@ -338,19 +339,19 @@ class Loop:
     def _log(self, step: int) -> None:
         line = self.window.line(self.engine, self.shift) | self._measured
         line |= {"learning_rate": self._rate(step - 1), **self._used}
-        slowed = self.pace.slowed(self._in_steps)
+        slowed = self.pace.slowed()
         if slowed is not None and torch.get_num_threads() > 1:
             why = f"another process may use a core that one of {torch.get_num_threads()} threads waits for"
             self.display.say(f"step {step}: steps take {slowed:.1f} times as long as before; {why}: train.threads=1")
-        self.window, self._measured, self._in_steps = Window(), {}, 0.0
+        self.window, self._measured = Window(), {}
         self.folder.add_metrics({"kind": "train", "step": step, **line})
         self.display.train(step, line)
 
     def _evaluate(self) -> None:
         """The held-out bound at beta = 1, whatever the training weight; the best one selects the weights.
 
-        Where the objective is an importance-weighted bound of several samples, that one selects; where it charges no
-        divergence, the reconstruction does.
+        Where the objective is an importance-weighted bound of several samples, that one selects; of a Wasserstein
+        autoencoder the reconstruction does.
         A run with a target keeps its last weights: those of a better bound have another rate than was asked for.
         """
         progress = self.progress

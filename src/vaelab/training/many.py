@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +71,32 @@ def variations(
         seeds: How many, from that of the config on, or which.
         betas: None: that of the config.
     """
-    if isinstance(seeds, int):
-        whole("seeds", seeds)
-        seeds = range(config.seed, config.seed + seeds)
-    _refuse_twice("seeds", seeds)
-    weights = [None] if betas is None else [float(beta) for beta in betas]
-    _refuse_twice("betas", weights)
+    if isinstance(seeds, Integral):
+        whole("seeds", seeds if isinstance(seeds, bool) else int(seeds))
+        seeds = range(config.seed, config.seed + int(seeds))
+    chosen = _listed("seeds", seeds, Integral, int, "how many, or a list of one or more whole numbers")
+    weights = [None] if betas is None else _listed("betas", betas, Real, float, "a list of one or more numbers")
     runs = {}
     for beta in weights:
-        for seed in seeds:
+        for seed in chosen:
             name = "" if beta is None else f"beta-{beta:.15g}-"
             other = {"seed": seed} if beta is None else {"seed": seed, "objective.beta": beta}
             runs[folder / f"{name}seed-{seed}"] = config.edited(other)
     return runs
 
 
-def _refuse_twice(name: str, values: Sequence[Any]) -> None:
-    if len(set(values)) < len(values) or not values:
-        raise BadInput(name, list(values), "must be one or more, each once")
+def _listed(name: str, values: Any, kind: type, turned: Callable[[Any], Any], what: str) -> list[Any]:
+    """Numbers of a kind as Python's own, one or more, each once."""
+    given, found = values, []
+    try:
+        given = list(values)
+        if all(isinstance(value, kind) and not isinstance(value, bool) for value in given):
+            found = [turned(value) for value in given]
+    except (TypeError, OverflowError):
+        pass  # no list, or a number that no float is: nothing was found
+    if not found or len(set(found)) < len(found):
+        raise BadInput(name, given, f"must be {what}, each once")
+    return found
 
 
 def prepared(x: Any, configs: Sequence[Config], engine: Engine) -> list[Job]:
@@ -128,7 +137,7 @@ def _train(jobs: Mapping[Path, Job], stack: Stack, engine: Engine, progress: boo
     display = choose_display(progress)
     facts = {"stack": {"runs": len(jobs), "folders": [path.name for path in jobs]}}
     folders = {path: begun(job, path, engine, **facts) for path, job in jobs.items()}
-    shown = [display, *(Told(path.name, display) for path in list(jobs)[1:])]
+    shown = [Told(path.name, display, shown=not place) for place, path in enumerate(jobs)]
     made = [ready(jobs[path], folders[path], engine, one, Member) for path, one in zip(jobs, shown, strict=True)]
     members = dict(zip(jobs, (member for member, _ in made), strict=True))
     config, spec = members[next(iter(jobs))].config, jobs[next(iter(jobs))].spec

@@ -29,7 +29,7 @@ class AdamW:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float, first: int = 0) -> None:
-        self.parameters, self.weight_decay = list(parameters), weight_decay
+        self.parameters, self.weight_decay, self.first = list(parameters), weight_decay, first
         self.state = {
             str(first + place): {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -54,7 +54,10 @@ class AdamW:
             refused: 1 where nothing is to be changed, else 0, on the device; None for 0.
         """
         moved = [place for place, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        slots = list(self.state.values())
+        slots = [self.state[str(self.first + place)] for place in range(len(self.parameters))]
+        if divisor is not None and any(parameter.dtype == torch.float64 for parameter in self.parameters):
+            torch._foreach_div_([self.parameters[place].grad for place in moved], divisor)  # type: ignore[misc]
+            divisor = None  # the kernel would take it in float32
         adamw(
             [self.parameters[place] for place in moved],
             [self.parameters[place].grad for place in moved],  # type: ignore[misc]
@@ -63,7 +66,7 @@ class AdamW:
             [],
             [slots[place]["step"] for place in moved],
             fused=True,
-            grad_scale=None if divisor is None else divisor.float(),  # the kernel takes no other, whatever the weights
+            grad_scale=None if divisor is None else divisor.float(),
             found_inf=refused,
             amsgrad=False,
             beta1=BETA1,

@@ -402,6 +402,8 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
         )
 
 
+LEVEL = "; it looks flat at the end because the learning rate falls to zero"
+NEAR = 0.8  # of half of the steps: an evaluation before says nothing of the second half
 HALF_SHARE = 0.15  # of all that was learned: a run that is nearly done gains a few per cent in its second half
 
 
@@ -413,6 +415,7 @@ def _half_way(m: Measured) -> Iterator[Finding]:
     middle = m.progress.step / 2
     first = [line for line in m.metrics if line["kind"] == "held_out" and line["step"] <= middle]
     late = m.progress.step == m.selected["step"] and m.config.objective.warmup_steps < middle
+    late = late and bool(first) and first[-1]["step"] >= NEAR * middle
     if not first or not late or m.baseline is None or m.config.objective.controlled or m.is_uncharged:
         return
     name, value, error = named(m.selected)
@@ -430,7 +433,7 @@ def _half_way(m: Measured) -> Iterator[Finding]:
             NATS,
             evidence=f"held-out {before:.4g} at step {first[-1]['step']}, {value:.4g} at step {m.selected['step']}, "
             f"{m.baseline:.4g} for the best decoder that ignores z: {gain / learned:.0%} of the way",
-            why="so steep a curve goes on falling; it looks flat at the end because the learning rate falls to zero",
+            why="so steep a curve goes on falling" + LEVEL * (m.config.train.schedule != "constant"),
             edit=_longer(m),
             expected=f"a lower held-out {name}, and a second half that gains a few per cent",
         )

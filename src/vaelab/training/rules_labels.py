@@ -21,11 +21,11 @@ def label_rules(selected: dict[str, Any]) -> Iterator[Finding]:
     if "accuracy" not in selected:
         return
     share, commonest, rows = selected["accuracy"], selected["commonest_label"], selected["labelled_rows"]
-    blind = share - commonest < FEW_ERRORS * sqrt(commonest * (1 - commonest) / rows)
+    blind = share - commonest <= FEW_ERRORS * sqrt(commonest * (1 - commonest) / rows)
     yield Finding(
         "TR181" if blind else "TR180",
         "warning" if blind else "ok",
-        "the classifier tells no labels" if blind else "accuracy of the classifier",
+        "the classifier is not shown to tell labels" if blind else "accuracy of the classifier",
         100 * share,
         "% of the held-out rows with a known label",
         100 * wilson(share, rows, NORMAL_95)[1],

@@ -22,7 +22,7 @@ from .step import Step
 ALONE = "train its seeds one after the other: vaelab train ... seed=1"
 # Rounding in another order moves a gradient by some 1e-6 of its norm, and in bfloat16 by some 1e-2.
 CLOSE = {None: 1e-3, torch.bfloat16: 0.1}
-
+PUSH = 1e-3  # between the weights beta of two models where a stack is tried out
 
 TINY_STEP = 10**7  # multiplications in a batch, below which a step is mostly dispatch (benchmarks/many.py)
 AN_ENTRY = 100  # multiplications that take as long as the likelihood of an entry with its exponentials and their slopes
@@ -79,7 +79,9 @@ def tried_stack(
     drawn: Sequence[Drawn],
     weights: Sequence[Mapping[str, float]],
 ) -> Stack:
-    """The stack of models, once a step of it gave the last of them the gradient that it has alone; nothing is moved.
+    """The stack of models, once it gave the first and the last the gradients that they have alone; nothing is moved.
+
+    A later step may have other weights beta in each model where this one has the same, so that both are tried.
 
     Args:
         drawn, weights: Of a step of each model.
@@ -90,18 +92,36 @@ def tried_stack(
     if isinstance(objective, nn.Module) and any(parameter.requires_grad for parameter in objective.parameters()):
         raise NoStack("objective.name", config.objective.name, "its critic is a second player of a single model", ALONE)
     autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
-    alone = _gradients_alone(models[-1], objective, drawn[-1], weights[-1], autocast, _parts(config))
-    stack = Stack(models, objective, alone, weight_decay=config.train.weight_decay, autocast=autocast)
-    try:
-        stack.gradients(drawn, weights)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0]
-        raise NoStack("model", _parts(config), f"vmap cannot take it: {reason}", ALONE) from error
-    ours, theirs = stack.gradient[-1], torch.cat([alone[name].flatten() for name in stack.names])
-    off, size = (ours - theirs).norm().item(), theirs.norm().item()
-    if math.isfinite(off) and off > CLOSE[autocast] * size:
-        raise NoStack("model", _parts(config), "has another gradient in a stack than alone", ALONE)
+    parts, tries, compared = _parts(config), (_pushed_apart(weights), weights), (0, len(models) - 1)
+    alone = [
+        {at: _gradients_alone(models[at], objective, drawn[at], tried[at], autocast, parts) for at in compared}
+        for tried in tries
+    ]
+    trained = {name for tried in alone for gradients in tried.values() for name in gradients}
+    stack = Stack(models, objective, trained, weight_decay=config.train.weight_decay, autocast=autocast)
+    for tried, expected in zip(tries, alone, strict=True):
+        try:
+            stack.gradients(drawn, tried)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0].partition(". ")[0]
+            raise NoStack("model", parts, f"vmap cannot take it: {reason}", ALONE) from error
+        if not all(_close(stack, at, gradients, autocast) for at, gradients in expected.items()):
+            raise NoStack("model", parts, "has another gradient in a stack than alone", ALONE)
     return stack
+
+
+def _pushed_apart(weights: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The weights with another beta for each model; the other weights are the same for all."""
+    return [{**one, "beta": one["beta"] + PUSH * place} for place, one in enumerate(weights)]
+
+
+def _close(stack: Stack, place: int, alone: Mapping[str, Tensor], autocast: torch.dtype | None) -> bool:
+    """Whether a model of a stack has the gradient that it has alone, or one that is not finite."""
+    theirs = torch.zeros_like(stack.gradient[place])
+    for name, part in zip(stack.names, stack.cut(theirs), strict=True):
+        part.copy_(alone.get(name, part))
+    off, size = (stack.gradient[place] - theirs).norm().item(), theirs.norm().item()
+    return not math.isfinite(off) or off <= CLOSE[autocast] * size
 
 
 def _gradients_alone(

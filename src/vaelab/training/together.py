@@ -75,13 +75,30 @@ class Member(Loop):
 
 
 class Told(Display):
-    """What a run of a stack says, with its name, on the display of the stack; its numbers are in its folder."""
+    """What a run of a stack says, with its name, on the display of the stack, and its numbers where they are shown."""
 
-    def __init__(self, name: str, display: Display) -> None:
-        self.name, self.display = name, display
+    def __init__(self, name: str, display: Display, shown: bool = False) -> None:
+        self.name, self.display, self.shown = name, display, shown
+
+    def begin(self, step: int, steps: int) -> None:
+        if self.shown:
+            self.display.begin(step, steps)
+
+    def train(self, step: int, line: dict[str, Any]) -> None:
+        if self.shown:
+            self.display.train(step, line)
+
+    def held_out(self, step: int, measured: dict[str, Any], model: Model) -> None:
+        if self.shown:
+            self.display.held_out(step, measured, model)
 
     def say(self, text: str) -> None:
         self.display.say(f"{self.name}: {text}")
+
+    def hand_over(self, heir: Told) -> None:
+        """Shows the numbers of another run from now on."""
+        self.shown, heir.shown = False, True
+        self.display.say(f"the numbers shown from here on are those of {heir.name}")
 
 
 class Together:
