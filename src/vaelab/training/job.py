@@ -136,11 +136,11 @@ def prepare(
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model is None:
         _begin(built, rows, config, trained_on)
+    if model is not None or objective is not None:
+        try_out(built.to(engine.device), chosen, rows)
     if engine.device.type == "cpu":
         torch.set_num_threads(config.train.threads or _threads(built, config.train.batch_size))
     findings = [*source.findings, *choice.findings, *capped]
-    if model is not None or objective is not None:
-        try_out(built.to(engine.device), chosen, rows)
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
 

@@ -146,7 +146,7 @@ def _train(jobs: Mapping[Path, Job], stack: Stack, engine: Engine, progress: boo
             begin(member, line)
         display.say(f"{len(jobs)} runs at once; the numbers shown are those of {next(iter(jobs)).name}")
         try:
-            Together(list(members.values()), stack, engine).run()
+            Together(list(members.values()), shown, stack, engine).run()
         finally:
             display.end()
         for path, member in members.items():

@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import Diverged, Interrupted
 from .engine import Engine
+from ..models.vae import Model
 from .loop import Loop
 from .show import Display
 from .signals import Signals
@@ -106,10 +107,12 @@ class Together:
 
     Args:
         members: In the order of the stack's models.
+        told: What each of them says; the first one's numbers are shown.
     """
 
-    def __init__(self, members: Sequence[Member], stack: Stack, engine: Engine) -> None:
-        self.members, self.stack, self.signals = members, stack, Signals(engine)
+    def __init__(self, members: Sequence[Member], told: Sequence[Told], stack: Stack, engine: Engine) -> None:
+        self.members, self.told, self.stack, self.signals = members, told, stack, Signals(engine)
+        self.shown = 0  # place of the run whose numbers are shown
         self.clip = members[0].config.train.clip_norm or math.inf
         for number, member in enumerate(members):
             member.belongs(stack, number)
@@ -131,6 +134,7 @@ class Together:
                 for member in going:
                     if member.stopped is None:
                         member.next_step()
+                self._pass_on()
                 if received := self.signals.anywhere():
                     self._interrupted(received, number)
 
@@ -152,6 +156,15 @@ class Together:
             member = self.members[place]
             member.took((len(drawn[place][0]), shown[place], sizes[place]), weights[place], *pairs[place])
             member._after_update(number, before[place])
+
+    def _pass_on(self) -> None:
+        """Where the run whose numbers are shown is over, those of the next one that goes on are shown."""
+        if self.members[self.shown].goes_on:
+            return
+        before, heirs = self.shown, (place for place, member in enumerate(self.members) if member.goes_on)
+        self.shown = next(heirs, before)
+        if self.shown != before:
+            self.told[before].hand_over(self.told[self.shown])
 
     def _interrupted(self, received: int, step: int) -> None:
         for member in self.members:
