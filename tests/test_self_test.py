@@ -91,7 +91,7 @@ BREAKS: dict[str, Break] = {
     ),
     "the noise is too wide": (LINEAR, importance, "draw", (("torch.stack(", "1.05 * torch.stack("),)),
     "bits are drawn the wrong way round": (
-        room._discrete, importance, "draw", (("q.sample(samples)", "1 - q.sample(samples)"),),
+        room._discrete, importance, "_by_seed", (("q.sample(samples)", "1 - q.sample(samples)"),),
     ),
     "a stranger's prior is left out": (
         room._discrete, latent, "_per_row", (("reshape(samples", "mul(name != 'log_pz').reshape(samples"),),
