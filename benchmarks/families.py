@@ -44,8 +44,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 NOTES = f"""784-300-300 and its mirror (SiLU), 40 latent dimensions unless said, {STEPS} steps of 128 rows (64 epochs),
 Adam at 1e-3 with a cosine to 0, dynamically binarised images, one thread of one core. -ELBO: all 10,000 test images,
 one sample. -log p(x): the importance-weighted bound with {SAMPLES} samples on the same images with the same bits,
-± 95 % over images. behind plain: difference of the latter to the plain model's first seed, image by image (negative is
-better), ± 95 %. Weights are selected by the held-out bound, which these images serve too: 20 looks at 10,000 images."""
+± 95 % over images. to plain: difference of the latter to the plain model's first seed, image by image (negative is
+better), ± 95 %. Weights are selected by the held-out bound, which these images serve too: 20 looks at 10,000 images.
+seconds: on a machine shared with other work, without sittings that were killed."""
 
 
 def trained(data: str, folder: Path, family: str, seed: int) -> tuple[vaelab.Run, float]:
