@@ -404,7 +404,7 @@ def _unfinished(m: Measured) -> Iterator[Finding]:
 
 LEVEL = "; it looks flat at the end because the learning rate falls to zero"
 NEAR = 0.8  # of half of the steps: an evaluation before says nothing of the second half
-HALF_SHARE = 0.2  # of all that was learned: a run that is nearly done gains a few per cent in its second half
+HALF_SHARE, STEEP_SHARE = 0.15, 0.33  # of all that was learned: a run that is nearly done gains a few per cent
 
 
 def _half_way(m: Measured) -> Iterator[Finding]:
@@ -427,7 +427,7 @@ def _half_way(m: Measured) -> Iterator[Finding]:
     if gain > 3 * error and gain > HALF_SHARE * learned:
         yield Finding(
             "TR106",
-            "warning",
+            "warning" if gain > STEEP_SHARE * learned else "info",
             "training stopped too early: its second half brought much of all that was learned",
             gain,
             NATS,
