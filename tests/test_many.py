@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,25 @@ from torch import Tensor, nn
 import vaelab
 from vaelab.core.config import Config, build_config
 from vaelab.core.errors import BadInput, Diverged, Interrupted
+from vaelab.core.output import VAEOutput
 from vaelab.core.seeds import derive
 from vaelab.data.batches import Rows
+from vaelab.distributions.mixtures import MixturePrior
 from vaelab.evaluation import scan_runs
 from vaelab.evaluation.scan import rate_distortion
 from vaelab.models.vae import VAE
 from vaelab.objectives import ELBO
+from vaelab.objectives.build import OBJECTIVES
 from vaelab.report.compare import compare_text
+from vaelab.training import many
 from vaelab.training.checkpoint import Checkpoints
 from vaelab.training.engine import Engine
 from vaelab.training.fit import fit, resume
 from vaelab.training.loop import Loop
 from vaelab.training.many import fit_many, prepared, variations
 from vaelab.training.run import Run
-from vaelab.training.show import Bar
+from vaelab.training.show import Bar, Display
+from vaelab.training.stack import Stack
 from vaelab.training.stackable import KEPT_OUT, NoStack, pays, tried_stack
 from vaelab.training.step import Draws
 from vaelab.training.together import Member, Together, Told
@@ -152,6 +159,25 @@ def test_each_model_of_a_stack_has_its_own_beta(family: str, tmp_path: Path) -> 
         assert apart(run, alone) < 1e-8
         same_metrics(run, alone)
     assert apart(pairs[0][0], pairs[4][0]) > 1e-3
+
+
+# Refused by name, for a critic, or since they draw within the step; those of Wasserstein take no beta either.
+ALONE = ("dreg", "factor", "info", "wae", "wae_gan")
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ALONE])
+def test_every_objective_of_a_stack_takes_betas_with_and_without_a_warm_up(
+    name: str, warmup: int, tmp_path: Path
+) -> None:
+    annealed = {"anneal": "linear", "warmup_steps": warmup} if warmup else {}
+    base = settings({"objective": {"name": name, **annealed}, "train": {"steps": 8}})
+    for run, alone in stack_and_alone(
+        TABLE, list(variations(build_config(base), 1, (1, 4), tmp_path).values()), tmp_path
+    ):
+        assert apart(run, alone) < 1e-8
+        same_metrics(run, alone)
 
 
 @pytest.mark.usefixtures("double")
@@ -346,6 +372,47 @@ def test_a_module_that_vmap_cannot_take_is_refused(asks: bool, why: str) -> None
         tried_stack(models, ELBO(), build_config({}), drawn, [{"beta": 1.0}] * 2)
 
 
+class FreeAtZero(ELBO):
+    """Leaves the divergence out where its weight is 0, and with it the prior's parameters."""
+
+    def __call__(self, output: VAEOutput, weights: Any) -> Any:
+        loss, beta = super().__call__(output, weights), weights["beta"]
+        return replace(loss, total=-output.log_px.mean()) if isinstance(beta, float) and beta == 0 else loss
+
+
+def small_models(prior: Any = None) -> tuple[list[VAE], list[Any]]:
+    """Three models of 6 entries and 2 latent dimensions, and what each sees in a step."""
+    parts = [(nn.Linear(6, 4), nn.Linear(2, 6), prior and prior()) for _ in range(3)]
+    models = [VAE(*part, likelihood="bernoulli", latent=2) for part in parts]
+    for model in models:
+        model.noise_size = 2
+    return models, [(torch.rand(8, 6).round(), torch.randn(1, 8, 2)) for _ in models]
+
+
+def test_what_a_stack_trains_is_what_any_weight_reaches() -> None:
+    models, drawn = small_models(lambda: MixturePrior(2, 3))
+    stack = tried_stack(models, FreeAtZero(), build_config({}), drawn, [{"beta": 0.0}] * 3)
+    assert set(stack.names) == {name for name, _ in models[0].named_parameters()}
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_first_and_the_last_model_of_a_stack_are_compared(place: int, apart: bool, monkeypatch: Any) -> None:
+    models, drawn = small_models()
+    real = Stack.gradients
+
+    def gradients(self: Stack, drawn: Any, weights: Any) -> Any:
+        found = real(self, drawn, weights)
+        if (weights[0] != weights[1]) == apart:
+            self.gradient[place] *= 1.01
+        return found
+
+    tried_stack(models, ELBO(), build_config({}), drawn, [{"beta": 1.0}] * 3)
+    monkeypatch.setattr(Stack, "gradients", gradients)
+    with pytest.raises(NoStack, match="has another gradient in a stack than alone"):
+        tried_stack(models, ELBO(), build_config({}), drawn, [{"beta": 1.0}] * 3)
+
+
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Engine, "__init__", lambda self, device: vars(self).update(world=2, rank=0, device="cpu"))
     monkeypatch.setattr(Engine, "close", lambda self: None)
@@ -357,8 +424,18 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: Any) -> None
     ("given", "why"),
     [
         ({"seeds": 0}, "seeds: got 0; must be a whole number of at least 1"),
-        ({"seeds": [1, 1]}, "seeds: got .1, 1.; must be one or more, each once"),
-        ({"seeds": []}, "seeds: got ..; must be one or more"),
+        ({"seeds": [1, 1]}, "seeds: got .1, 1.; must be how many, or a list of one or more whole numbers, each once"),
+        ({"seeds": []}, "seeds: got ..; must be how many, or a list of one or more"),
+        ({"seeds": 2.5}, "seeds: got 2.5; must be how many"),
+        ({"seeds": True}, "seeds: got True; must be a whole number"),
+        ({"seeds": ["a"]}, "seeds: got .'a'.; must be how many"),
+        ({"seeds": "3"}, "seeds: got .'3'.; must be how many"),
+        ({"seeds": None}, "seeds: must be how many"),
+        ({"seeds": np.array([0.0, 1.0])}, "seeds: got .*; must be how many"),
+        ({"seeds": 1, "betas": 1.0}, "betas: got 1.0; must be a list of one or more numbers"),
+        ({"seeds": 1, "betas": [None]}, "betas: got .None.; must be a list"),
+        ({"seeds": 1, "betas": [True]}, "betas: got .True.; must be a list"),
+        ({"seeds": 1, "betas": [10**400]}, "betas: got .10*.; must be a list"),
         ({"seeds": 1, "betas": [2, 2.0]}, "betas: .*each once"),
         ({"seeds": 1, "betas": [-1.0]}, "objective.beta: .*greater than or equal to 0"),
     ],
@@ -366,6 +443,12 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: Any) -> None
 def test_wrong_seeds_and_betas_are_refused(given: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=why):
         vaelab.train_many(TABLE, **given, config=settings(), out=tmp_path / "m", progress=False)
+
+
+def test_numbers_of_numpy_are_seeds_and_betas_too() -> None:
+    plain = variations(build_config(settings()), 2, (1.0, 2.0), Path("m"))
+    for seeds, betas in ((np.int64(2), np.array([1, 2])), (np.arange(2), range(1, 3)), (range(2), np.float32([1, 2]))):
+        assert variations(build_config(settings()), seeds, betas, Path("m")) == plain
 
 
 # What comes out -----------------------------------------------------------------------------------------------------
@@ -468,6 +551,35 @@ def test_the_command_prints_a_line_for_each_run(tmp_path: Path, capsys: Any) -> 
 def test_what_a_run_says_has_its_name_and_may_come_before_training(capsys: Any) -> None:
     Told("seed-3", Bar()).say("look at the data")
     assert capsys.readouterr().err == "seed-3: look at the data\n"
+
+
+class Kept(Display):
+    """Keeps the losses it is shown, and what is said."""
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[int, float]] = []
+        self.said: list[str] = []
+
+    def train(self, step: int, line: dict[str, Any]) -> None:
+        self.losses.append((step, line.get("loss", math.nan)))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (2, 0, 1)])
+def test_another_run_is_shown_where_the_one_that_is_stops(seeds: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    display = Kept()
+    monkeypatch.setattr(many, "choose_display", lambda progress: display)
+    spoilt(monkeypatch, seeds[0], 20)
+    with pytest.raises(Diverged):
+        vaelab.train_many(TABLE, seeds, config=settings(), out=tmp_path / "m")
+    lines = [
+        {line["step"]: line["loss"] for line in Run(tmp_path / "m" / f"seed-{seed}").history if line["kind"] == "train"}
+        for seed in seeds
+    ]
+    assert display.losses == [(step, lines[int(step > 20)][step]) for step in range(6, 37, 6)]
+    assert f"the numbers shown from here on are those of seed-{seeds[1]}" in display.said
 
 
 def test_a_loop_alone_is_not_a_member() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from torch import nn
 
 import vaelab
 from vaelab.core.errors import BadInput, Corrupt
+from vaelab.data.batches import Rows
+from vaelab.data.transforms import Affine
 from vaelab.training.checkpoint import Checkpoints
+from vaelab.training.trial import try_out
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(80, 6)).astype(np.float32)
@@ -29,9 +34,9 @@ def config(**sections: dict[str, Any] | str) -> dict[str, Any]:
     return QUICK | layers
 
 
-def own(**named: Any) -> vaelab.VAE:
+def own(encoder: nn.Module | None = None, **named: Any) -> vaelab.VAE:
     parts: dict[str, Any] = {"likelihood": "gaussian", "latent": 2, **named}
-    return vaelab.VAE(nn.Linear(6, 4), nn.Linear(2, 6), **parts)
+    return vaelab.VAE(encoder or nn.Linear(6, 4), nn.Linear(2, 6), **parts)
 
 
 @pytest.mark.parametrize("name", ["data/mine.npy", "environment.json", "notes.txt", "data/manifest.json"])
@@ -79,6 +84,95 @@ OWN_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "makes zeros and ones",
     ),
 }
+
+
+class Weighs(nn.Module):
+    """Multiplies rows by a parameter; what else it holds reaches no row."""
+
+    def __init__(self, weight: torch.Tensor, **others: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.others = nn.ModuleDict(others)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.to(self.weight.dtype) @ self.weight).real
+
+
+class Looked(nn.Module):
+    """A row of an embedding, which is the same for all rows."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4, sparse=sparse)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table(torch.zeros(len(x), dtype=torch.long))
+
+
+OWN_PARAMETERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "frozen": (lambda: own().requires_grad_(False), "model: got no trainable parameter"),
+    "sparse": (lambda: own(Looked(True)), "parameter encoder.table.weight; has a sparse gradient"),
+    "complex": (
+        lambda: own(Weighs(torch.randn(6, 4, dtype=torch.complex64))),
+        "parameter encoder.weight; is not of real numbers",
+    ),
+    "gaps": (
+        lambda: own(Weighs(torch.randn(6, 8)[:, ::2])),
+        "parameter encoder.weight; is a view with gaps, which cannot be trained in place; nn.Parameter(tensor.clone(",
+    ),
+    "never reached": (
+        lambda: own(Weighs(torch.randn(6, 4), spare=nn.LazyLinear(2))),
+        "parameter encoder.others.spare.weight; has no size",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_PARAMETERS)
+def test_parameters_that_cannot_be_trained_are_named_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    make, said = OWN_PARAMETERS[name]
+    with pytest.raises(BadInput) as caught:
+        vaelab.train(X, model=make(), config=QUICK, out=tmp_path / "run", progress=False)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+OWN_LAYOUTS: dict[str, Callable[[], nn.Module]] = {
+    "transposed": lambda: Weighs(torch.randn(4, 6).t()),
+    "rows of a larger one": lambda: Weighs(torch.randn(9, 4)[2:8]),
+    "dense": lambda: Looked(False),
+    "channels last": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 1, 3)), nn.Conv2d(2, 4, (1, 3)).to(memory_format=torch.channels_last), nn.Flatten()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_LAYOUTS)
+def test_a_parameter_of_any_dense_layout_is_trained_like_a_plain_one(tmp_path: Path, name: str) -> None:
+    model = own(OWN_LAYOUTS[name]())
+    plain, start = deepcopy(model), {key: value.clone() for key, value in model.state_dict().items()}
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    for folder, one in (("a", model), ("b", plain)):
+        vaelab.train(X, model=one, config=QUICK, out=tmp_path / folder, progress=False)
+    last, twin = (Checkpoints(tmp_path / folder / "checkpoints").load_last()[1]["model"] for folder in ("a", "b"))
+    assert all(torch.allclose(value, twin[key], rtol=1e-4, atol=1e-5) for key, value in last.items())
+    assert all(not torch.equal(value, start[key]) for key, value in last.items())
+
+
+def test_a_lazy_layer_takes_its_size_from_the_data(tmp_path: Path) -> None:
+    run = vaelab.train(X, model=own(nn.LazyLinear(4)), config=QUICK, out=tmp_path / "run", progress=False)
+    assert np.isfinite(vaelab.load(run.folder, model=own(nn.LazyLinear(4))).embed(X)).all()
+
+
+def test_a_trial_leaves_no_trace_in_a_model() -> None:
+    model = own(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before, coins = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    try_out(model, vaelab.ELBO(), Rows(X, None, Affine(), binarize="none", shape=(6,), device=torch.device("cpu")))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all((parameter.grad == 1).all() for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), coins) and model.training
 
 
 @pytest.mark.parametrize("name", OWN_FAULTS)

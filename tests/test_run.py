@@ -256,6 +256,13 @@ def test_rows_of_another_kind_are_refused_at_use(tmp_path: Path, rows: np.ndarra
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_many_rows_of_a_wrong_shape_are_refused_with_the_shape_of_all(tmp_path: Path, kind: Any) -> None:
+    run = train(LAYOUTS["table"], tmp_path, config=quick(train={"steps": 2}))
+    with pytest.raises(BadInput, match=r"^x: got shape \(3072, 4\); the model takes numbers of shape \(n, 7\)$"):
+        run.embed(kind(np.zeros((3072, 4))))
+
+
 def test_drawn_codes_have_the_posteriors_moments(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = vaelab.distributions.GaussianPosterior(nn.Flatten(), 7, 2, covariance="full")

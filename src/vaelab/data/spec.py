@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -108,14 +109,18 @@ class Spec:
         ):
             raise BadInput("x", self._seen(x, given), self._wanted)
         rows = torch.from_numpy(np.require(as_numpy(self.in_order(given, columns)), requirements=["C", "W"]))
-        if rows.shape[1:].numel() != int(np.prod(self.shape)):
-            raise BadInput("x", self._seen(x, given), self._wanted)
+        self.check_width(rows)
         if not torch.isfinite(rows).all():
             raise BadInput("x", "missing or infinite entries", "the model takes complete rows", "fill them first")
         if self.axes == "HWC" and rows.shape[1:] != self.shape:
             rows = rows.reshape(-1, *self.user_shape).movedim(-1, 1)
         y = self.transform(rows.reshape(-1, *self.shape))
         return (y >= 0.5).float() if self.binarize == "threshold" else y
+
+    def check_width(self, rows: np.ndarray | Tensor) -> None:
+        """Raises BadInput where rows [n, ...] have another number of entries than those of the model; reads none."""
+        if math.prod(rows.shape[1:]) != math.prod(self.shape):
+            raise BadInput("x", f"shape {tuple(rows.shape)}", self._wanted)
 
     @property
     def _wanted(self) -> str:

@@ -250,6 +250,7 @@ class Run:
         if not numbers or x.ndim < 2 or len(x) <= CHUNK:
             yield from self.batch(x, condition).split(CHUNK)
             return
+        self.spec.check_width(x)
         given = self.given(condition, len(x), "encoder")
         for start in range(0, len(x), CHUNK):
             part = slice(start, start + CHUNK)

@@ -98,7 +98,7 @@ class Stack:
             divisors: What the gradient of each model is divided by first, [M]; None for 1.
         """
         if divisors is not None:
-            self.gradient.div_(divisors.float()[:, None])  # in float32, as the fused step takes a run's own
+            self.gradient.div_(divisors[:, None])
         for row, gradient, moved in zip(self.rows, self.gradient, taken, strict=True):
             row.grad = gradient if moved else None
         if any(taken):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..core.errors import Diverged, Interrupted
-from .engine import Engine
 from ..models.vae import Model
+from .engine import Engine
 from .loop import Loop
 from .show import Display
 from .signals import Signals

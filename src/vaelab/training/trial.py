@@ -13,7 +13,6 @@ from ..core.errors import BadInput, VaelabError
 from ..core.output import Loss, VAEOutput
 from ..data.batches import Rows
 
-
 # Whether a parameter that is trained, with its gradient in place, cannot be; why, and what to do.
 UNTRAINABLE: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
     (is_lazy, "has no size, since no row reaches it", "leave it out"),
