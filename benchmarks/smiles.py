@@ -2,7 +2,7 @@
 
     python benchmarks/smiles.py path/to/smiles.csv.gz [RUN]
 
-One core, some ten minutes; with a run folder that is there, that run is measured and none is trained. A string is
+One core, half an hour; with a run folder that is there, that run is measured and none is trained. A string is
 balanced where its brackets and parentheses close in order, every ring bond is opened and closed, and it can be cut into
 tokens of SMILES. Where RDKit can be imported, such as by `PYTHONPATH=folder python ...` after
 `pip install --target folder rdkit`, the share of strings that it reads as molecules is given too.
