@@ -30,6 +30,7 @@ from vaelab.core.files import read_yaml
         (["likelihood=bernouli"], "must be 'auto', 'bernoulli'"),
         (["likelihood=bernouli"], "did you mean bernoulli?"),
         (["objective=betatc"], "did you mean beta_tc?"),
+        (["train.products=mkl"], "must be 'auto', 'default' or 'onednn'"),
         (["prior=gmm"], "it is fitted after training: prior.after=gmm"),
         (["train.device=tpu"], "train.device: got tpu"),
         (["objective.anneal=linear"], "needs objective.warmup_steps"),

@@ -285,7 +285,8 @@ def test_a_run_of_a_killed_stack_resumes_alone(tmp_path: Path, monkeypatch: Any)
         same_metrics(run, alone)
 
 
-def test_a_signal_saves_every_run(tmp_path: Path, monkeypatch: Any) -> None:
+def signalled(monkeypatch: Any) -> None:
+    """SIGTERM comes after 17 steps of a stack."""
     real = Together.advance
 
     def advance(self: Together, number: int) -> None:
@@ -294,6 +295,10 @@ def test_a_signal_saves_every_run(tmp_path: Path, monkeypatch: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Together, "advance", advance)
+
+
+def test_a_signal_saves_every_run(tmp_path: Path, monkeypatch: Any) -> None:
+    signalled(monkeypatch)
     with pytest.raises(Interrupted, match="SIGTERM: saved at step 17; continue each run with --resume") as caught:
         vaelab.train_many(TABLE, SEEDS, config=settings(), out=tmp_path / "m", progress=False)
     assert caught.value.status == 143
@@ -519,14 +524,7 @@ def test_a_stack_pays_for_small_models_and_for_several(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_scan_in_a_stack_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
-    real = Together.advance
-
-    def advance(self: Together, number: int) -> None:
-        real(self, number)
-        if number == 16:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Together, "advance", advance)
+    signalled(monkeypatch)
     with pytest.raises(Interrupted, match=r"stopped in all runs at once, and saved; to go on .* --out .*scan$"):
         rate_distortion(TABLE, (0.5, 1.0, 2.0, 4.0), config=settings(), out=tmp_path / "scan", progress=False)
     scan = rate_distortion(TABLE, (0.5, 1.0, 2.0, 4.0), config=settings(), out=tmp_path / "scan", progress=False)

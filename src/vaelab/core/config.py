@@ -193,7 +193,8 @@ def _meant(item: Any) -> str:
         return ""
     path = ".".join(str(part) for part in item["loc"])
     allowed = re.findall("'([^']*)'", item["ctx"]["expected"])
-    return ELSEWHERE.get((path, item["input"])) or did_you_mean(item["input"], allowed)
+    near = did_you_mean(item["input"], allowed)  # the list of what there is stands in the rule already
+    return ELSEWHERE.get((path, item["input"])) or (near if near.endswith("?") else "")
 
 
 def _keys(parents: Sequence[Any]) -> list[str]:
