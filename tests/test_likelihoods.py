@@ -73,15 +73,17 @@ def member(request):
     return likelihood, draw, truth, torch.randn(SAMPLES, ROWS, likelihood.channels, *SHAPE, **DOUBLE)
 
 
-def test_log_prob_is_the_sum_of_the_true_one_over_entries(member):
+def test_every_entry_has_its_true_log_density_and_a_row_their_sum(member):
     likelihood, draw, truth, parameters = member
     x = draw((ROWS, *SHAPE))
-    expected = torch.zeros(SAMPLES, ROWS, **DOUBLE)
+    expected = torch.zeros(SAMPLES, ROWS, *SHAPE, **DOUBLE)
     for sample, row, *entry in np.ndindex(SAMPLES, ROWS, *SHAPE):
         own = parameters[(sample, row, slice(None), *entry)].numpy()
-        expected[sample, row] += truth(own, x[(row, *entry)].item())
+        expected[(sample, row, *entry)] = truth(own, x[(row, *entry)].item())
     # A deviation is kept in float32, and is as exact as that.
-    torch.testing.assert_close(likelihood(parameters).log_prob(x), expected, rtol=1e-6, atol=1e-7)
+    observation = likelihood(parameters)
+    torch.testing.assert_close(observation.per_entry(x), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(observation.log_prob(x), expected.sum((2, 3)), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", DENSITIES)

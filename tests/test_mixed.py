@@ -126,7 +126,7 @@ def parameters(made: Mixed, samples: int, count: int) -> Tensor:
 def test_columns_add_up_and_a_missing_entry_costs_nothing() -> None:
     made, x = likelihood(), rows(20)
     p = made(parameters(made, 3, 20))
-    each = p.per_column(x)
+    each = p.per_entry(x)
     assert each.shape == (3, 20, 4)
     torch.testing.assert_close(p.log_prob(x), each.sum(-1))
     assert (each[:, x.isnan()] == 0).all() and (each[:, ~x.isnan()] != 0).all()
@@ -138,7 +138,7 @@ def test_missing_entries_leave_the_model_of_the_other_columns() -> None:
     raw, x = parameters(made, 3, 20), rows(20)
     without = x.clone()
     without[:, 1] = NAN
-    gone = made(raw).per_column(x)[..., [0, 2, 3]].sum(-1)
+    gone = made(raw).per_entry(x)[..., [0, 2, 3]].sum(-1)
     torch.testing.assert_close(made(raw).log_prob(without), gone)
     without.requires_grad_()
     leaf = raw.clone().requires_grad_()
@@ -180,7 +180,7 @@ def test_what_it_begins_with_are_the_columns_by_themselves() -> None:
     assert p.tables[0][0, 0, 2].exp().item() == pytest.approx(share, rel=1e-9)
     size = x[~x[:, 0].isnan(), 0].numpy()
     best = max(law(*law.fit(size)).logpdf(size).mean() for law in (stats.norm, stats.logistic, stats.t))
-    ours = p.per_column(x)[0, :, 0]
+    ours = p.per_entry(x)[0, :, 0]
     assert ours[~x[:, 0].isnan()].mean().item() > best - 0.01
 
 
@@ -405,7 +405,7 @@ def test_a_missing_column_is_the_importance_weighted_model_of_the_others() -> No
     grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     with torch.no_grad():
         p = model.decode(grid[:, None, None].expand(-1, 5, 1))
-        inside = p.per_column(x)[..., [0, 1, 3]].sum(-1) - 0.5 * grid[:, None] ** 2 - 0.5 * math.log(2 * math.pi)
+        inside = p.per_entry(x)[..., [0, 1, 3]].sum(-1) - 0.5 * grid[:, None] ** 2 - 0.5 * math.log(2 * math.pi)
     truth = inside.logsumexp(0) + math.log(16 / 4000)
     found = importance_bound(model.eval(), x, samples=20_000)
     np.testing.assert_allclose(found.values, truth.numpy(), atol=0.03)

@@ -35,7 +35,7 @@ class NegativeBinomialObservation:
         """μ, [K, B, *shape]."""
         return self.log_mean.exp()
 
-    def of_entries(self, x: Tensor) -> Tensor:
+    def per_entry(self, x: Tensor) -> Tensor:
         """Log-mass in nats of each entry of counts x [B, *shape], float64 [K, B, *shape]."""
         counts, log_dispersion = x.double(), self.log_dispersion.double()
         size, odds = (-log_dispersion).exp(), self.log_mean.double() + log_dispersion
@@ -44,7 +44,7 @@ class NegativeBinomialObservation:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of counts x [B, *shape], [K, B]."""
-        return per_row(self.of_entries(x)).to(self.log_mean.dtype)
+        return per_row(self.per_entry(x)).to(self.log_mean.dtype)
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -70,12 +70,15 @@ class ZeroInflatedObservation:
         """The counts' mean times the probability that nothing made it 0, [K, B, *shape]."""
         return self.counts.mean * (-self.logit).sigmoid()
 
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of counts x [B, *shape], float64 [K, B, *shape]."""
+        logit = self.logit.double()
+        counted = F.logsigmoid(-logit) + self.counts.per_entry(x)
+        return torch.where(x == 0, torch.logaddexp(F.logsigmoid(logit), counted), counted)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of counts x [B, *shape], [K, B]."""
-        logit = self.logit.double()
-        counted = F.logsigmoid(-logit) + self.counts.of_entries(x)
-        entries = torch.where(x == 0, torch.logaddexp(F.logsigmoid(logit), counted), counted)
-        return per_row(entries).to(self.logit.dtype)
+        return per_row(self.per_entry(x)).to(self.logit.dtype)
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

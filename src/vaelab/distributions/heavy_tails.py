@@ -32,11 +32,15 @@ class LaplaceObservation:
     def __init__(self, mean: Tensor, log_scale: Callable[[Tensor | None], Tensor]) -> None:
         self.mean, self.log_scale = mean, log_scale
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats of x [B, *shape], [K, B]."""
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-density in nats of each entry of x [B, *shape], [K, B, *shape]."""
         errors = (x - self.mean).abs()
         log_scale = self.log_scale(errors)
-        return -per_row(errors * (-log_scale).exp() + log_scale + LOG_2)
+        return -(errors * (-log_scale).exp() + log_scale + LOG_2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats of x [B, *shape], [K, B]."""
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -62,13 +66,17 @@ class StudentTObservation:
         """σ² ν / (ν - 2), broadcastable to the mean."""
         return (2 * self.log_sigma).exp() * self.degrees / (self.degrees - 2)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats of x [B, *shape], [K, B]."""
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-density in nats of each entry of x [B, *shape], [K, B, *shape]."""
         half = 0.5 * self.degrees.double()  # the difference of two lgamma has few digits left in float32
         constant = (half + 0.5).lgamma() - half.lgamma() - 0.5 * (2 * math.pi * half).log()
         squares = ((x - self.mean) * (-self.log_sigma).exp()).double().square()  # beyond float32 for x = 1e20
         entries = (half + 0.5) * (squares / self.degrees).log1p() + self.log_sigma
-        return -per_row((entries - constant).to(self.mean.dtype))
+        return (constant - entries).to(self.mean.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats of x [B, *shape], [K, B]."""
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

@@ -45,8 +45,8 @@ class LogisticMixtureObservation:
             total = total + ((self.centres[..., None] - part) * rates[..., None]).sigmoid().sum(-1)
         return (self.log_weights.exp() * total).sum(2)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-mass in nats of whole numbers x [B, *shape], [K, B]."""
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of whole numbers x [B, *shape], [K, B, *shape]."""
         levels = x.to(self.centres.dtype).unsqueeze(1)
         rates = (-self.log_scales).exp()
         offset = (levels * (2 * self._half) - 1 - self.centres) * rates
@@ -55,7 +55,11 @@ class LogisticMixtureObservation:
         log_mass = log_mass + torch.where(levels == 0, 0.0, F.logsigmoid(-below))
         inner = (levels > 0) & (levels < self.levels - 1)
         log_mass = log_mass + torch.where(inner, (-(-2 * self._half * rates).expm1()).log(), 0.0)
-        return per_row((self.log_weights + log_mass).logsumexp(2))
+        return (self.log_weights + log_mass).logsumexp(2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of whole numbers x [B, *shape], [K, B]."""
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -85,12 +89,16 @@ class BetaBinomialObservation:
         """n α / (α + β), [K, B, *shape]."""
         return self.total * (self.log_alpha - self.log_beta).sigmoid()
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-mass in nats of whole numbers x [B, *shape], [K, B]."""
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of whole numbers x [B, *shape], float64 [K, B, *shape]."""
         alpha, beta, ones = self.log_alpha.double().exp(), self.log_beta.double().exp(), x.double()
         total = torch.full_like(ones, self.total)
         rising = log_rising(alpha, ones) + log_rising(beta, total - ones) - log_rising(alpha + beta, total)
-        return per_row(rising + log_choose(total, ones)).to(self.log_alpha.dtype)
+        return rising + log_choose(total, ones)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of whole numbers x [B, *shape], [K, B]."""
+        return per_row(self.per_entry(x)).to(self.log_alpha.dtype)
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

@@ -41,7 +41,7 @@ class MixedObservation:
         levels = [table.argmax(-1, keepdim=True).to(table.dtype) for table in self.tables]
         return self._in_order([self.numbers.mean, *levels])
 
-    def per_column(self, x: Tensor) -> Tensor:
+    def per_entry(self, x: Tensor) -> Tensor:
         """Log-density or log-mass in nats of every entry of x [B, D], [K, B, D]; 0 where it is missing."""
         known = ~x.isnan()
         filled = torch.where(known, x, 0.0)
@@ -54,7 +54,7 @@ class MixedObservation:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The same, summed over the columns, [K, B]."""
-        return self.per_column(x).sum(-1)
+        return self.per_entry(x).sum(-1)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -83,7 +83,7 @@ class Mixed(Likelihood):
     Example:
         >>> likelihood = Mixed([Column("size", "number"), Column("colour", "category", ("red", "blue"))], components=2)
         >>> decoded = likelihood(torch.zeros(1, 1, *likelihood.layout((2,))))
-        >>> decoded.per_column(torch.tensor([[float("nan"), 1.0]]))
+        >>> decoded.per_entry(torch.tensor([[float("nan"), 1.0]]))
         tensor([[[ 0.0000, -0.6931]]])
     """
 

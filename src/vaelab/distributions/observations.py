@@ -24,7 +24,11 @@ class Observation(Protocol):
         """Mean, [K, B, *shape]."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density or log-mass in nats of x [B, *shape], summed over the entries of a row, [K, B]."""
+        """Log-density or log-mass in nats of x [B, *shape], summed over the entries of a row, [K, B].
+
+        Where entries are independent given z, `per_entry` gives that of each, [K, B, *shape]; masses of counts and of
+        beta-binomial levels in float64, others in the parameters' type.
+        """
 
     def sample(self, generator: Generator = None) -> Tensor:
         """One draw for each sample and row, [K, B, *shape]; the generator is on the parameters' device."""
@@ -41,12 +45,16 @@ class BernoulliObservation:
         """p, [K, B, *shape]."""
         return self.logits.sigmoid()
 
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of x [B, *shape], [K, B, *shape]."""
+        target, logits = torch.broadcast_tensors(x.to(self.logits.dtype), self.logits)
+        return -F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of x [B, *shape], [K, B]."""
-        target = x.to(self.logits.dtype)
         if torch.is_grad_enabled():  # what a tensor itself says of its gradient is not to be trusted under vmap
-            loss = F.binary_cross_entropy_with_logits(self.logits, target.expand_as(self.logits), reduction="none")
-            return -per_row(loss)
+            return per_row(self.per_entry(x))
+        target = x.to(self.logits.dtype)
         # log(1 + e^l) - x l is the same; without a backward pass to serve it takes half the time for many codes.
         add = Tensor.addcmul_ if len(target) in (1, self.logits.shape[1]) else Tensor.addcmul  # rows may be spread
         return -per_row(add(F.softplus(self.logits), self.logits, target, value=-1))
@@ -77,9 +85,13 @@ class ContinuousBernoulliObservation:
         far = torch.copysign(0.5 / (large / 2).tanh() - 1 / large, self.logits)
         return 0.5 + torch.where(near, series, far)
 
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-density in nats of each entry of x [B, *shape], [K, B, *shape]."""
+        return (x - 0.5) * self.logits - log_sinhc(self.logits)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats of x [B, *shape], [K, B]."""
-        return per_row((x - 0.5) * self.logits - log_sinhc(self.logits))
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -105,10 +117,17 @@ class NormalObservation:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats of x [B, *shape], [K, B]."""
+        entries = self._above_constant(x)
+        return per_row(entries) - entries.shape[2:].numel() * HALF_LOG_2PI
+
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-density in nats of each entry of x [B, *shape], [K, B, *shape]."""
+        return self._above_constant(x) - HALF_LOG_2PI
+
+    def _above_constant(self, x: Tensor) -> Tensor:
         squares = (x - self.mean).square()
         log_sigma = self.log_sigma(squares)
-        constant = squares.shape[2:].numel() * HALF_LOG_2PI
-        return -per_row(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma) - constant
+        return -(squares * (0.5 * (-2 * log_sigma).exp()) + log_sigma)
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -133,11 +152,15 @@ class CategoricalObservation:
         levels = torch.arange(self.logits.shape[2], dtype=self.logits.dtype, device=self.logits.device)
         return torch.tensordot(self.logits.softmax(2), levels, dims=([2], [0]))
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-mass in nats of x [B, *shape], whole numbers of any type, [K, B]."""
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of x [B, *shape], whole numbers of any type, [K, B, *shape]."""
         target = x.long().expand(len(self.logits), *x.shape)
         nats = F.cross_entropy(self.logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
-        return -per_row(nats.view(target.shape))
+        return -nats.view(target.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of x [B, *shape], [K, B]."""
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -158,10 +181,14 @@ class PoissonObservation:
         """λ, [K, B, *shape]."""
         return self.log_rate.exp()
 
+    def per_entry(self, x: Tensor) -> Tensor:
+        """Log-mass in nats of each entry of counts x [B, *shape], [K, B, *shape]."""
+        counts = x.to(self.log_rate.dtype)
+        return counts * self.log_rate - self.mean - (counts + 1).lgamma()
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-mass in nats of counts x [B, *shape], [K, B]."""
-        counts = x.to(self.log_rate.dtype)
-        return per_row(counts * self.log_rate - self.mean - (counts + 1).lgamma())
+        return per_row(self.per_entry(x))
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:

@@ -51,7 +51,7 @@ def independent(likelihood: Mixed, training: Tensor, x: Tensor) -> np.ndarray:
     """
     alone = Mixed(likelihood.columns, likelihood.components).double()
     alone.see(training)
-    nats = alone(torch.zeros(1, 1, *alone.layout((x.shape[1],)), dtype=torch.float64)).per_column(x.double())[0]
+    nats = alone(torch.zeros(1, 1, *alone.layout((x.shape[1],)), dtype=torch.float64)).per_entry(x.double())[0]
     return torch.where(x.isnan(), math.nan, -nats).numpy()
 
 
@@ -77,7 +77,7 @@ def _of_rows(model: Any, x: Any, samples: int) -> Tensor:
 def _nats(model: Any, z: Tensor, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """log p(x_d|z) of every entry, [K, B, D], and log p(z), [K, B]."""
     decoded: MixedObservation = model.decode(z, *given)
-    return decoded.per_column(rows), model.prior_distribution(*given).log_prob(z)
+    return decoded.per_entry(rows), model.prior_distribution(*given).log_prob(z)
 
 
 def _refuse_others(model: Any, x: Any) -> None:
