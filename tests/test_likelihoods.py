@@ -49,6 +49,8 @@ MEMBERS = {
                        lambda p, x: stats.norm.logpdf(x, p[0], 0.3)),
     "gaussian shared": (lambda: Gaussian("shared", 0.7), lambda shape: torch.randn(shape, **DOUBLE),
                         lambda p, x: stats.norm.logpdf(x, p[0], 0.7)),
+    "gaussian feature": (lambda: Gaussian("feature", 0.7, (1,)), lambda shape: torch.randn(shape, **DOUBLE),
+                         lambda p, x: stats.norm.logpdf(x, p[0], 0.7)),
     "gaussian pixel": (lambda: Gaussian("pixel"), lambda shape: torch.randn(shape, **DOUBLE),
                        lambda p, x: stats.norm.logpdf(x, p[0], pixel_sigma(p[1]))),
     "categorical": (lambda: LIKELIHOODS["categorical"](6), lambda shape: torch.randint(6, shape).double(),
@@ -57,7 +59,7 @@ MEMBERS = {
                 lambda p, x: stats.poisson.logpmf(x, poisson_rate(p[0]))),
 }  # fmt: skip
 DENSITIES = {"continuous_bernoulli": (0, 1), "gaussian fixed": (-50, 50), "gaussian shared": (-50, 50),
-             "gaussian pixel": (-50, 50)}  # fmt: skip
+             "gaussian feature": (-50, 50), "gaussian pixel": (-50, 50)}  # fmt: skip
 MASSES = {"bernoulli": 2, "categorical": 6, "poisson": 400}
 
 
@@ -263,6 +265,10 @@ REFUSED = {
     "odd width": (
         lambda: Decoder(nn.Linear(2, 7), Gaussian("pixel"))(torch.zeros(3, 2)),
         "decoder: got a network with output (7,); the likelihood reads 2 numbers for each entry of a row of shape (3,)",
+    ),
+    "shape": (
+        lambda: Gaussian("feature"),
+        "shape: got (); every entry has a deviation of its own; pass the shape of a row: shape=(D,)",
     ),
     "noise": (lambda: Gaussian("pixels"), "likelihood.noise: got pixels; no such name; did you mean pixel?"),
     "sigma": (lambda: Gaussian("fixed", 0.0), "likelihood.sigma: got 0.0; must be a finite number above 0"),

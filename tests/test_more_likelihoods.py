@@ -85,6 +85,7 @@ def pixel(p):
 MEMBERS = {
     "laplace fixed": (lambda: Laplace("fixed", 0.3), reals, lambda p, x: stats.laplace.logpdf(x, p[0], 0.3)),
     "laplace shared": (lambda: Laplace("shared", 0.7), reals, lambda p, x: stats.laplace.logpdf(x, p[0], 0.7)),
+    "laplace feature": (lambda: Laplace("feature", 0.7, (1,)), reals, lambda p, x: stats.laplace.logpdf(x, p[0], 0.7)),
     "laplace pixel": (lambda: Laplace("pixel"), reals, lambda p, x: stats.laplace.logpdf(x, p[0], pixel(p))),
     "student_t fixed": (lambda: StudentT("fixed", 0.3), reals, lambda p, x: stats.t.logpdf(x, DEGREES, p[0], 0.3)),
     "student_t shared": (lambda: StudentT("shared", 2.0), reals, lambda p, x: stats.t.logpdf(x, DEGREES, p[0], 2.0)),
@@ -433,12 +434,13 @@ def test_a_decoder_of_counts_starts_at_the_training_rows_moments(tmp_path, name)
     np.testing.assert_allclose(mean, rows[index].mean(0), rtol=0.01)
 
 
-@pytest.mark.parametrize("noise", ["shared", "fixed", "pixel", "optimal"])
+@pytest.mark.parametrize("noise", ["shared", "fixed", "feature", "pixel", "optimal"])
 def test_the_best_constant_laplace_decoder_is_scipys_fit(noise):
     rows = torch.from_numpy(np.random.default_rng(0).laplace([0.0, 3.0], [1.0, 0.5], (1500, 2)))
-    found, _ = baseline(Laplace(noise, 1.3), rows, rows)
+    found, _ = baseline(Laplace(noise, 1.3, (2,)), rows, rows)
     fits = [stats.laplace.fit(column) for column in rows.numpy().T]
-    width = {"fixed": [1.3, 1.3], "pixel": [fit[1] for fit in fits]}.get(noise, [np.mean([f[1] for f in fits])] * 2)
+    each = [fit[1] for fit in fits]
+    width = {"fixed": [1.3, 1.3], "feature": each, "pixel": each}.get(noise, [np.mean(each)] * 2)
     truth = [stats.laplace.logpdf(x, fit[0], b).mean() for x, fit, b in zip(rows.numpy().T, fits, width, strict=True)]
     assert found == pytest.approx(-sum(truth), abs=2e-3)
 

@@ -84,13 +84,23 @@ def build_config(*layers: Mapping[str, Any]) -> Config:
         >>> build_config({"train": {"steps": 10}}, {"train": {"steps": 20}}).train.steps
         20
     """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = _merge(merged, layer)
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(merged(*layers))
     except ValidationError as error:
         raise BadInput.collect(_problem(item) for item in error.errors()) from None
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings of settings as one, later ones winning.
+
+    Example:
+        >>> merged({"train": {"steps": 10}}, {"train": {"batch_size": 8}})
+        {'train': {'steps': 10, 'batch_size': 8}}
+    """
+    found: dict[str, Any] = {}
+    for layer in layers:
+        found = _merge(found, layer)
+    return found
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -107,7 +107,10 @@ class DataConfig(Section):
     """Where rows come from, how they are split, and how they are scaled."""
 
     source: str | None = Field(None, description="path or name of the data; set by the command")
-    key: str | None = Field(None, description="which array of an npz file")
+    key: str | None = Field(None, description="which array of an npz file, or layer of an h5ad file")
+    genes: Literal["variable", "all"] = Field(
+        "variable", description="of an h5ad file: those marked as highly variable, where some are, or all"
+    )
     data_dir: str | None = Field(None, description="folder with local copies of downloadable data sets")
     held_out: Float = Field(0.1, gt=0, lt=1, description="share of rows held out where the data brings no test set")
     scale: Literal["auto", "none", "unit", "standardize"] = Field(
@@ -124,6 +127,17 @@ class DataConfig(Section):
         None, description="kinds of a table's columns, where the choice from the data is not wanted"
     )
     text_column: str | None = Field(None, description="the column of a table that holds strings to learn")
+    missing: Literal["auto", "model", "refuse"] = Field(
+        "auto", description="missing entries: left out of the likelihood, or refused; auto models those of tables"
+    )
+    mask_model: Literal["none", "self", "above", "below"] = Field(
+        "none", description="whether a value is missing because of itself; above: large ones are missing more often"
+    )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What says which part of the source is read."""
+        return {name: getattr(self, name) for name in ("key", "data_dir", "text_column", "genes")}
 
 
 class ModelConfig(Section):
@@ -195,12 +209,25 @@ class LikelihoodConfig(Named):
     """The distribution p(x|z)."""
 
     name: LikelihoodName = Field("auto", description="auto chooses from the data, and says why")
-    noise: Literal["shared", "fixed", "pixel", "optimal"] = Field(
-        "shared", description="Gaussian noise: one learned scale, a fixed one, one per entry from z, or the closed form"
+    noise: Literal["shared", "fixed", "feature", "pixel", "optimal"] = Field(
+        "shared",
+        description="width of a density: one learned, a fixed one, one learned for each entry, one per entry from z, "
+        "or the closed form",
     )
     sigma: Float = Field(1.0, gt=0, description="the fixed noise, and the start of the learned shared one")
     components: Int = Field(5, ge=1, le=256, description="of a logistic mixture")
     levels: Int = Field(256, ge=2, le=65536, description="whole numbers from 0 that an entry can be")
+    library: Literal["none", "observed"] = Field(
+        "none", description="negative binomial: means of their own, or shares of the row's total, which is then given"
+    )
+    dispersion: Literal["entry", "column"] = Field(
+        "entry", description="negative binomial: one for each entry from z, or one learned for each column"
+    )
+
+    @property
+    def shares(self) -> bool:
+        """Whether the rows of a negative binomial share dispersions, or are given their totals."""
+        return (self.library, self.dispersion) != ("none", "entry")
 
 
 SAMPLES = {"iwae": 5, "ciwae": 5, "dreg": 5, "miwae": 64}  # posterior samples by default; one for other objectives

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
+from ..core.facts import Shape
 from .likelihood import Likelihood
 from .noise import build_noise
 from .normal import full_precision, soft_clamp
@@ -91,9 +92,10 @@ class Laplace(Likelihood):
     """A Laplace density around the decoder's output: the absolute error, with a width b.
 
     Args:
-        noise: `fixed`: b is `sigma`; `shared`: one learned width; `pixel`: one from z for each entry; `optimal`: the
-            batch's mean absolute error.
-        sigma: The fixed width, or where the shared and the optimal one begin.
+        noise: `fixed`: b is `sigma`; `shared`: one learned width; `feature`: one for each entry; `pixel`: one from z
+            for each entry; `optimal`: the batch's mean absolute error.
+        sigma: The fixed width, or where learned ones and the optimal one begin.
+        shape: Of a row, which `feature` needs.
 
     Raises:
         BadInput: for an unknown noise, and for sigma not above 0.
@@ -101,9 +103,9 @@ class Laplace(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
         super().__init__()
-        self.noise = build_noise(noise, sigma, power=1)
+        self.noise = build_noise(noise, sigma, power=1, shape=shape)
         self.channels = 2 if noise == "pixel" else 1
 
     def forward(self, parameters: Tensor) -> LaplaceObservation:
@@ -118,8 +120,9 @@ class StudentT(Likelihood):
     The tails fall as |x|^-(ν+1): an entry ten widths off pulls at the decoder less than one a width off.
 
     Args:
-        noise: Of the width σ, as a Gaussian's: `fixed`, `shared` or `pixel`; it has no closed form.
-        sigma: The fixed width, or where the shared one begins.
+        noise: Of the width σ, as a Gaussian's: `fixed`, `shared`, `feature` or `pixel`; it has no closed form.
+        sigma: The fixed width, or where learned ones begin.
+        shape: Of a row, which `feature` needs.
 
     References:
         Lange, Little and Taylor, Robust statistical modeling using the t distribution, 1989.
@@ -130,12 +133,12 @@ class StudentT(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
         super().__init__()
         if noise == "optimal":
             rule = "the best width of a student_t has no closed form"
-            raise BadInput("likelihood.noise", noise, rule, "use shared, fixed or pixel")
-        self.noise = build_noise(noise, sigma)
+            raise BadInput("likelihood.noise", noise, rule, "use shared, feature, fixed or pixel")
+        self.noise = build_noise(noise, sigma, shape=shape)
         self.channels = 2 if noise == "pixel" else 1
         self.log_excess = nn.Parameter(torch.tensor(BEGIN_EXCESS))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import BadInput
+from ..core.facts import Shape
 from .counts import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .heavy_tails import Laplace, StudentT
 from .levels import BetaBinomial, Levels, LogisticMixture
@@ -22,6 +23,7 @@ from .noise import (
     LOG_SIGMA_BOUND,
     NOISES,
     SMALLEST_VARIANCE,
+    FeatureNoise,
     FixedNoise,
     OptimalNoise,
     PixelNoise,
@@ -46,6 +48,7 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "Decoder",
+    "FeatureNoise",
     "FixedNoise",
     "Gaussian",
     "Levels",
@@ -88,9 +91,10 @@ class Gaussian(Likelihood):
     """A normal density around the decoder's output.
 
     Args:
-        noise: `fixed`: the deviation is `sigma`; `shared`: one learned deviation; `pixel`: one from z for each entry;
-            `optimal`: in closed form from the batch.
-        sigma: The fixed deviation, or where the shared and the optimal one begin.
+        noise: `fixed`: the deviation is `sigma`; `shared`: one learned deviation; `feature`: one for each entry;
+            `pixel`: one from z for each entry; `optimal`: in closed form from the batch.
+        sigma: The fixed deviation, or where learned ones and the optimal one begin.
+        shape: Of a row, which `feature` needs.
 
     Raises:
         BadInput: for an unknown noise, and for sigma not above 0.
@@ -98,9 +102,9 @@ class Gaussian(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
         super().__init__()
-        self.noise = build_noise(noise, sigma)
+        self.noise = build_noise(noise, sigma, shape=shape)
         self.channels = 2 if noise == "pixel" else 1
 
     def forward(self, parameters: Tensor) -> NormalObservation:

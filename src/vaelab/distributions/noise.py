@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..core.across import global_mean
 from ..core.errors import BadInput
+from ..core.facts import Shape
 from ..core.tables import pick
-from .normal import soft_clamp
+from .normal import soft_clamp, soft_unclamp
 
 LOG_SIGMA_BOUND = 7.0
 SMALLEST_VARIANCE = 1e-12
@@ -42,6 +43,23 @@ class SharedNoise(nn.Module):
     def forward(self, own: Tensor, errors: Tensor | None) -> Tensor:
         """log σ, a scalar."""
         return self.log_sigma
+
+
+class FeatureNoise(nn.Module):
+    """A learned deviation of each entry, the same for every row.
+
+    Args:
+        log_sigma: Where all begin.
+        shape: Of a row.
+    """
+
+    def __init__(self, log_sigma: float, shape: Shape) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(soft_unclamp(torch.full(shape, log_sigma), LOG_SIGMA_BOUND))
+
+    def forward(self, own: Tensor, errors: Tensor | None) -> Tensor:
+        """log σ, [*shape]; softly clamped, else a constant entry could win everything."""
+        return soft_clamp(self.log_sigma, LOG_SIGMA_BOUND)
 
 
 class PixelNoise(nn.Module):
@@ -95,21 +113,24 @@ class OptimalNoise(nn.Module):
         return mean.log() / self.power
 
 
-NOISES: dict[str, Callable[[float], nn.Module]] = {
+NOISES: dict[str, Callable[..., nn.Module]] = {
     "fixed": FixedNoise,
     "shared": SharedNoise,
+    "feature": FeatureNoise,
     "pixel": PixelNoise,
     "optimal": OptimalNoise,
 }
 
 
-def build_noise(name: str, sigma: float, power: int = 2) -> nn.Module:
-    """A noise by name, beginning at `sigma`.
+def build_noise(name: str, sigma: float, power: int = 2, shape: Shape = ()) -> nn.Module:
+    """A noise by name, beginning at `sigma`, for rows of a shape.
 
     Raises:
-        BadInput: for an unknown name, and for sigma not above 0.
+        BadInput: for an unknown name, for sigma not above 0, and for deviations of entries that are not known.
     """
     if not 0 < sigma < math.inf:
         raise BadInput("likelihood.sigma", sigma, "must be a finite number above 0")
-    kinds = NOISES | {"optimal": partial(OptimalNoise, power=power)}
+    if name == "feature" and not shape:
+        raise BadInput("shape", shape, "every entry has a deviation of its own", "pass the shape of a row: shape=(D,)")
+    kinds = NOISES | {"optimal": partial(OptimalNoise, power=power), "feature": partial(FeatureNoise, shape=shape)}
     return pick(kinds, name, "likelihood.noise")(math.log(sigma))

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.missing import stood_in
 from ..distributions.counts import Multinomial
 from ..distributions.heavy_tails import Laplace
+from ..distributions.incomplete import Incomplete, complete_of
 from ..distributions.likelihoods import (
     LOG_RATE_BOUND,
     LOG_SIGMA_BOUND,
@@ -19,6 +21,7 @@ from ..distributions.likelihoods import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
+    FeatureNoise,
     Gaussian,
     OptimalNoise,
     PixelNoise,
@@ -43,6 +46,7 @@ def baseline(likelihood: Any, train: Tensor, held_out: Tensor) -> tuple[float, f
     the training rows, so that an entry which is constant there cannot cost an infinity on a held-out row: it holds
     one half (Bernoulli and its continuous relative), the mean of all entries (Poisson, multinomial), each level with
     equal weight (categorical), or an error of the average size (a Gaussian or Laplace with noise for each entry).
+    Where entries are missing the fit is to known ones of their column in turn, which keeps its mean and spread.
 
     Args:
         likelihood: The decoder's likelihood module; it is left as it is.
@@ -57,12 +61,16 @@ def baseline(likelihood: Any, train: Tensor, held_out: Tensor) -> tuple[float, f
         >>> round(mean, 2)
         0.69
     """
-    fit = FITS.get(type(likelihood))
+    complete = complete_of(likelihood)
+    fit = FITS.get(type(complete))
     if fit is None:
         return None
     fitted = copy.deepcopy(likelihood).double().eval().requires_grad_(False)
     most = min(MOST_ROWS, max(1, MOST_VALUES // (fitted.channels * train[0].numel())))
-    parameters = fit(fitted, train[spaced(len(train), most)].double())
+    rows = train[spaced(len(train), most)].double()
+    if isinstance(likelihood, Incomplete):
+        rows = torch.from_numpy(stood_in(rows.flatten(1).cpu().numpy())).view(rows.shape).to(rows.device)
+    parameters = fit(complete_of(fitted), rows)
     size = max(1, CHUNK_VALUES // parameters.numel())
     rows = held_out[spaced(len(held_out), most)].double()
     nats = torch.cat([_nats(fitted, parameters, part) for part in rows.split(size)])
@@ -111,7 +119,8 @@ def _gaussian(likelihood: Gaussian, x: Tensor) -> Tensor:
     noise = likelihood.noise
     if isinstance(noise, PixelNoise):
         return torch.stack([mean, soft_unclamp(0.5 * _mean_with(variance, squares).log(), LOG_SIGMA_BOUND)])
-    _set_noise(noise, variance.sqrt(), variance)
+    each = _mean_with(variance, squares).sqrt() if isinstance(noise, FeatureNoise) else variance.sqrt()
+    _set_noise(noise, each, variance)
     return mean[None]
 
 
@@ -121,7 +130,8 @@ def _laplace(likelihood: Laplace, x: Tensor) -> Tensor:
     width = errors.mean().clamp(min=SMALLEST_VARIANCE**0.5)
     if isinstance(likelihood.noise, PixelNoise):
         return torch.stack([median, soft_unclamp(_mean_with(width, errors).log(), LOG_SIGMA_BOUND)])
-    _set_noise(likelihood.noise, width, width)
+    each = _mean_with(width, errors) if isinstance(likelihood.noise, FeatureNoise) else width
+    _set_noise(likelihood.noise, each, width)
     return median[None]
 
 
@@ -133,6 +143,8 @@ def _set_noise(noise: Any, sigma: Tensor, powered: Tensor) -> None:
     """Sets a learned noise, or one in closed form by its mean power of the errors."""
     if isinstance(noise, SharedNoise):
         noise.log_sigma.copy_(sigma.log())
+    if isinstance(noise, FeatureNoise):
+        noise.log_sigma.copy_(soft_unclamp(sigma.log(), LOG_SIGMA_BOUND))
     if isinstance(noise, OptimalNoise):
         noise.weighted.copy_(powered), noise.weight.fill_(1.0)
 

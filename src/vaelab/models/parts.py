@@ -21,6 +21,7 @@ from ..distributions.flows import FlowPosterior, FlowPrior
 from ..distributions.heavy_tails import Laplace, StudentT
 from ..distributions.later import GaussianMixturePrior
 from ..distributions.levels import BetaBinomial, LogisticMixture
+from ..distributions.library import Library
 from ..distributions.likelihoods import LIKELIHOODS, Categorical, Gaussian, Likelihood
 from ..distributions.mixed import Mixed
 from ..distributions.mixtures import MixturePrior
@@ -41,6 +42,7 @@ from .codes import grid_of, gumbel, quantised
 from .prepare import centred
 from .second_stage import SecondStage
 
+NEGATIVE_BINOMIALS = ("negative_binomial", "zero_inflated_negative_binomial")
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -283,14 +285,24 @@ NETWORKS: dict[str, str] = {
     "recurrent": "gated recurrent units over tokens: model.layers, model.width",
     "transformer": "attention over tokens: model.layers, model.width",
 }
+
+
+def _negative_binomial(config: LikelihoodConfig, facts: Facts) -> Likelihood:
+    if not config.shares:
+        return LIKELIHOODS[config.name]()
+    zeros = config.name.startswith("zero")
+    return Library(facts.shape, config.library == "observed", config.dispersion == "column", zeros)
+
+
 LIKELIHOOD_BUILDERS: dict[str, Callable[[LikelihoodConfig, Facts], Likelihood]] = {
     **{name: lambda config, facts, kind=kind: kind() for name, kind in LIKELIHOODS.items()},  # type: ignore[misc]
-    "gaussian": lambda config, facts: Gaussian(config.noise, config.sigma),
-    "laplace": lambda config, facts: Laplace(config.noise, config.sigma),
-    "student_t": lambda config, facts: StudentT(config.noise, config.sigma),
+    "gaussian": lambda config, facts: Gaussian(config.noise, config.sigma, facts.shape),
+    "laplace": lambda config, facts: Laplace(config.noise, config.sigma, facts.shape),
+    "student_t": lambda config, facts: StudentT(config.noise, config.sigma, facts.shape),
     "categorical": lambda config, facts: Categorical(config.levels),
     "logistic_mixture": lambda config, facts: LogisticMixture(config.levels, config.components),
     "beta_binomial": lambda config, facts: BetaBinomial(config.levels),
+    **dict.fromkeys(NEGATIVE_BINOMIALS, _negative_binomial),
     "mixed": lambda config, facts: Mixed(facts.columns, config.components),
     "tokens": lambda config, facts: Tokens(facts.vocabulary),
 }

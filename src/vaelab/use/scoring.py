@@ -1,0 +1,234 @@
+"""How strange rows are to trained models, in nats, with what each entry of a row has to do with it.
+
+Shapes: K samples, n rows, D entries of a row.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch, beside, rows_of
+from ..core.errors import BadInput, whole
+from ..core.seeds import generator, seed_global
+from ..core.tables import pick
+from ..distributions.kl import divergence
+from ..evaluation.rows import given_rows
+from ..measure.importance import is_point, takes_noise
+
+CHUNK_VALUES = 2**21  # numbers that a decoder gives at once
+REST = "prior"  # what is left of a score beside the entries: what the code costs
+SAMPLES = 50
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of rows, in nats; higher is stranger.
+
+    Args:
+        values: [n].
+        parts: What each entry adds to a score, and last what the code adds, [n, D + 1]; a row adds up to its score.
+        error: Standard error of each value for other draws of z, by the delta method, [n].
+        names: Of the parts.
+        kind: One of `KINDS`.
+    """
+
+    values: np.ndarray
+    parts: np.ndarray
+    error: np.ndarray
+    names: tuple[str, ...]
+    kind: str
+
+    def strangest(self, row: int, count: int, usual: np.ndarray | None = None) -> list[tuple[str, float]]:
+        """The entries of a row that add the most, and how many nats more than `usual`, [D + 1], most first."""
+        above = self.parts[row] - (0.0 if usual is None else usual)
+        return [(self.names[place], float(above[place])) for place in np.argsort(-above, kind="stable")[:count]]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of q(z|x) for some rows, from one model.
+
+    Args:
+        entries: -log p(x_d|z) of every entry on the data's own scale, [K, B, D].
+        log_w: log p(x, z) - log q(z|x) on the same scale, [K, B].
+        divergence: KL(q(z|x) || p(z)), [B].
+    """
+
+    entries: Tensor
+    log_w: Tensor
+    divergence: Tensor
+
+
+def score(
+    runs: Any,
+    x: Any,
+    kind: str = "likelihood",
+    samples: int = SAMPLES,
+    seed: int = 0,
+    condition: Any = None,
+    usual: float | None = None,
+) -> Scores:
+    r"""How strange rows are to a run, or to several as one mixture.
+
+    `likelihood` is the importance-weighted estimate of -log p(x),
+
+    .. math:: -\log \frac{1}{MK} \sum_{m,k} \frac{p_m(x|z_{mk}) p_m(z_{mk})}{q_m(z_{mk}|x)};
+
+    an entry's part is the mean of -log p(x_d|z) under the weights, and the last part is the rest: what the code costs.
+    `reconstruction` is -E_q log p(x|z), `latent` the divergence KL(q || p), and `typicality` how far `likelihood` is
+    from its usual value, either way.
+
+    All rows are scored with the same noise, in float64, so that a row's score does not depend on the others.
+
+    References:
+        Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
+        Nalisnick et al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019.
+
+    Args:
+        runs: A run, or several of the same data.
+        x: Rows [n, ...] on the data's own scale.
+        kind: One of `KINDS`.
+        samples: K, of each run.
+        seed: Of the noise.
+        condition: What is given beside the rows.
+        usual: The mean of `likelihood` over rows that are in order; `typicality` needs it.
+
+    Raises:
+        BadInput: for an unknown kind, a run without a bound on log p(x), and rows that do not fit.
+    """
+    members = list(runs) if isinstance(runs, Sequence) else [runs]
+    read = pick(KINDS, kind, "kind")
+    whole("samples", samples)
+    if kind == "typicality" and usual is None:
+        raise BadInput("usual", None, "typicality is a distance from the usual score", "give the mean of usual rows")
+    for run in members:
+        _refuse(run, kind)
+    rows = [given_rows(run, x, seed, condition=condition) for run in members]
+    width = math.prod(members[0].spec.shape)
+    size = max(1, CHUNK_VALUES // (samples * width * len(members) * getattr(members[0].model, "channels", 1)))
+    models = [precise(run) for run in members]
+    found = []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for start in range(0, len(rows[0]), size):
+            parts = [
+                drawn(run, model, part[start : start + size], samples, seed)
+                for run, model, part in zip(members, models, rows, strict=True)
+            ]
+            found.append(read(parts, usual))
+    values, parts_, error = (torch.cat(each).numpy() for each in zip(*found, strict=True))
+    return Scores(values, parts_, error, entry_names(members[0]), kind)
+
+
+def precise(run: Any) -> Any:
+    """A copy of the run's model in float64, whose numbers for a row do not change with the rows beside it."""
+    return copy.deepcopy(run.model).double()
+
+
+def entry_names(run: Any) -> tuple[str, ...]:
+    """What the parts of a score are called: columns or places of an image counted from 0, and last the code."""
+    if not _by_entry(run):
+        return ("row", REST)
+    names = run.spec.columns or tuple(",".join(map(str, place)) for place in np.ndindex(*run.spec.user_shape))
+    return (*names, REST)
+
+
+def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> Draws:
+    """K draws of q(z|x) for rows x as the model sees them, with noise that is the same for every row."""
+    x = x.to(torch.float64)
+    q, given = model.encode(x), beside(x)
+    z, log_q = _draw(q, samples, seed)
+    prior = model.prior_distribution(*given)
+    log_pz = prior.log_prob(z)
+    observation = model.decode(z, *given)
+    each = _in_users_order(run, observation.per_entry(rows_of(x))) if _by_entry(run) else None
+    log_px = observation.log_prob(rows_of(x))[..., None] if each is None else each
+    change = _log_scales(run, rows_of(x), each is not None)
+    entries = (change - log_px).expand(samples, -1, -1)
+    kl = divergence(q, prior, z, log_q, log_pz)[0].sum(1)
+    return Draws(entries, log_pz - log_q - entries.sum(-1), kl)
+
+
+def _draw(q: Any, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Samples [K, B, L] of q and their log-density [K, B]."""
+    if not takes_noise(q):
+        seed_global(seed, "score")
+        z = q.rsample(samples)
+        return z, q.log_prob(z)
+    rows, size = q.noise_shape
+    noise = torch.randn(samples, 1, size, generator=generator(seed, "score"), dtype=torch.float64)
+    return q.pushed(noise.expand(-1, rows, -1))  # type: ignore[no-any-return]
+
+
+def _by_entry(run: Any) -> bool:
+    """Whether the likelihood is a product over the entries of a row."""
+    return bool(getattr(getattr(getattr(run.model, "decoder", None), "likelihood", None), "by_entry", False))
+
+
+def _in_users_order(run: Any, each: Tensor) -> Tensor:
+    """Numbers of entries [K, B, *shape] as a person has the rows, [K, B, D]."""
+    return (each.movedim(2, -1) if run.spec.axes == "HWC" else each).flatten(2)
+
+
+def _log_scales(run: Any, x: Tensor, by_entry: bool) -> Tensor:
+    """What -log p(x_d) grows by on the data's own scale, [B, D] or [B, 1]; 0 for masses and missing entries."""
+    if not run.spec.log_abs_det:
+        return torch.zeros(1, 1, dtype=torch.float64)
+    scales = run.spec.transform.scale.double().log().expand(run.spec.shape)[None]
+    each = _in_users_order(run, torch.where(x.isnan(), 0.0, scales)[None])[0]
+    return each if by_entry else each.sum(-1, keepdim=True)
+
+
+def _refuse(run: Any, kind: str) -> None:
+    if kind != "reconstruction" and not run.has_bound:
+        rule = "its codes have no density, so that there is no bound on log p(x)"
+        raise BadInput("kind", kind, rule, "kind=reconstruction")
+
+
+Read = tuple[Tensor, Tensor, Tensor]
+
+
+def _likelihood(members: Sequence[Draws], usual: float | None) -> Read:
+    log_w = torch.cat([draws.log_w for draws in members])
+    total = -(log_w.logsumexp(0) - math.log(len(log_w)))
+    weights = log_w.softmax(0)
+    entries = (weights[..., None] * torch.cat([draws.entries for draws in members])).sum(0)
+    # Var log(mean w) = Var(w) / (K mean(w)^2), by the delta method.
+    error = (len(log_w) * weights - 1).square().mean(0).sqrt() / math.sqrt(max(1, len(log_w) - 1))
+    return total, torch.cat([entries, (total - entries.sum(-1))[:, None]], 1), error
+
+
+def _reconstruction(members: Sequence[Draws], usual: float | None) -> Read:
+    each = torch.cat([draws.entries for draws in members])
+    entries, whole_rows = each.mean(0), each.sum(-1)
+    error = whole_rows.std(0, correction=0) / math.sqrt(max(1, len(each) - 1))
+    return entries.sum(-1), torch.cat([entries, torch.zeros_like(entries[:, :1])], 1), error
+
+
+def _latent(members: Sequence[Draws], usual: float | None) -> Read:
+    each = torch.stack([draws.divergence for draws in members])
+    rest, error = each.mean(0), torch.zeros_like(each[0])
+    return rest, torch.cat([torch.zeros_like(members[0].entries[0]), rest[:, None]], 1), error
+
+
+def _typicality(members: Sequence[Draws], usual: float | None) -> Read:
+    assert usual is not None
+    total, parts, error = _likelihood(members, None)
+    parts[:, -1] -= usual
+    sign = torch.where(total >= usual, 1.0, -1.0)
+    return (total - usual).abs(), parts * sign[:, None], error
+
+
+KINDS: dict[str, Callable[[Sequence[Draws], float | None], Read]] = {
+    "likelihood": _likelihood,
+    "reconstruction": _reconstruction,
+    "latent": _latent,
+    "typicality": _typicality,
+}
