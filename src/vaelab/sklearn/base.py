@@ -133,7 +133,9 @@ class VAEEstimator(BaseEstimator):
         if fitting:
             self._worded = worded
         elif self._worded and not hasattr(X, "dtypes"):
-            raise BadInput("X", type(X).__name__, "this estimator was fitted on a data frame with words in it", "a frame")
+            raise BadInput(
+                "X", type(X).__name__, "this estimator was fitted on a data frame with words in it", "a frame"
+            )
         if worded or self._worded:
             validate_data(self, X, reset=fitting, skip_check_array=True)
             if len(X) < least:

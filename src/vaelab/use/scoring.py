@@ -21,7 +21,7 @@ from ..core.seeds import generator, seed_global
 from ..core.tables import pick
 from ..distributions.kl import divergence
 from ..evaluation.rows import given_rows
-from ..measure.importance import is_point, takes_noise
+from ..measure.latent import takes_noise
 
 CHUNK_VALUES = 2**21  # numbers that a decoder gives at once
 REST = "prior"  # what is left of a score beside the entries: what the code costs
