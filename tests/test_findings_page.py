@@ -34,6 +34,7 @@ SECTIONS = {
     "After training": {"TR", "DG"},
     "Evaluation": {"EV"},
     "Logs of others": {"LG"},
+    "Filling in": {"IM"},
 }
 
 

@@ -203,9 +203,15 @@ def with_entry(rows: np.ndarray, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("x", "sections", "parts"),
     [
-        (with_entry(REAL, np.nan), {}, ("missing entry", "row 17 (counting from 0), column column_3", "fill it in")),
+        (
+            with_entry(REAL, np.nan),
+            {"data": {"missing": "refuse"}},
+            ("missing entry", "row 17 (counting from 0), column column_3", "data.missing=model"),
+        ),
+        (np.where(GRAY.max() == GRAY, np.nan, GRAY), {}, ("missing entry", "row", "data.missing=model")),
         (with_entry(REAL, -np.inf), {}, ("-inf", "row 17 (counting from 0), column column_3", "finite")),
-        (np.ma.masked_greater(REAL, REAL.max() - 1e-3), {}, ("missing entry", "row")),
+        (np.ma.masked_greater(REAL, REAL.max() - 1e-3), {"data": {"missing": "refuse"}}, ("missing entry", "row")),
+        (np.where(np.arange(4) == 1, np.nan, REAL), {}, ("column column_2 without a single value", "leave it out")),
         (
             REAL,
             {"likelihood": "bernoulli"},
@@ -235,7 +241,7 @@ def test_data_outside_the_support_is_refused(
 def test_held_out_rows_are_checked_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=REAL, x_test=with_entry(REAL, np.nan).astype(np.float32))
     with pytest.raises(BadInput, match="test row 17"):
-        chosen(load(tmp_path / "a.npz"))
+        chosen(load(tmp_path / "a.npz"), data={"missing": "refuse"})
 
 
 def test_a_memory_map_beyond_float32_is_refused_with_its_place(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from ..core.config import Config
+from ..core.missing import stood_in
 from ..core.seeds import generator
 from ..data.batches import Rows
 from ..data.spec import Spec
 from ..data.tables import listed
+from ..distributions.incomplete import complete_of
 from ..distributions.likelihoods import LIKELIHOODS, NOISES
 
 MOST_ROWS = 2000  # rows looked at, evenly spaced; shares of entries are then known to a per cent
@@ -44,12 +46,16 @@ class Facts:
     @property
     def likelihood(self) -> str:
         """The name of p(x|z); empty for one that is not ours."""
-        return next((name for name, kind in LIKELIHOODS.items() if kind is type(self.module)), "")
+        module = complete_of(self.module)
+        return next((name for name, kind in LIKELIHOODS.items() if kind is type(module)), "")
 
     @property
     def noise(self) -> str:
         """The kind of a Gaussian's noise; empty where there is none."""
-        return next((name for name, kind in NOISES.items() if kind is type(getattr(self.module, "noise", None))), "")
+        return next(
+            (name for name, kind in NOISES.items() if kind is type(getattr(complete_of(self.module), "noise", None))),
+            "",
+        )
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -59,14 +65,22 @@ class Facts:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Training rows on the model's scale, [n, D]; of a mixed table standard scores, 0 where an entry is missing."""
+        """Training rows on the model's scale, [n, D]; of a mixed table standard scores, 0 where an entry is missing.
+
+        In tables of numbers known entries of the same column stand in for missing ones, see `stood_in`.
+        """
         coins = generator(self.config.seed, "check", device=self.rows.device)
         x = self.rows.x(torch.from_numpy(self.index), coins).flatten(1).double().cpu().numpy()
-        return _scores(x) if self.spec.mixed else x
+        return _scores(x) if self.spec.mixed else stood_in(x)
 
     @cached_property
     def raw(self) -> np.ndarray:
         """The same rows on the data's own scale, [n, D]."""
+        return self._given if self.spec.mixed else stood_in(self._given)
+
+    @cached_property
+    def _given(self) -> np.ndarray:
+        """The same with missing entries."""
         return self.rows.raw(self.index).reshape(len(self.index), -1)
 
     @cached_property
@@ -117,7 +131,7 @@ class Facts:
     @property
     def missing(self) -> float:
         """Share of entries that are missing."""
-        return float(np.isnan(self.raw).mean()) if self.raw.dtype.kind == "f" else 0.0
+        return float(np.isnan(self._given).mean()) if self._given.dtype.kind == "f" else 0.0
 
     def names(self, which: np.ndarray) -> str:
         """The names of some columns; nothing for images."""

@@ -64,8 +64,12 @@ def describe_data(facts: Facts) -> Finding:
         facts.spread,
         "root mean square of the entries' deviations on the model's scale",
         evidence=f"{100 * facts.zeros:.3g} % zeros; {int((facts.std == 0).sum())} constant entries; "
-        f"from {x.min():.4g} to {x.max():.4g} on the model's scale; {len(facts.held_out)} rows held out",
+        f"{_gaps(facts)}from {x.min():.4g} to {x.max():.4g} on the model's scale; {len(facts.held_out)} rows held out",
     )
+
+
+def _gaps(facts: Facts) -> str:
+    return f"{100 * facts.missing:.3g} % missing; " if facts.missing else ""
 
 
 def _leaked(facts: Facts) -> Iterator[Finding]:

@@ -53,6 +53,8 @@ class Facts:
         vocabulary: Tokens there are; 0 for other data.
         rows: Training rows.
         frequencies: Training rows of each class whose label is known; empty where the condition is none.
+        incomplete: Whether rows of numbers may miss entries.
+        missing: Columns, or channels of images, that miss some in training.
     """
 
     shape: Shape
@@ -62,3 +64,5 @@ class Facts:
     vocabulary: int = 0
     rows: int = 0
     frequencies: tuple[int, ...] = ()
+    incomplete: bool = False
+    missing: tuple[int, ...] = ()

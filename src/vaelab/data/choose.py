@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..core.errors import BadInput
 from ..core.finding import Finding
 from ..distributions.likelihoods import LIKELIHOODS
 from .arrays import chunks, place
+from .missing import counted, is_modelled, missing_in, refuse_incomplete
 from .source import Source
 from .summary import Summary, summarise
 from .transforms import Affine, standardising
@@ -34,12 +35,14 @@ class Choice:
         transform: Applied to every row before the model sees it.
         findings: The reasons, and what to look at in the data.
         discrete: Whether the likelihood is a probability mass, so that log|det| is not counted.
+        missing: Share of the rows in which each entry is missing, [D], where missing entries are left out; else [0].
     """
 
     likelihood: str
     transform: Affine
     findings: tuple[Finding, ...]
     discrete: bool
+    missing: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class _Facts:
     def extent(self) -> tuple[float, float]:
         """Lowest and highest value of everything loaded: a held-out row must not leave the range a transform maps."""
         parts = [self.source.train] if self.source.test is None else [self.source.train, self.source.test]
-        found = [(float(chunk.min()), float(chunk.max())) for rows in parts for chunk in chunks(rows)]
+        ends = np.fmin, np.fmax  # which leave missing entries out
+        found = [tuple(float(end.reduce(chunk, axis=None)) for end in ends) for part in parts for chunk in chunks(part)]
         return min(low for low, _ in found), max(high for _, high in found)
 
     @property
@@ -151,7 +155,8 @@ def choose(summary: Summary, source: Source, config: Config, trained_on: Summary
         return _of_strings(summary, source, config)
     if source.mixed:
         return Choice("mixed", Affine(), tuple(worries(summary, source, config)), discrete=False)
-    for predicate, *words in UNUSABLE:
+    modelled = is_modelled(source, config)
+    for predicate, *words in UNUSABLE[modelled:]:
         _refuse_where(source, predicate, *words)
     facts = _Facts(summary, source, config, trained_on or summary)
     rule = next(rule for rule in RULES if rule.applies(facts))
@@ -163,7 +168,11 @@ def choose(summary: Summary, source: Source, config: Config, trained_on: Summary
     notes = [_chosen(rule, facts)] if given == "auto" else []
     gray = name == "bernoulli" and config.data.binarize == "none" and not facts.is_binary
     notes += [_gray_levels(summary)] if gray else []
-    return Choice(name, transform, (*notes, *worries(summary, source, config)), name in DISCRETE)
+    missing = missing_in(source) if modelled else np.zeros(0)
+    if missing.any():
+        refuse_incomplete(source, config)
+        notes.append(counted(source, missing))
+    return Choice(name, transform, (*notes, *worries(summary, source, config)), name in DISCRETE, missing)
 
 
 def _of_strings(summary: Summary, source: Source, config: Config) -> Choice:
@@ -243,7 +252,7 @@ def _is_beyond(chunk: np.ndarray) -> np.ndarray:
 
 
 UNUSABLE = (
-    (_is_missing, "a missing entry", "every entry must have a value", "fill it in, or likelihood=mixed leaves it out"),
+    (_is_missing, "a missing entry", "every entry must have a value", "fill it, or data.missing=model leaves it out"),
     (_is_beyond, "an entry", "must be finite and within float32", "correct it, or drop its row or column"),
 )
 
@@ -277,7 +286,7 @@ def _whole(name: str, facts: _Facts, transform: Affine) -> None:
             f"leave {setting} out",
         )
     rule, fix = f"{name} needs whole numbers of at least 0", "likelihood=gaussian for real values"
-    _refuse_where(facts.source, lambda chunk: (chunk < 0) | (chunk != np.floor(chunk)), "an entry", rule, fix)
+    _refuse_where(facts.source, lambda chunk: (chunk < 0) | (np.floor(chunk) < chunk), "an entry", rule, fix)
 
 
 def _levels(name: str, facts: _Facts, transform: Affine) -> None:

@@ -52,6 +52,8 @@ class Spec:
         frequencies: Training rows of each label whose label is known; empty for numbers.
         mixed: The columns of a mixed table; empty for other data.
         vocabulary: The tokens of sequences; empty for other data.
+        incomplete: Whether rows of numbers may miss entries, which the likelihood then leaves out.
+        missing: Columns of a table, or channels of images, that missed some when the model was trained.
     """
 
     name: str
@@ -74,12 +76,23 @@ class Spec:
     frequencies: tuple[int, ...] = ()
     mixed: tuple[Column, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    incomplete: bool = False
+    missing: tuple[int, ...] = ()
 
     @property
     def facts(self) -> Facts:
         """What a model must know of the data."""
         sizes = len(self.condition), self.classes
-        return Facts(self.shape, *sizes, self.mixed, len(self.vocabulary), self.rows, self.frequencies)
+        return Facts(
+            self.shape,
+            *sizes,
+            columns=self.mixed,
+            vocabulary=len(self.vocabulary),
+            rows=self.rows,
+            frequencies=self.frequencies,
+            incomplete=self.incomplete,
+            missing=self.missing,
+        )
 
     @property
     def conditioning(self) -> Conditioning:
@@ -110,8 +123,9 @@ class Spec:
             raise BadInput("x", self._seen(x, given), self._wanted)
         rows = torch.from_numpy(np.require(as_numpy(self.in_order(given, columns)), requirements=["C", "W"]))
         self.check_width(rows)
-        if not torch.isfinite(rows).all():
-            raise BadInput("x", "missing or infinite entries", "the model takes complete rows", "fill them first")
+        if rows.isinf().any() if self.incomplete else not rows.isfinite().all():
+            rule = "numbers must be finite" if self.incomplete else "the model takes complete rows"
+            raise BadInput("x", "missing or infinite entries", rule, "vaelab impute fills missing ones")
         if self.axes == "HWC" and rows.shape[1:] != self.shape:
             rows = rows.reshape(-1, *self.user_shape).movedim(-1, 1)
         y = self.transform(rows.reshape(-1, *self.shape))
@@ -187,7 +201,7 @@ class Spec:
         """What `to_files` wrote: the spec, the preview, its labels, and the training rows."""
         plain = json.loads(files["spec.json"])
         tuples: dict[str, Any] = {key: tuple(plain[key]) for key in ("shape", "columns", "label_names")}
-        tuples |= {key: tuple(plain.get(key, ())) for key in ("condition", "vocabulary", *READING)}
+        tuples |= {key: tuple(plain.get(key, ())) for key in ("condition", "vocabulary", "missing", *READING)}
         tuples["mixed"] = tuple(
             Column(**(column | {"levels": tuple(column["levels"])})) for column in plain.get("mixed", ())
         )

@@ -20,14 +20,16 @@ FEW_ROWS = 10  # below this, a column in order by chance is no sign of an identi
 class Summary:
     """What one pass over the training rows tells; columns are the entries of a flattened row, D of them.
 
+    Missing entries (NaN) are left out of all of it, but a row with one is in no order.
+
     Args:
         rows: Number of rows.
         shape: Shape of a row.
         minimum: Lowest value.
         maximum: Highest value.
-        zeros: Share of entries that are 0.
-        between: Share of entries strictly between the lowest and the highest value.
-        all_integer: Whether every entry is a whole number.
+        zeros: Share of known entries that are 0.
+        between: Share of known entries strictly between the lowest and the highest value.
+        all_integer: Whether every known entry is a whole number.
         mean: Mean of each column, float64 [D].
         std: Standard deviation of each column, float64 [D]; exactly 0 for a constant column.
         identifier: Whether each column holds whole numbers in strictly rising or falling order, bool [D].
@@ -80,20 +82,21 @@ class _Running:
         self.column_low, self.column_high = np.full(columns, np.inf), np.full(columns, -np.inf)
         self.whole, self.rising, self.falling = (np.full(columns, True) for _ in range(3))
         self.ordered = rows.ndim == 2  # only a table's columns can be identifiers
-        self.zeros, self.hashed_rows, self.hashed_bytes = 0, 0, 0
+        self.rows, self.zeros, self.hashed_rows, self.hashed_bytes = 0, 0, 0, 0
         self.hashes: set[int] = set()
         self.last: np.ndarray | None = None
 
     def update(self, chunk: np.ndarray) -> None:
         """Takes in rows [B, D]."""
+        self.rows += len(chunk)
         self.moments.update(chunk)
-        self.low = _extreme(self.low, chunk, min, np.min)
-        self.high = _extreme(self.high, chunk, max, np.max)
-        self.column_low = np.minimum(self.column_low, chunk.min(0))
-        self.column_high = np.maximum(self.column_high, chunk.max(0))
+        self.low = _extreme(self.low, chunk, min, np.fmin.reduce)
+        self.high = _extreme(self.high, chunk, max, np.fmax.reduce)
+        self.column_low = np.fmin(self.column_low, np.fmin.reduce(chunk))
+        self.column_high = np.fmax(self.column_high, np.fmax.reduce(chunk))
         self.zeros += chunk.size - int(np.count_nonzero(chunk))
         if chunk.dtype.kind == "f":
-            self.whole &= (chunk == np.floor(chunk)).all(0)
+            self.whole &= ((chunk == np.floor(chunk)) | np.isnan(chunk)).all(0)
         if self.ordered:
             self._update_order(chunk)
         if self.hashed_bytes <= DUPLICATE_BYTES:
@@ -110,8 +113,7 @@ class _Running:
     def summary(self, shape: tuple[int, ...]) -> Summary:
         """What the pass found."""
         (minimum, lowest), (maximum, highest) = self.low, self.high
-        rows = self.moments.count
-        entries = rows * math.prod(shape)
+        rows, entries = self.rows, max(1, int(self.moments.count.sum()))
         constant = self.column_low == self.column_high
         ordered = (self.rising | self.falling) & (self.ordered and rows >= FEW_ROWS)
         return Summary(
@@ -132,5 +134,5 @@ class _Running:
 def _extreme(
     known: tuple[float, int], chunk: np.ndarray, better: Callable[[float, float], float], of: Callable[..., float]
 ) -> tuple[float, int]:
-    value = better(known[0], float(of(chunk)))
+    value = better(known[0], float(of(chunk, axis=None)))
     return value, (known[1] if value == known[0] else 0) + int(np.count_nonzero(chunk == value))

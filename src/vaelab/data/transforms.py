@@ -65,31 +65,35 @@ class Affine:
 
 
 class Moments:
-    """Mean and standard deviation of each column, in float64, from chunks of rows.
+    """Mean and standard deviation of each column, in float64, from chunks of rows; a missing entry (NaN) is left out.
 
     Chunks are merged by their counts, means and summed squares about the mean, which loses no digits where the mean is
     large (Chan, Golub & LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979).
     """
 
     def __init__(self, columns: int) -> None:
-        self.count = 0
+        self.count = np.zeros(columns, dtype=np.int64)
         self.mean = np.zeros(columns)
         self.squares = np.zeros(columns)
 
     def update(self, chunk: np.ndarray) -> None:
         """Takes in rows [B, D]."""
         rows = chunk.astype(np.float64)
-        mean = rows.mean(0)
+        missing = np.isnan(rows)
+        known = len(rows) - missing.sum(0)
+        rows[missing] = 0
+        mean = rows.sum(0) / np.maximum(known, 1)
         rows -= mean
-        total, step = self.count + len(rows), mean - self.mean
-        self.squares += np.einsum("bd,bd->d", rows, rows) + step**2 * (self.count * len(rows) / total)
-        self.mean += step * (len(rows) / total)
+        rows[missing] = 0
+        total, step = self.count + known, mean - self.mean
+        self.squares += np.einsum("bd,bd->d", rows, rows) + step**2 * (self.count * known / np.maximum(total, 1))
+        self.mean += step * (known / np.maximum(total, 1))
         self.count = total
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation over the rows seen (dividing by N), [D]."""
-        return np.sqrt(self.squares / self.count)
+        """Standard deviation over the values seen (dividing by their number), [D]."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
 def standardising(mean: np.ndarray, std: np.ndarray, shape: tuple[int, ...]) -> Affine:

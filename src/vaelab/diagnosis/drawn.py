@@ -37,7 +37,7 @@ class Reading:
     """What the model says of rows x, each read with K posterior samples; entries are flat, D to a row.
 
     Args:
-        x: As the model sees them, [n, D].
+        x: As the model sees them, [n, D]; a missing entry of a table of numbers is the model's own draw.
         bound: The negative ELBO in nats per sample on the data's own scale, [n].
         mean: Of q(z|x), [n, L].
         variance: Of q(z|x), [n, L].
@@ -120,8 +120,8 @@ def draw(run: Any, seed: int) -> Drawn:
         )
         assert x is not None
         with census(model) as (encoder, decoder):
-            held_out = _read(model, x, run.spec.log_abs_det)
-        training = None if shown is None else _read(model, shown, run.spec.log_abs_det)
+            held_out = _read(model, x, run.spec.log_abs_det, bool(run.spec.mixed))
+        training = None if shown is None else _read(model, shown, run.spec.log_abs_det, bool(run.spec.mixed))
         metric = Metric(run.spec.mixed, rows_of(x).numpy()) if run.spec.mixed else np.asarray
         z = torch.from_numpy(held_out.z).to(x.dtype)
         count = max(len(x), 2)
@@ -176,7 +176,7 @@ def _baseline(model: Any, training: Tensor | Batch | None, held_out: Tensor | Ba
     return run.metrics.get("baseline") if found is None else found[0] - run.spec.log_abs_det
 
 
-def _read(model: Any, x: Tensor | Batch, shift: float) -> Reading:
+def _read(model: Any, x: Tensor | Batch, shift: float, mixed: bool) -> Reading:
     samples = max(1, min(MOST_SAMPLES, DRAWS // len(x)))
     size = x[0].numel() * getattr(model, "channels", 1) * samples
 
@@ -193,7 +193,9 @@ def _read(model: Any, x: Tensor | Batch, shift: float) -> Reading:
     names = ("bound", "mean", "variance", "kl", "z", "log_px", "fitted", "drawn")
     *found, own = (_array(item) for item in _in_parts(part, size, x))
     log_sigma = own.mean(0) if own.size else None
-    return Reading(x=_array(rows_of(x).flatten(1)), log_sigma=log_sigma, **dict(zip(names, found, strict=True)))
+    read = dict(zip(names, found, strict=True))
+    seen = _array(rows_of(x).flatten(1))
+    return Reading(x=seen if mixed else np.where(np.isnan(seen), read["drawn"], seen), log_sigma=log_sigma, **read)
 
 
 def _compared(read: Reading, metric: Callable[[np.ndarray], np.ndarray]) -> Reading:

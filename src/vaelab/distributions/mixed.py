@@ -41,6 +41,12 @@ class MixedObservation:
         levels = [table.argmax(-1, keepdim=True).to(table.dtype) for table in self.tables]
         return self._in_order([self.numbers.mean, *levels])
 
+    def pooled(self, weights: Tensor) -> Tensor:
+        """The K distributions mixed by weights [K, B]: means of numbers, likeliest levels of categories, [B, D]."""
+        each = weights[..., None]
+        levels = [(each * table.exp()).sum(0).argmax(-1, keepdim=True).to(table.dtype) for table in self.tables]
+        return self._in_order([(each * self.numbers.mean).sum(0), *levels])
+
     def per_entry(self, x: Tensor) -> Tensor:
         """Log-density or log-mass in nats of every entry of x [B, D], [K, B, D]; 0 where it is missing."""
         known = ~x.isnan()

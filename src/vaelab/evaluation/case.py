@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..core.batch import Batch
 from ..core.config import Config
+from ..core.missing import stood_in
 from ..data.spec import Spec
 from ..measure.estimate import Estimate
 
@@ -48,6 +50,12 @@ class Case:
     def rows(self) -> Tensor | Batch:
         """The rows with what is given beside them."""
         return self.x if self.condition is None else Batch(self.x, self.condition)
+
+    def complete(self, x: Tensor) -> Tensor:
+        """Rows [n, *shape] of numbers with known entries of the same column where one is missing, see `stood_in`."""
+        if self.spec.mixed or not x.isnan().any():
+            return x
+        return torch.from_numpy(stood_in(x.flatten(1).cpu().numpy())).view(x.shape)
 
     @property
     def is_image(self) -> bool:

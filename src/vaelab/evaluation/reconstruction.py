@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..core.batch import beside
+from ..core.missing import over_known
 from ..measure import reconstruction as measure
 from ..measure.estimate import mean_of
 from ..measure.importance import draw_z
 from ..measure.latent import centre_of
 from ..models.prepare import COUNTS, LEVELS
 from .case import Case, Numbers
-from .columns import columns_back
+from .columns import columns_back, mean_over_known
 from .strings import strings_back
 
 DECODED = 512  # rows at once
@@ -79,10 +80,10 @@ def _whole_rows(case: Case, fitted: Tensor) -> Numbers:
     apart = scaled and not case.is_image  # columns of units of their own, which only the model's scale makes comparable
     scale = Scale(_as_seen, "units of the model's scale", 0.0) if apart else data_scale(case)
     x, back = scale.of(case.x), scale.of(fitted)
-    entries = "mean over entries"
+    entries = "mean over entries" if np.isfinite(x).all() else "mean over known entries"
     found = {
-        "mse": mean_of(measure.squared_error(x, back).mean(1), f"squared {scale.unit}, {entries}"),
-        "mae": mean_of(measure.absolute_error(x, back).mean(1), f"{scale.unit}, {entries}"),
+        "mse": mean_of(over_known(measure.squared_error(x, back)), f"squared {scale.unit}, {entries}"),
+        "mae": mean_of(over_known(measure.absolute_error(x, back)), f"{scale.unit}, {entries}"),
     }
     if _in_unit_range(case.x) and _in_unit_range(fitted):
         nats = measure.cross_entropy(_as_seen(case.x), _as_seen(fitted)).sum(1)
@@ -90,10 +91,10 @@ def _whole_rows(case: Case, fitted: Tensor) -> Numbers:
     if scale.peak > 0:
         found |= _images(x, back, scale.peak)
     share = measure.explained(x, back, pooled=case.is_image)
-    share = share[:, np.isfinite(share).all(0)]
+    share = share[:, np.isfinite(share).any(0)]
     if share.size:
         what = "pixels" if case.is_image else f"{share.shape[1]} columns, averaged"
-        found["r2"] = mean_of(share.mean(1), f"of the variance of {what}")
+        found["r2"] = mean_of(over_known(share), f"of the variance of {what}")
     return found
 
 
@@ -112,12 +113,13 @@ def _each_entry(case: Case, fitted: Tensor) -> Numbers:
     scale = data_scale(case)
     x, back = scale.of(case.x), scale.of(fitted)
     what = "entry" if case.is_image else "column"
+    each = mean_of if np.isfinite(x).all() else mean_over_known
     found = {
-        f"mse_per_{what}": mean_of(measure.squared_error(x, back), f"squared {scale.unit}"),
-        f"mae_per_{what}": mean_of(measure.absolute_error(x, back), scale.unit),
+        f"mse_per_{what}": each(measure.squared_error(x, back), f"squared {scale.unit}"),
+        f"mae_per_{what}": each(measure.absolute_error(x, back), scale.unit),
     }
     if not case.is_image:
-        found["r2_per_column"] = mean_of(measure.explained(x, back), "of the column's variance")
+        found["r2_per_column"] = each(measure.explained(x, back), "of the column's variance")
     return found
 
 
@@ -130,7 +132,7 @@ def data_scale(case: Case) -> Scale:
     def of(rows: Tensor) -> np.ndarray:
         return spec.transform.inverse(rows.double()).numpy()
 
-    peak = (float(np.ptp(of(case.x))) if spec.top is None else float(spec.top)) if case.is_image else 0.0
+    peak = (float(np.ptp(of(case.complete(case.x)))) if spec.top is None else float(spec.top)) if case.is_image else 0.0
     return Scale(of, OWN_UNITS.get(case.config.likelihood.name, "units of the data"), peak)
 
 

@@ -47,7 +47,7 @@ def samples(case: Case) -> Numbers:
     elif case.spec.mixed:
         features = metric_features(case)
     else:
-        features = usual(case.x if case.training is None else case.training, count)
+        features = usual(case.complete(case.x if case.training is None else case.training), count)
     real, others = _sets(case, features, count)
     unit = f"{features.name}, {count} rows"
     found: Numbers = {}
@@ -107,8 +107,8 @@ def _sets(case: Case, features: Features, count: int) -> tuple[np.ndarray, dict[
     means, drawn = _made(case, count)
     others = {"": drawn, "_of_means": means}
     if case.training is not None:
-        others["_of_training"] = _some(case.training, count, case.seed, "training")
-    real = features(_some(case.x, count, case.seed, "held out"))
+        others["_of_training"] = _some(case.complete(case.training), count, case.seed, "training")
+    real = features(_some(case.complete(case.x), count, case.seed, "held out"))
     return real, {ending: features(rows) for ending, rows in others.items()}
 
 

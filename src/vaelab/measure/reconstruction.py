@@ -74,7 +74,7 @@ def explained(x: np.ndarray, fitted: np.ndarray, pooled: bool = False) -> np.nda
     the columns is estimated from the same rows is of second order and left out. NaN for a column that does not vary.
 
     Args:
-        x: [n, ...].
+        x: [n, ...]; a missing entry, NaN, has a term of NaN, and pooled it is left out.
         fitted: Of the same shape.
         pooled: One R² for all entries together, each weighing as much as it varies.
 
@@ -84,12 +84,12 @@ def explained(x: np.ndarray, fitted: np.ndarray, pooled: bool = False) -> np.nda
         [0.5]
     """
     x, fitted = _paired(x, fitted)
-    errors, spread = (x - fitted) ** 2, (x - x.mean(0)) ** 2
+    errors, spread = (x - fitted) ** 2, (x - np.nanmean(x, 0)) ** 2
     if pooled:
-        errors, spread = errors.sum(1, keepdims=True), spread.sum(1, keepdims=True)
-    below = spread.mean(0)
+        errors, spread = (np.nansum(part, 1, keepdims=True) for part in (errors, spread))
+    below = np.nanmean(spread, 0)
     below = np.where(below > 0, below, np.nan)
-    lost = errors.mean(0) / below
+    lost = np.nanmean(errors, 0) / below
     return 1 - lost - (errors - lost * spread) / below
 
 

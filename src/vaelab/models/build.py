@@ -17,6 +17,7 @@ from ..core.facts import Facts, Shape
 from ..core.seeds import derive
 from ..core.settings import ModelConfig
 from ..core.tables import pick
+from ..distributions.incomplete import Incomplete, SelfMasking
 from ..distributions.ladder import BottomUp, Descent, GroupPrior, TopPosterior
 from ..distributions.later import FittedLater
 from ..distributions.likelihoods import Decoder
@@ -30,7 +31,7 @@ from .codes import default_latent, has_codes
 from .fits import is_hierarchy, prior_of
 from .hierarchical import Hierarchy
 from .parts import AFTER, DECODERS, ENCODERS, POSTERIORS, PRIORS, READERS, Plan, build_likelihood
-from .prepare import Prepare, prepared
+from .prepare import Filled, Prepare, prepared
 from .semi_supervised import SemiSupervised
 from .vae import VAE, Model
 
@@ -86,6 +87,9 @@ def build_encoder(plan: Plan) -> nn.Module:
     if plan.config.likelihood.name == "mixed":
         prepare = MixedInput(plan.facts.columns)
         shape = (prepare.size,)
+    if plan.facts.incomplete:
+        prepare = Filled(prepare, shape, plan.facts.missing)
+        shape = prepare.shape
     build = pick(ENCODERS, kind, "model.encoder")
     if not given:
         net = build(plan, shape)
@@ -121,7 +125,10 @@ def build_decoder(plan: Plan, inputs: int) -> nn.Module:
     """The decoder that a plan names, over vectors of that many entries."""
     parts, facts = plan.config.model, plan.facts
     assert parts.decoder, "the config is not resolved"
-    likelihood = build_likelihood(plan.config.likelihood, facts)
+    likelihood: Any = build_likelihood(plan.config.likelihood, facts)
+    if facts.incomplete:
+        why = plan.config.data.mask_model
+        likelihood = Incomplete(likelihood, None if why == "none" else SelfMasking(facts.shape, why))
     if parts.decoder in READERS:
         return READERS[parts.decoder](plan, inputs, likelihood)
     channels, *shape = likelihood.layout(as_image(facts.shape, parts.decoder, "model.decoder"))

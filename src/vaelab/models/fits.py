@@ -12,6 +12,7 @@ from ..core.tables import pick
 from ..distributions.likelihoods import LIKELIHOODS
 from ..distributions.normal import EUCLIDEAN
 from .codes import QUANTISERS
+from .fits_missing import OF_MISSING
 from .parts import AFTER, POSTERIORS, PRIORS
 from .unread import OF_SETTINGS, SPREADS, UNWEIGHED, Rule
 
@@ -100,7 +101,10 @@ RULES: list[Rule] = [
     ),
     Rule(
         "model.decoder",
-        lambda config, facts: config.model.decoder == "pixel_cnn" and config.likelihood.name not in BY_ENTRY,
+        lambda config, facts: (
+            config.model.decoder == "pixel_cnn"
+            and (config.likelihood.name not in BY_ENTRY or config.likelihood.shares)
+        ),
         "it draws entry by entry, and under this likelihood the entries of a row hang together",
         "model.decoder=mlp or conv",
     ),
@@ -237,6 +241,7 @@ FROM_DRAWS = {"info", *UNWEIGHED}
 OF_A_BATCH = {"beta_tc", "info", "wae", *SPREADS}  # objectives that compare the rows of a batch
 RULES += [
     *OF_SETTINGS,
+    *OF_MISSING,
     Rule(
         "objective.balance",
         lambda config, facts: config.objective.balance and config.objective.anneal == "constant",

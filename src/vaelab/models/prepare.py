@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch, rows_of
+from ..core.facts import Shape
 from ..core.settings import LikelihoodConfig
 from ..distributions.likelihood import CountLikelihood
 from ..distributions.likelihoods import LIKELIHOODS, Levels
@@ -63,6 +65,40 @@ class Prepare(nn.Module):
         for name in ("shift", "scale"):
             state.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state, prefix, *arguments)
+
+
+class Filled(nn.Module):
+    """What an encoder sees of incomplete rows: the mean where an entry is missing, and flags.
+
+    Args:
+        function: Brings known entries near one; None: they are.
+        shape: Of a row.
+        flagged: Columns, or channels of images, that miss some in training, each with a flag for its entries.
+
+    Attributes:
+        shape: Of what the encoder sees.
+    """
+
+    center: Tensor
+    places: Tensor
+
+    def __init__(self, function: Callable[[Tensor], Tensor] | None, shape: Shape, flagged: Sequence[int]) -> None:
+        super().__init__()
+        self.function, self.shape = function or (lambda x: x), (shape[0] + len(flagged), *shape[1:])
+        self.register_buffer("center", torch.zeros(shape))
+        self.register_buffer("places", torch.tensor(flagged, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D, ...] to [B, D + flags, ...]."""
+        missing = x.isnan()
+        seen = torch.where(missing, self.center.to(x), self.function(torch.where(missing, 0.0, x)))
+        return torch.cat([seen, missing[:, self.places].to(x)], 1)
+
+    @torch.no_grad()
+    def see(self, rows: Tensor | Batch) -> None:
+        """Takes the means of known entries from training rows [N, *shape]."""
+        x = rows_of(rows)
+        self.center.copy_(torch.where(x.isnan(), x, self.function(x.nan_to_num())).nanmean(0).nan_to_num())
 
 
 def start_at(model: Any, mean: Tensor, std: Tensor) -> None:

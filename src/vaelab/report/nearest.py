@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..core.missing import stood_in
 from ..data.mixed import Metric
 from .style import GRAY, ORANGE, Panel, plot
 
@@ -77,8 +78,8 @@ def _points(run: Any) -> Callable[[np.ndarray], np.ndarray]:
         return lambda rows: metric(run.spec.to_model(rows).numpy())
     if run.spec.layout != "table":
         return _flat
-    unit = _flat(run.training_preview).std(0)
-    return lambda rows: _flat(rows) / np.where(unit > 0, unit, 1.0)
+    unit = np.nanstd(np.asarray(run.training_preview, np.float64), 0)
+    return lambda rows: _flat(stood_in(np.asarray(rows, np.float64))) / np.where(unit > 0, unit, 1.0)
 
 
 def _closest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

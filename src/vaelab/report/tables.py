@@ -22,15 +22,15 @@ def explained(data: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """R² of each column, `1 - sum (x - x')² / sum (x - mean x)²`; NaN where a column is constant.
 
     Args:
-        data: Rows, [n, D].
+        data: Rows, [n, D]; NaN where an entry is missing.
         decoded: Their reconstructions, [n, D].
 
     Example:
         >>> explained(np.array([[0.0], [2.0]]), np.array([[0.5], [1.5]])).tolist()
         [0.75]
     """
-    total = ((data - data.mean(0)) ** 2).sum(0)
-    rest = ((data - decoded) ** 2).sum(0)
+    total = np.nansum((data - np.nanmean(data, 0)) ** 2, 0)
+    rest = np.nansum((data - decoded) ** 2, 0)
     return np.where(total > 0, 1 - rest / np.where(total > 0, total, 1), np.nan)
 
 
@@ -59,8 +59,8 @@ def _sorted(run: Any, data: np.ndarray, decoded: np.ndarray) -> Panel:
     """Rows from the best reconstructed to the worst, each with the column that is furthest off."""
     spread = np.nanstd(data, 0)
     off = np.abs(decoded - data) / np.where(spread > 0, spread, 1.0)
-    errors = np.sqrt((off**2).mean(1))
-    worst = np.nan_to_num(off, nan=np.inf).argmax(1)
+    errors = np.sqrt(np.nanmean(off**2, 1))
+    worst = np.where(np.isfinite(off), off, np.where(np.isnan(data), -1.0, np.inf)).argmax(1)
     rows = quantiles(errors, ROWS_SHOWN)
     return Panel(
         "Rows from best to worst",

@@ -1,0 +1,380 @@
+"""Missing entries filled in: a best guess, complete tables drawn at random, and intervals, from q(z|x) and its weights.
+
+K draws of z are weighed by w ∝ p(x_known, z) / q(z|x), so that what is said of a missing entry holds under the model's
+own posterior p(z|x_known), however rough the encoder is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch, beside, rows_of
+from ..core.errors import BadInput, whole
+from ..core.finding import Finding
+from ..core.seeds import generator
+from ..data.tables import listed
+from ..distributions.incomplete import Incomplete, IncompleteObservation, known_entries
+from ..distributions.mixed import MixedObservation
+from ..distributions.normal import NORMAL
+from ..measure.importance import draw, weight_numbers
+
+SUMMARIES = ("mean", "median")
+SAMPLES = 1000
+LEAST_RESAMPLED = 1000  # draws of a missing entry that medians and intervals are read from
+FEW, FEW_SHARE = 20.0, 0.05  # effective draws below which a guess is uncertain in itself; share of rows to say so
+ROUNDS = 5  # of filling in and encoding again, where the encoder knows no missing entries
+AT_ONCE = 2**22  # numbers of a layer at once
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """Rows with their missing entries filled in; known entries are as they came.
+
+    Args:
+        rows: The best guess, of the type that was given.
+        draws: Complete tables drawn at random, likewise; their spread is how uncertain the guess is.
+        lower, upper: Ends of the interval of each missing number on the data's own scale, [n, D]; NaN elsewhere, and
+            for categories; None where none was asked for.
+        missing: Which entries were missing, [n, D], in the order of the columns the model was trained on.
+        ess: Effective number of draws of z for each row, of `samples` at most; NaN for complete rows.
+        samples: K.
+        findings: What to know before relying on it.
+    """
+
+    rows: Any
+    draws: tuple[Any, ...]
+    lower: np.ndarray | None
+    upper: np.ndarray | None
+    missing: np.ndarray
+    ess: np.ndarray
+    samples: int
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def filled(self) -> int:
+        """Entries that were missing."""
+        return int(self.missing.sum())
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for."""
+
+    samples: int
+    summary: str
+    draws: int
+    interval: float | None
+    seed: int
+
+    @property
+    def resampled(self) -> int:
+        """Draws of each missing entry."""
+        read = self.interval is not None or self.summary == "median"
+        return max(self.draws, LEAST_RESAMPLED if read else 0)
+
+
+def impute(
+    run: Any,
+    x: Any,
+    *,
+    samples: int = SAMPLES,
+    summary: str = "mean",
+    draws: int = 0,
+    interval: float | None = None,
+    seed: int = 0,
+    condition: Any = None,
+) -> Imputation:
+    """Fills in the missing entries of rows: NaN, or None in tables with words.
+
+    Args:
+        run: A `vaelab.Run`; one that was trained on rows with missing entries knows them best.
+        x: Rows [n, ...] on the data's own scale: an array, or a data frame.
+        samples: K, draws of z for each row.
+        summary: "mean", which is best for squared errors, or "median", for absolute ones. A category becomes its
+            likeliest level with either.
+        draws: Complete tables drawn at random from p(x_missing|x_known): z by its weight, then x from p(x|z).
+        interval: Probability of an interval for each missing number, such as 0.9; None: none. Its ends are quantiles
+            that leave out as much on either side.
+        seed: Of everything that is drawn.
+        condition: What is given beside the rows, as `vaelab.Run.embed` takes it.
+
+    References:
+        Mattei and Frellsen, MIWAE: deep generative modelling and imputation of incomplete data sets, 2019; Rubin,
+        Multiple imputation for nonresponse in surveys, 1987.
+
+    Raises:
+        BadInput: for rows that do not fit, and for models without weights: strings, entries that hang together given
+            z, codes without a density.
+
+    Example:
+        >>> import tempfile, vaelab
+        >>> rows = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
+        >>> rows[::4, 1] = np.nan
+        >>> run = vaelab.train(rows, out=tempfile.mkdtemp(), config={"train": {"steps": 50}}, progress=False)
+        >>> found = impute(run, rows, interval=0.9)
+        >>> found.filled, bool(np.isnan(found.rows).any()), bool((found.lower[::4, 1] < found.upper[::4, 1]).all())
+        (50, False, True)
+    """
+    wanted = _asked(samples, summary, draws, interval, seed)
+    _refuse_without_weights(run)
+    y = _entries(run, x)
+    missing = y.isnan()
+    given = run.given(condition, len(y), "encoder", "decoder")
+    filled = _Filled(y, wanted)
+    gaps = missing.flatten(1).any(1).nonzero()[:, 0]
+    rows = Batch(y, *given) if given else y
+    for part in gaps.split(max(1, AT_ONCE // (samples * _width(run, y)))):
+        filled.take(part, *_of_rows(run, rows[part], wanted, int(part[0])))
+    lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
+    back = _Back(run, x, missing)
+    guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
+    lower, upper = (back.ends(end) for end in filled.ends)
+    findings = tuple(_findings(run, lacking, ess, samples))
+    return Imputation(guess, drawn, lower, upper, lacking, ess, samples, findings)
+
+
+class _Filled:
+    """Completed rows on the model's scale, part by part."""
+
+    def __init__(self, y: Tensor, wanted: _Wanted) -> None:
+        self.y, self.guess = y, y.clone()
+        self.drawn = [y.clone() for _ in range(wanted.draws)]
+        ends = 0 if wanted.interval is None else 2
+        self.ends: list[Tensor | None] = [torch.full_like(y, torch.nan) for _ in range(ends)] or [None, None]
+        self.ess = torch.full((len(y),), torch.nan, dtype=torch.float64)
+
+    def take(self, part: Tensor, guess: Tensor, drawn: Tensor, ends: Sequence[Tensor], ess: Tensor) -> None:
+        """Takes in what was found for the rows of an index [B]."""
+        known = self.y[part]
+        self.guess[part] = torch.where(known.isnan(), guess, known)
+        for table, one in zip(self.drawn, drawn, strict=False):
+            table[part] = torch.where(known.isnan(), one, known)
+        for both, end in zip(self.ends, ends, strict=False):
+            assert both is not None
+            both[part] = torch.where(known.isnan(), end, torch.nan)
+        self.ess[part] = ess
+
+
+@torch.no_grad()
+def _of_rows(run: Any, x: Tensor | Batch, wanted: _Wanted, first: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """The guess [B, ...], draws [M, B, ...], ends of the intervals and effective numbers [B] of incomplete rows."""
+    model, y, given = run.model, rows_of(x), beside(x)
+    z, log_q = draw(_proposal(run, x), wanted.samples, wanted.seed, first)
+    p = model.decode(z, *given)
+    each = p.per_entry(y) if isinstance(p, IncompleteObservation) else known_entries(p, y)
+    log_w = each.flatten(2).sum(-1).double() + model.prior_distribution(*given).log_prob(z) - log_q
+    weights = log_w.softmax(0)
+    guess = p.pooled(weights.to(y.dtype)) if isinstance(p, MixedObservation) else _weighted(_mean(p), weights)
+    drawn = _resampled(run, z, weights, given, wanted, first)
+    if wanted.summary == "median":
+        guess = torch.where(_is_category(run, y), guess, drawn.median(0).values)
+    ends = [] if wanted.interval is None else _ends(drawn, wanted.interval)
+    return guess, drawn[: wanted.draws], ends, torch.from_numpy(weight_numbers(log_w.cpu().numpy())[2])
+
+
+def _mean(p: Any) -> Tensor:
+    return p.mean_if_missing if isinstance(p, IncompleteObservation) else p.mean
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Σ_k w_k v_k of values [K, B, ...], [B, ...]."""
+    return torch.einsum("kb...,kb->b...", values.double(), weights).to(values.dtype)
+
+
+def _resampled(run: Any, z: Tensor, weights: Tensor, given: tuple[Tensor, ...], wanted: _Wanted, first: int) -> Tensor:
+    """Draws of p(x|x_known) [M, B, ...]: codes by their weight, then a row from p(x|z)."""
+    coins = generator(wanted.seed, "imputed", first)
+    if not wanted.resampled:
+        return z.new_zeros(0, len(weights[0]), *run.spec.shape)
+    chosen = torch.multinomial(weights.T, wanted.resampled, replacement=True, generator=coins).T
+    p = run.model.decode(z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1])), *given)
+    return p.sample_if_missing(coins) if isinstance(p, IncompleteObservation) else p.sample(coins)
+
+
+def _ends(drawn: Tensor, level: float) -> list[Tensor]:
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)
+    return list(torch.quantile(drawn, tails, dim=0))
+
+
+def _is_category(run: Any, y: Tensor) -> Tensor:
+    """Which entries of rows are levels of a category, which has no median."""
+    kinds = [column.kind == "category" for column in run.spec.mixed]
+    return torch.tensor(kinds) if kinds else torch.zeros(y.shape[1:], dtype=torch.bool)
+
+
+def _proposal(run: Any, x: Tensor | Batch) -> Any:
+    """q(z|x) of incomplete rows; an encoder of complete ones reads them filled with what the model makes of them."""
+    if _knows_gaps(run):
+        q = run.model.encode(x)
+    else:
+        y, given = rows_of(x), beside(x)
+        guess = _centre(run, y)
+        for _ in range(ROUNDS):
+            filled = torch.where(y.isnan(), guess, y)
+            q = run.model.encode(Batch(filled, *given) if given else filled)
+            guess = run.model.decode(q.mean[None], *given).mean[0]
+    if "density" not in getattr(q, "offers", NORMAL):
+        rule = "its codes have no density, so that draws cannot be weighed by what is known of a row"
+        raise BadInput("run", run.folder, rule, "train with model.posterior=diagonal")
+    return q
+
+
+def _centre(run: Any, y: Tensor) -> Tensor:
+    """The means of training rows that the run kept, on the model's scale; 0 where it kept none."""
+    if run.training_preview is None:
+        return torch.zeros_like(y)
+    return _entries(run, run.training_preview).nanmean(0).nan_to_num().expand_as(y)
+
+
+def _knows_gaps(run: Any) -> bool:
+    return bool(run.spec.mixed) or run.spec.incomplete
+
+
+def _entries(run: Any, x: Any) -> Tensor:
+    """Rows as the model sees them, NaN where an entry is missing, whatever the run was trained on."""
+    spec = run.spec
+    if hasattr(x, "iloc"):
+        x = _own_columns(x, spec.columns)
+        x = x if spec.mixed else _numbers_of(x)
+    return (spec if spec.mixed else replace(spec, incomplete=True)).to_model(x)
+
+
+def _own_columns(frame: Any, columns: tuple[str, ...]) -> Any:
+    """The model's columns of a data frame, where it has them all by name."""
+    places = {str(name): place for place, name in enumerate(frame.columns)}
+    return frame.iloc[:, [places[name] for name in columns]] if set(columns) <= places.keys() else frame
+
+
+def _numbers_of(frame: Any) -> Any:
+    """A data frame with floats in its columns, whatever marks what is missing there."""
+    import pandas
+
+    try:
+        return frame.astype(object).where(frame.notna(), np.nan).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        wrong = next((name for name in frame if not pandas.api.types.is_numeric_dtype(frame[name])), frame.columns[0])
+        raise BadInput("x", f"column {wrong}: {error}", "the model takes numbers") from None
+
+
+class _Back:
+    """Completed rows on the model's scale as the user has them, with all that was known left as it was."""
+
+    def __init__(self, run: Any, x: Any, missing: Tensor) -> None:
+        self.run, self.x = run, x
+        lead = (len(missing), *run.spec.user_shape) if not run.spec.mixed else missing.shape
+        self.missing = np.asarray(self._laid_out(missing).reshape(lead))
+
+    def _laid_out(self, entries: Tensor) -> np.ndarray:
+        """Entries [n, *shape] in the order that the user has them."""
+        return np.moveaxis(entries.numpy(), 1, -1) if self.run.spec.axes == "HWC" else entries.numpy()
+
+    def rows(self, y: Tensor) -> Any:
+        """Completed rows [n, *shape] in the type of the rows that were given."""
+        values = self.run.spec.to_user(y)
+        if hasattr(self.x, "iloc"):
+            return _in_frame(self.x, self.run.spec.columns, self.missing, values)
+        out = np.ma.filled(np.array(self.x, copy=True), np.nan) if np.ma.isMaskedArray(self.x) else np.array(self.x)
+        out = out.reshape(self.missing.shape) if out.shape != self.missing.shape else out
+        out[self.missing] = values[self.missing]
+        return out
+
+    def ends(self, y: Tensor | None) -> np.ndarray | None:
+        """Ends of intervals [n, *shape] on the data's own scale, float64 [n, D]; NaN where nothing was missing."""
+        if y is None:
+            return None
+        spec = self.run.spec
+        own = y.double() if spec.mixed else spec.transform.inverse(y.double())
+        numbers = own.flatten(1).numpy()
+        return np.where(_is_category(self.run, y).flatten().numpy(), np.nan, numbers)
+
+
+def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values: np.ndarray) -> Any:
+    """A copy of a data frame with the missing entries of the model's columns filled in."""
+    out = frame.copy()
+    named = [str(name) for name in frame.columns]
+    for at, name in enumerate(columns):
+        place, gaps = (named.index(name) if name in named else at), missing[:, at]
+        if gaps.any():
+            column = out.iloc[:, place].copy()
+            column[gaps] = values[gaps, at]
+            out.isetitem(place, column)
+    return out
+
+
+def _asked(samples: int, summary: str, draws: int, interval: float | None, seed: int) -> _Wanted:
+    whole("samples", samples)
+    if summary not in SUMMARIES:
+        raise BadInput("summary", summary, f"must be one of {', '.join(SUMMARIES)}")
+    if not isinstance(draws, int) or draws < 0:
+        raise BadInput("draws", draws, "must be a whole number of at least 0")
+    if interval is not None and not 0 < interval < 1:
+        raise BadInput("interval", interval, "must be a probability between 0 and 1", "such as 0.9")
+    return _Wanted(samples, summary, draws, interval, seed)
+
+
+def _refuse_without_weights(run: Any) -> None:
+    """Refuses models of which the entries of a row hang together given z, or that tell labels first."""
+    likelihood = getattr(getattr(run.model, "decoder", None), "likelihood", None)
+    sequential = bool(run.spec.vocabulary) or run.config.model.decoder == "pixel_cnn"
+    if likelihood is None or sequential or not likelihood.by_entry:
+        rule = "given z the entries of its rows hang together, so that those that are known cannot be told apart"
+        raise BadInput("run", run.folder, rule, "train with a likelihood by entry and model.decoder=mlp or conv")
+    if run.spec.binarize != "none":
+        rule = f"data.binarize={run.spec.binarize} makes bits of its rows, and a missing entry is none"
+        raise BadInput("run", run.folder, rule, "train without it")
+    if getattr(run.model, "guesses", False):
+        raise BadInput("run", run.folder, "its model tells labels before codes", "train without missing_labels")
+
+
+def _width(run: Any, y: Tensor) -> int:
+    """Numbers of a decoder's widest layer, for rows like y."""
+    likelihood = run.model.decoder.likelihood
+    masked = isinstance(likelihood, Incomplete) and likelihood.masking is not None
+    entries = y[0].numel() * max(1, likelihood.channels) * (32 if masked else 1)
+    return int(max(entries, *(run.config.model.hidden or (1,))))
+
+
+def _findings(run: Any, missing: np.ndarray, ess: np.ndarray, samples: int) -> list[Finding]:
+    found = []
+    unseen = [place for place in np.flatnonzero(missing.any(0)) if place not in _missed_in_training(run)]
+    if unseen and run.spec.layout == "table":
+        names = listed([run.spec.columns[place] for place in unseen])
+        found.append(
+            Finding(
+                "IM101",
+                "warning",
+                f"columns that missed no entry in training: {names}",
+                len(unseen),
+                "columns",
+                why="the encoder has learned nothing of gaps there; weights of its draws make up for it, as far as "
+                "there are enough",
+                advice="train on rows that miss entries as these do, or draw more, --samples 10000",
+            )
+        )
+    few = float(np.mean(ess[~np.isnan(ess)] < min(FEW, samples))) if (~np.isnan(ess)).any() else 0.0
+    if few > FEW_SHARE:
+        found.append(
+            Finding(
+                "IM102",
+                "warning",
+                "the draws of z that count are few in some rows",
+                100 * few,
+                f"% of the incomplete rows have an effective sample size below {FEW:g} of {samples}",
+                why="an importance-weighted mean of a few draws is noise, and its interval is too narrow",
+                advice="--samples 10000; or train longer, with objective=iwae objective.samples=20",
+            )
+        )
+    return found
+
+
+def _missed_in_training(run: Any) -> set[int]:
+    """Places of a row that missed entries in training."""
+    if run.spec.mixed:
+        return {place for place, column in enumerate(run.spec.mixed) if column.missing}
+    return set(run.spec.missing)

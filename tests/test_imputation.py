@@ -1,0 +1,246 @@
+"""Missing entries left out, and filled in, against closed forms, brute force and real tables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special, stats
+
+import vaelab
+from vaelab.core.errors import BadInput
+from vaelab.core.missing import over_known, stood_in
+from vaelab.data.summary import summarise
+from vaelab.distributions import LIKELIHOODS
+from vaelab.distributions.incomplete import Incomplete, IncompleteObservation, SelfMasking
+from vaelab.distributions.likelihoods import Gaussian
+from vaelab.models.prepare import Filled
+from vaelab.use.imputing import impute
+
+DOUBLE = {"dtype": torch.float64}
+QUIET = {"report": {"html": False}}
+BY_ENTRY = [name for name, kind in LIKELIHOODS.items() if kind.by_entry and name != "tokens"]
+
+
+def gaps(rows: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """A copy with entries removed at random."""
+    missing = np.random.default_rng(seed).random(rows.shape) < share
+    return np.where(missing, np.nan, rows).astype(np.float32)
+
+
+def linear_rows(count: int = 400, seed: int = 0) -> np.ndarray:
+    """Rows of four columns that two factors explain."""
+    random = np.random.default_rng(seed)
+    loadings = np.array([[1.0, 0.8, 0.0, 0.5], [0.0, 0.6, 1.0, -0.5]])
+    return random.normal(size=(count, 2)) @ loadings + 0.2 * random.normal(size=(count, 4))
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+def test_statistics_leave_missing_entries_out() -> None:
+    rows = gaps(linear_rows(), 0.3)
+    rows[0] = np.nan
+    found = summarise(rows)
+    np.testing.assert_allclose(found.mean, np.nanmean(rows.astype(float), 0))
+    np.testing.assert_allclose(found.std, np.nanstd(rows.astype(float), 0))
+    assert (found.minimum, found.maximum) == (np.nanmin(rows), np.nanmax(rows))
+    assert found.between == pytest.approx(1 - 2 / np.isfinite(rows).sum())
+
+
+def test_known_entries_stand_in_for_missing_ones() -> None:
+    rows = gaps(linear_rows(), 0.4)
+    filled = stood_in(rows)
+    known = ~np.isnan(rows)
+    assert (filled[known] == rows[known]).all() and np.isfinite(filled).all()
+    for column, own in zip(filled.T, rows.T, strict=True):
+        assert set(column) == set(own[~np.isnan(own)])
+    some = rows[np.isfinite(rows).any(1)]
+    np.testing.assert_allclose(over_known(rows), np.nanmean(some, 1), rtol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------- distributions
+@pytest.mark.parametrize("name", BY_ENTRY)
+def test_a_row_with_gaps_has_the_log_density_of_what_is_known(name: str) -> None:
+    torch.manual_seed(0)
+    complete = LIKELIHOODS[name]().double()
+    parameters = torch.randn(2, 3, complete.channels, 5, **DOUBLE)
+    x = torch.randint(0, 2, (3, 5)).double()
+    missing = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    with_gaps = torch.where(missing, torch.nan, x)
+    wrapped = Incomplete(complete)
+    found = wrapped(parameters).log_prob(with_gaps)
+    for row in range(3):
+        kept = ~missing[row]
+        alone = complete(parameters[:, row : row + 1][..., kept]).log_prob(x[row : row + 1, kept])[:, 0]
+        torch.testing.assert_close(found[:, row], alone if kept.any() else torch.zeros_like(alone))
+    assert wrapped.holds(with_gaps).all() and wrapped.channels == complete.channels
+    assert wrapped.layout((5,)) == complete.layout((5,))
+
+
+@pytest.mark.parametrize(("direction", "slope"), [("self", -1.7), ("above", 0.9), ("below", 2.0)])
+def test_the_chance_of_a_gap_is_integrated_over_its_value(direction: str, slope: float) -> None:
+    """Against adaptive quadrature: the log-mass, the mean given that a value is missing, and draws of it."""
+    mean, sigma, offset = 0.4, 0.8, -0.3
+    masking = SelfMasking((1,), direction).double()
+    with torch.no_grad():
+        masking.offset.fill_(offset), masking.slope.fill_(slope)
+    softplus = math.log1p(math.exp(slope))
+    weight = {"self": slope, "above": softplus, "below": -softplus}[direction]
+
+    def chance(x: float) -> float:
+        return float(special.expit(offset + weight * x))
+
+    def moment(power: int) -> float:
+        return integrate.quad(lambda x: x**power * chance(x) * stats.norm.pdf(x, mean, sigma), -9, 9)[0]
+
+    normal = Gaussian("fixed", sigma).double()(torch.full((1, 1, 1, 1), mean, **DOUBLE))
+    observation = IncompleteObservation(normal, masking)
+    gone = observation.log_prob(torch.full((1, 1), torch.nan, **DOUBLE)).item()
+    assert gone == pytest.approx(math.log(moment(0)), abs=1e-6)
+    seen = observation.log_prob(torch.full((1, 1), 0.7, **DOUBLE)).item()
+    assert seen == pytest.approx(stats.norm.logpdf(0.7, mean, sigma) + math.log(1 - chance(0.7)), abs=1e-6)
+    expected = moment(1) / moment(0)
+    assert observation.mean_if_missing.item() == pytest.approx(expected, abs=1e-5)
+    many = IncompleteObservation(Gaussian("fixed", sigma)(torch.full((20_000, 1, 1, 1), mean)), masking.float())
+    drawn = many.sample_if_missing(torch.Generator().manual_seed(0)).mean().item()
+    assert drawn == pytest.approx(expected, abs=5 * sigma / math.sqrt(20_000))
+
+
+def test_an_encoder_sees_the_mean_and_a_flag() -> None:
+    filled = Filled(torch.log1p, (3,), (0, 2))
+    rows = torch.tensor([[1.0, 2.0, torch.nan], [torch.nan, 4.0, 5.0], [3.0, 6.0, 7.0]])
+    filled.see(rows)
+    seen = filled(rows)
+    assert filled.shape == (5,)
+    torch.testing.assert_close(seen[:, 3:], torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(seen[0, 2], torch.tensor([5.0, 7.0]).log1p().mean())
+    torch.testing.assert_close(seen[2, :3], rows[2].log1p())
+
+
+# ------------------------------------------------------------------------------------------------------------ the whole
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory: pytest.TempPathFactory):
+    """A linear model of rows with gaps: its p(x_missing|x_known) is a normal distribution in closed form."""
+    rows = gaps(linear_rows(), 0.3)
+    settings = {
+        "model": {"encoder": "linear", "decoder": "linear", "latent": 2},
+        "objective": {"name": "iwae", "samples": 5},
+        "train": {"steps": 600},
+        **QUIET,
+    }
+    return vaelab.train(rows, out=tmp_path_factory.mktemp("run") / "a", config=settings, progress=False), rows
+
+
+def conditional(run, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the missing entries of a row given the known ones, by the formula for normals."""
+    layer = next(module for module in run.model.decoder.modules() if isinstance(module, torch.nn.Linear))
+    weight, bias = (part.detach().double().numpy() for part in (layer.weight, layer.bias))
+    sigma = math.exp(run.model.decoder.likelihood.complete.noise.log_sigma.item())
+    cov = weight @ weight.T + sigma**2 * np.eye(len(bias))
+    shift, scale = (np.asarray(part, float) for part in (run.spec.transform.shift, run.spec.transform.scale))
+    y, gone = (row - shift) / scale, np.isnan(row)
+    gain = cov[np.ix_(gone, ~gone)] @ np.linalg.inv(cov[np.ix_(~gone, ~gone)])
+    mean = bias[gone] + gain @ (y[~gone] - bias[~gone])
+    spread = np.sqrt(np.diag(cov[np.ix_(gone, gone)] - gain @ cov[np.ix_(~gone, gone)]))
+    return mean * scale[gone] + shift[gone], spread * scale[gone]
+
+
+def test_guesses_draws_and_intervals_are_those_of_the_exact_posterior(linear) -> None:
+    run, rows = linear
+    some = rows[:40]
+    found = impute(run, some, samples=4000, draws=200, interval=0.9)
+    median = impute(run, some, samples=4000, summary="median").rows
+    errors, z, width, middle = [], [], [], []
+    for row in np.flatnonzero(np.isnan(some).any(1) & ~np.isnan(some).all(1)):
+        gone = np.isnan(some[row])
+        mean, std = conditional(run, some[row].astype(float))
+        errors += ((found.rows[row, gone] - mean) / std).tolist()
+        middle += ((median[row, gone] - mean) / std).tolist()
+        z += ((np.mean([one[row, gone] for one in found.draws], 0) - mean) / std * math.sqrt(200)).tolist()
+        width += ((found.upper[row, gone] - found.lower[row, gone]) / std).tolist()
+    assert np.abs(errors).max() < 0.15 and np.sqrt(np.mean(np.square(errors))) < 0.04
+    assert np.sqrt(np.mean(np.square(middle))) < 0.06
+    assert np.mean(np.square(z)) == pytest.approx(1, abs=0.5)
+    assert np.mean(width) == pytest.approx(2 * stats.norm.ppf(0.95), rel=0.02)
+
+
+def test_what_is_known_stays_as_it_was_and_what_is_missing_is_counted(linear) -> None:
+    run, rows = linear
+    found = impute(run, rows, samples=50, draws=2, interval=0.5)
+    gone = np.isnan(rows)
+    assert found.filled == gone.sum() and (found.missing == gone).all()
+    for table in (found.rows, *found.draws):
+        assert table.dtype == rows.dtype and (table[~gone] == rows[~gone]).all() and np.isfinite(table).all()
+    assert np.isnan(found.lower[~gone]).all() and (found.lower[gone] <= found.upper[gone]).all()
+    incomplete = gone.any(1)
+    assert np.isnan(found.ess[~incomplete]).all() and (found.ess[incomplete] >= 1).all()
+    assert (impute(run, rows, samples=50, draws=2).rows == found.rows).all()
+    assert not (impute(run, rows, samples=50, seed=1).rows == found.rows).all()
+
+
+def test_a_frame_comes_back_as_a_frame(linear) -> None:
+    pandas = pytest.importorskip("pandas")
+    run, rows = linear
+    frame = pandas.DataFrame(rows[:20].astype(float), columns=[f"column_{at + 1}" for at in range(4)])
+    frame["word"] = "kept"
+    turned = frame[["column_3", "word", "column_1", "column_4", "column_2"]]
+    found = impute(run, turned, samples=100).rows
+    assert list(found.columns) == list(turned.columns) and (found["word"] == "kept").all()
+    plain = impute(run, rows[:20], samples=100).rows
+    np.testing.assert_allclose(found[list(run.spec.columns)].to_numpy(), plain, rtol=1e-6, atol=1e-6)
+
+
+def test_a_run_of_complete_rows_fills_gaps_too_and_says_so(tmp_path: Path) -> None:
+    rows = linear_rows().astype(np.float32)
+    settings = {"train": {"steps": 800}, "model": {"latent": 2}, **QUIET}
+    run = vaelab.train(rows, out=tmp_path / "a", config=settings, progress=False)
+    holed = gaps(rows, 0.25, seed=3)
+    found = impute(run, holed, samples=300)
+    gone = np.isnan(holed)
+    assert [finding.code for finding in found.findings][:1] == ["IM101"]
+    assert ((found.rows - rows)[gone] ** 2).mean() < 0.5 * rows[gone].var()
+    with pytest.raises(BadInput, match=r"missing.*vaelab impute"):
+        run.embed(holed)
+
+
+def test_gaps_that_depend_on_the_value_are_filled_higher_by_a_model_of_the_mask() -> None:
+    """Values above 0 go missing: under a normal p(x|z) and a steep π a gap's mean is that of the upper half."""
+    masking = SelfMasking((1,), "above")
+    with torch.no_grad():
+        masking.slope.fill_(40.0), masking.offset.fill_(0.0)
+    normal = Gaussian("fixed", 1.0)(torch.zeros(1, 1, 1, 1))
+    half_normal = math.sqrt(2 / math.pi)
+    assert IncompleteObservation(normal, masking).mean_if_missing.item() == pytest.approx(half_normal, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"likelihood": {"name": "gaussian", "noise": "optimal"}}, "likelihood.noise"),
+        ({"prior": {"name": "vamp", "components": 5}}, "prior.name"),
+        ({"data": {"mask_model": "self"}, "likelihood": {"name": "laplace"}}, "data.mask_model"),
+        ({"data": {"missing": "refuse"}}, "a missing entry"),
+        ({"objective": {"adversarial": 0.1}}, "objective.adversarial"),
+    ],
+)
+def test_what_needs_complete_rows_is_refused_by_name(tmp_path: Path, settings: dict, words: str) -> None:
+    with pytest.raises(BadInput, match=words) as caught:
+        vaelab.train(gaps(linear_rows(), 0.2), out=tmp_path / "a", config=settings, progress=False)
+    assert "\n" not in str(caught.value) and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"summary": "mode"}, "summary"),
+        ({"draws": -1}, "draws"),
+        ({"interval": 1.0}, "interval"),
+        ({"samples": 0}, "samples"),
+    ],
+)
+def test_arguments_are_checked(linear, arguments: dict, words: str) -> None:
+    run, rows = linear
+    with pytest.raises(BadInput, match=words):
+        impute(run, rows, **arguments)
