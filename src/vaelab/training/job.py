@@ -84,6 +84,8 @@ def prepare(
         rule = "the model passed reads nothing that is given beside a row: its `conditioned` is empty"
         fix = "leave it out, or name the parts that read it: vaelab.VAE(..., condition=('encoder', 'decoder'))"
         raise BadInput("data.condition", config.data.condition, rule, fix)
+    if model is not None:
+        config = _complete_only(config)
     source = as_mixed(given, config)
     held_rows, index, held_index = held_out_of(source, config)
     labels = source.test_labels if source.test is not None else _pick(source.train_labels, held_index)
@@ -118,6 +120,8 @@ def prepare(
         transform=choice.transform,
         mixed=source.mixed,
         vocabulary=source.vocabulary,
+        incomplete=_is_incomplete(config, source, choice.missing),
+        missing=_flagged(choice.missing, shape),
         **_condition_facts(reading),
     )
     if model is None:
@@ -143,6 +147,27 @@ def prepare(
     findings = [*source.findings, *choice.findings, *capped]
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _complete_only(config: Config) -> Config:
+    """A model of one's own sees rows as they are, and would make a missing entry of everything it touches."""
+    if config.data.missing == "model":
+        rule = "a model of one's own takes complete rows"
+        raise BadInput("data.missing", "model", rule, "leave it out and fill the rows, or leave out model=...")
+    return config.updated(data={"missing": "refuse"})
+
+
+def _is_incomplete(config: Config, source: Source, missing: np.ndarray) -> bool:
+    """Whether rows of numbers may miss entries; those of mixed tables and strings always may, or never."""
+    numbers = not source.mixed and source.layout != "sequence"
+    return numbers and (config.data.missing == "model" or bool(missing.any()))
+
+
+def _flagged(missing: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Columns, or channels of images, of which some entries are missing."""
+    if not missing.any():
+        return ()
+    return tuple(np.flatnonzero(missing.reshape(shape[0], -1).any(1)).tolist())
 
 
 def _refuse_graph(config: Config, engine: Engine) -> None:
