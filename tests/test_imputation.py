@@ -11,6 +11,7 @@ import torch
 from scipy import integrate, special, stats
 
 import vaelab
+from vaelab.cli import main as command_line
 from vaelab.core.errors import BadInput
 from vaelab.core.missing import over_known, stood_in
 from vaelab.data.summary import summarise
@@ -23,6 +24,13 @@ from vaelab.use.imputing import impute
 DOUBLE = {"dtype": torch.float64}
 QUIET = {"report": {"html": False}}
 BY_ENTRY = [name for name, kind in LIKELIHOODS.items() if kind.by_entry and name != "tokens"]
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as ended:
+        command_line(arguments)
+    return int(ended.value.code or 0)
 
 
 def gaps(rows: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
@@ -229,6 +237,81 @@ def test_what_needs_complete_rows_is_refused_by_name(tmp_path: Path, settings: d
     with pytest.raises(BadInput, match=words) as caught:
         vaelab.train(gaps(linear_rows(), 0.2), out=tmp_path / "a", config=settings, progress=False)
     assert "\n" not in str(caught.value) and not (tmp_path / "a").exists()
+
+
+def test_the_command_leaves_what_was_written_to_the_letter(linear, tmp_path: Path, capsys) -> None:
+    run, _ = linear
+    gaps_file, filled_file = tmp_path / "gaps.csv", tmp_path / "filled.csv"
+    gaps_file.write_text("name;column_2;column_1;column_4;column_3\na;1,50;NA;;0,25\nb;-1,00;2;3,0;1e-1\n;;;;\n")
+    assert main(["impute", str(run.folder), str(gaps_file), "--to", str(filled_file), "--samples", "200"]) == 0
+    lines = filled_file.read_text().splitlines()
+    assert lines[0] == "name;column_2;column_1;column_4;column_3" and lines[2] == "b;-1,00;2;3,0;1e-1"
+    first = lines[1].split(";")
+    assert (first[:2], first[4]) == (["a", "1,50"], "0,25") and "," in first[2] and "," in first[3]
+    assert all(lines[3].split(";")[1:])
+    rows = np.array([[np.nan, 1.5, 0.25, np.nan]])
+    expected = impute(run, rows, samples=200).rows
+    assert float(first[2].replace(",", ".")) == pytest.approx(expected[0, 0], abs=1e-5)
+    assert "6 entries of 2 rows filled; effective draws of z" in capsys.readouterr().out
+
+
+def test_several_draws_and_intervals_stand_in_one_file(linear, tmp_path: Path) -> None:
+    run, _ = linear
+    gaps_file, filled_file = tmp_path / "gaps.csv", tmp_path / "filled.csv"
+    gaps_file.write_text("column_1,column_2,column_3,column_4\n1,,0.5,2\n1,2,3,4\n")
+    command = ["impute", str(run.folder), str(gaps_file), "--to", str(filled_file), "--draws", "3"]
+    assert main([*command, "--interval", "0.8", "--samples", "300"]) == 0
+    lines = [line.split(",") for line in filled_file.read_text().splitlines()]
+    assert lines[0] == ["draw", "column_1", "column_2", "column_3", "column_4", "column_2_low", "column_2_high"]
+    assert [line[0] for line in lines[1:]] == ["1", "1", "2", "2", "3", "3"]
+    assert len({line[2] for line in lines[1::2]}) == 3 and lines[2][5:] == ["", ""]
+    assert all(float(line[5]) < float(line[6]) for line in lines[1::2])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "no column 'column_1'"),
+        ("", "an empty file"),
+        ("column_1,column_2,column_3,column_4\n", "a header and no rows"),
+        ("column_1,column_2,column_3,column_4\n1,2,3,4\n1,2,oops,4\n", "'oops' in line 3, column column_3"),
+        ("column_1,column_2,column_3,column_4\n1,2,3\n", "3 cells in row 1 (line 2)"),
+        ("column_1,column_2,column_3,column_4\n1,inf,3,\n", "finite"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_in_one_line(linear, tmp_path: Path, capsys, text: str, words: str) -> None:
+    run, _ = linear
+    file = tmp_path / "gaps.csv"
+    file.write_text(text)
+    assert main(["impute", str(run.folder), str(file), "--to", str(tmp_path / "filled.csv")]) == 2
+    told = capsys.readouterr().err
+    assert words in told and told.count("\n") == 1 and not (tmp_path / "filled.csv").exists()
+
+
+def test_nothing_missing_is_said_so(linear, tmp_path: Path, capsys) -> None:
+    run, _ = linear
+    file = tmp_path / "whole.csv"
+    file.write_text("column_1,column_2,column_3,column_4\n1,2,3,4\n")
+    assert main(["impute", str(run.folder), str(file), "--to", str(tmp_path / "filled.csv")]) == 0
+    assert "1 rows as they were: nothing is missing" in capsys.readouterr().out
+    assert (tmp_path / "filled.csv").read_text() == file.read_text()
+
+
+def test_a_table_of_words_is_filled_with_its_own_words(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    size = random.normal(size=300)
+    word = np.where(size + 0.3 * random.normal(size=300) > 0, "large", "small")
+    lines = [f"{a:.2f},{b},{random.poisson(3)}" for a, b in zip(size, word, strict=True)]
+    file = tmp_path / "words.csv"
+    file.write_text("\n".join(["size,word,count", *lines]))
+    settings = {"train": {"steps": 400}, "model": {"latent": 2}, **QUIET}
+    run = vaelab.train(str(file), out=tmp_path / "a", config=settings, progress=False)
+    (tmp_path / "gaps.csv").write_text("size,word,count\n2.00,,\n-2.00,,4\n,small,\n")
+    command = ["impute", str(run.folder), str(tmp_path / "gaps.csv"), "--to", str(tmp_path / "filled.csv")]
+    assert main([*command, "--samples", "200", "--summary", "median"]) == 0
+    rows = [line.split(",") for line in (tmp_path / "filled.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == ["large", "small", "small"] and rows[1][2] == "4"
+    assert float(rows[2][0]) < 0 and rows[0][2].isdigit()  # a count is whole
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from ..core.errors import BadInput
 from ..core.files import read_text
@@ -38,14 +39,31 @@ def _is_one_column(text: str, delimiter: str) -> bool:
     return len(lines) > 1 and delimiter == "," and not any("," in re.sub(r'"[^"]*"', "", line) for line in lines)
 
 
-def read_table(path: Path) -> Table:
-    """A table from comma-, semicolon-, tab- or space-separated text, gzipped or not.
+class Written(NamedTuple):
+    """A table as it was written.
 
-    A first line of values alone is a row and not a header; its columns are then called column_1, column_2, and so on.
+    Args:
+        names: Of the columns; "" where the header has none.
+        values: The text of each cell, [D][N].
+        lines: Of the rows in the file, N.
+        delimiter: Between cells.
+        bare: Whether there is no header, so that columns are called column_1, column_2, and so on.
+    """
+
+    names: list[str]
+    values: list[list[str]]
+    lines: list[int]
+    delimiter: str
+    bare: bool
+
+
+def read_cells(path: Path) -> Written:
+    """The text of every cell of a table of comma-, semicolon-, tab- or space-separated text, gzipped or not.
+
+    A first line of values alone is a row and not a header.
 
     Raises:
-        BadInput: naming the line of a ragged row or a broken quote, columns of one name, and every column that holds
-            text; also for a table without rows.
+        BadInput: naming the line of a ragged row or a broken quote; also for a table without rows.
     """
     where = str(path)
     text = read_text(path)
@@ -63,7 +81,18 @@ def read_table(path: Path) -> Table:
             what = f"{len(record)} cells in row {row} (line {line})"
             raise BadInput(where, what, f"must be {len(names)} as in the first line", "mend the line")
     values = [list(column) for column in zip(*rows, strict=True)]
-    commas = 0 if delimiter == "," else _turn_decimal_commas(values)
+    return Written(names, values, lines, delimiter, bare)
+
+
+def read_table(path: Path) -> Table:
+    """A table of numbers and words from text, see `read_cells`.
+
+    Raises:
+        BadInput: likewise, for columns of one name, and for every column that holds text among numbers.
+    """
+    where = str(path)
+    names, values, lines, delimiter, bare = read_cells(path)
+    commas = 0 if delimiter == "," else turn_decimal_commas(values)
     table = numbers(Cells(where, tuple(name or column_name(i) for i, name in enumerate(names)), values, lines))
     table.warn(
         "DA105",
@@ -116,7 +145,8 @@ def _records(text: str, delimiter: str, where: str) -> tuple[list[int], list[lis
     return lines, records
 
 
-def _turn_decimal_commas(values: list[list[str]]) -> int:
+def turn_decimal_commas(values: list[list[str]]) -> int:
+    """Writes numbers such as 1,5 with a point, in place, and says how many."""
     count = 0
     for column in values:
         for row, cell in enumerate(column):

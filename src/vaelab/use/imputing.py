@@ -61,6 +61,16 @@ class Imputation:
         """Entries that were missing."""
         return int(self.missing.sum())
 
+    @property
+    def told(self) -> str:
+        """What was done, in words."""
+        known = self.ess[~np.isnan(self.ess)]
+        if not len(known):
+            return f"{len(self.missing)} rows as they were: nothing is missing"
+        drawn = f", {len(self.draws)} draws" if self.draws else ""
+        ess = f"{np.median(known):.0f} of {self.samples} in the middle row, {known.min():.0f} in the worst"
+        return f"{self.filled} entries of {len(known)} rows filled{drawn}; effective draws of z: {ess}"
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -129,7 +139,8 @@ def impute(
     filled = _Filled(y, wanted)
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
     rows = Batch(y, *given) if given else y
-    for part in gaps.split(max(1, AT_ONCE // (samples * _width(run, y)))):
+    size = max(1, AT_ONCE // (samples * _width(run, y)))
+    for part in gaps.split(size) if len(gaps) else ():
         filled.take(part, *_of_rows(run, rows[part], wanted, int(part[0])))
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
     back = _Back(run, x, missing)
