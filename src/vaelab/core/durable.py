@@ -71,8 +71,7 @@ def save_folder(path: Path, files: Mapping[str, bytes]) -> None:
             temporary.mkdir()
             for name, data in files.items():
                 _write_flushed(temporary / name, data)
-            digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            _write_flushed(temporary / MANIFEST, to_json(digests, indent=1).encode())
+            _write_flushed(temporary / MANIFEST, manifest_of(files))
             _flush_folder(temporary)
             if path.exists():  # left by an interrupted run that is now being repeated
                 _set_aside(path)
@@ -82,6 +81,36 @@ def save_folder(path: Path, files: Mapping[str, bytes]) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def manifest_of(files: Mapping[str, bytes]) -> bytes:
+    """The content of the manifest that `save_folder` writes beside files."""
+    return to_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1).encode()
+
+
+def save_tree(path: Path, files: Mapping[str, bytes]) -> None:
+    """Makes a new folder of files and folders of files, without a manifest; it appears whole or not at all.
+
+    Args:
+        path: Nothing, or an empty folder.
+        files: By their names below it, such as "data/spec.json".
+
+    Raises:
+        NoSpace: naming the path and the system's reason.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with saying_why(path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            for name, data in files.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                _write_flushed(temporary / name, data)
+            for folder in {(temporary / name).parent for name in files} | {temporary}:
+                _flush_folder(folder)
+            _rename(temporary, path)
+            _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:
