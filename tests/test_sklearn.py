@@ -1,0 +1,192 @@
+"""The estimators: scikit-learn's own conformance suite, pipelines, searches, pickles, clones, and data frames."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris, load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from vaelab import BadInput, Run, load
+from vaelab.sklearn import VAEAnomalyDetector, VAEDensity, VAEEmbedder
+
+QUICK = {"steps": 20}
+WINE = load_wine()
+SMALL = (
+    VAEEmbedder(**QUICK),
+    VAEDensity(samples=5, **QUICK),
+    VAEAnomalyDetector(members=2, samples=5, **QUICK),
+)
+
+
+@parametrize_with_checks(SMALL)
+def test_scikit_learns_own_suite(estimator, check) -> None:
+    check(estimator)
+
+
+def test_a_pipeline_and_a_search_find_the_larger_latent_space() -> None:
+    pipeline = make_pipeline(StandardScaler(), VAEDensity(steps=300, samples=20))
+    search = GridSearchCV(pipeline, {"vaedensity__latent": [1, 6]}, cv=2).fit(WINE.data)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_params_["vaedensity__latent"] in (1, 6)
+
+
+def test_embeddings_tell_the_classes_in_a_pipeline() -> None:
+    pipeline = make_pipeline(VAEEmbedder(latent=3, steps=400), LogisticRegression())
+    assert pipeline.fit(WINE.data[::2], WINE.target[::2]).score(WINE.data[1::2], WINE.target[1::2]) > 0.85
+
+
+@pytest.mark.parametrize("estimator", SMALL, ids=lambda e: type(e).__name__)
+def test_a_pickled_estimator_gives_the_same_numbers(estimator) -> None:
+    fitted = clone(estimator).fit(WINE.data)
+    again = pickle.loads(pickle.dumps(fitted))
+    method = "transform" if hasattr(fitted, "transform") else "score_samples"
+    np.testing.assert_array_equal(getattr(fitted, method)(WINE.data), getattr(again, method)(WINE.data))
+    assert isinstance(again.run_, Run)
+    np.testing.assert_array_equal(
+        getattr(clone(fitted).fit(WINE.data), method)(WINE.data), getattr(fitted, method)(WINE.data)
+    )
+
+
+def test_fitting_is_silent_and_leaves_nothing_behind(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fitted = VAEEmbedder(**QUICK).fit(WINE.data)
+    fitted.transform(WINE.data)
+    del fitted
+    out, error = capfd.readouterr()
+    assert (out, error) == ("", "") and not list(tmp_path.iterdir())
+
+
+def test_frames_come_out_where_they_are_asked_for() -> None:
+    frame = load_iris(as_frame=True).data
+    embedder = VAEEmbedder(latent=2, **QUICK).set_output(transform="pandas").fit(frame)
+    found = embedder.transform(frame)
+    assert list(found.columns) == ["vaeembedder0", "vaeembedder1"] and found.index.equals(frame.index)
+    assert list(embedder.feature_names_in_) == list(frame.columns)
+
+
+@pytest.fixture(scope="module")
+def words() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    colour = random.choice(["red", "green", "blue"], 240)
+    size = random.normal(np.where(colour == "red", 5.0, 1.0), 0.5)
+    frame = pd.DataFrame({"colour": colour, "size": size, "heavy": size > 3})
+    frame.loc[::17, "size"] = np.nan
+    return frame
+
+
+def test_a_frame_with_words_and_gaps_is_embedded_and_scored(words: pd.DataFrame) -> None:
+    assert VAEEmbedder(latent=2, **QUICK).fit_transform(words).shape == (240, 2)
+    detector = VAEAnomalyDetector(members=2, steps=400, false_alarms=0.1).fit(words)
+    odd = pd.DataFrame({"colour": ["red", "blue"], "size": [1.0, 6.0], "heavy": [False, True]})
+    assert (detector.score_samples(odd) < np.median(detector.score_samples(words))).all()
+    with pytest.raises(BadInput, match="fitted on a data frame with words"):
+        detector.predict(words.to_numpy())
+
+
+def test_the_fitted_run_is_a_run_and_decodes(tmp_path: Path) -> None:
+    embedder = VAEEmbedder(latent=2, config={"train": {"learning_rate": 3e-3}}, **QUICK).fit(WINE.data)
+    assert embedder.run_.config.train.learning_rate == 3e-3
+    codes = embedder.transform(WINE.data)
+    np.testing.assert_allclose(codes, embedder.run_.embed(WINE.data), atol=1e-4)
+    assert embedder.inverse_transform(codes).shape == WINE.data.shape
+    assert load(embedder.run_.folder).latent == 2
+
+
+def test_density_is_the_importance_weighted_bound() -> None:
+    density = VAEDensity(samples=200, steps=200).fit(WINE.data)
+    from vaelab import log_likelihood
+
+    bound = log_likelihood(density.run_, WINE.data, samples=200)
+    assert density.score(WINE.data) == pytest.approx(bound.mean, abs=0.15)
+    assert density.sample(7, random_state=1).shape == (7, 13)
+
+
+def test_false_alarms_stay_below_what_was_asked_for() -> None:
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(3, 6))
+    rates = []
+    for seed in range(6):
+        rows = random.normal(size=(600, 3)) @ mixing + 0.3 * random.normal(size=(600, 6))
+        detector = VAEAnomalyDetector(members=1, steps=150, samples=10, false_alarms=0.1, random_state=seed).fit(
+            rows[:300]
+        )
+        rates.append((detector.predict(rows[300:]) == -1).mean())
+    assert 0.05 < np.mean(rates) < 0.14  # 6 calibrations of 60 rows: a standard deviation of 0.016 around 0.098
+
+
+def test_rows_that_are_spoilt_are_found_and_explained() -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(400, 1)) * np.ones((1, 5)) + 0.2 * random.normal(size=(400, 5))
+    odd = rows[:40].copy()
+    odd[np.arange(40), np.arange(40) % 5] += 3.0
+    detector = VAEAnomalyDetector(members=2, steps=400).fit(rows[40:])
+    labels = np.r_[np.zeros(40), np.ones(40)]
+    assert roc_auc_score(labels, -detector.score_samples(np.r_[rows[:40], odd])) > 0.97
+    why = detector.explain(odd)
+    named = [why.strangest(row, 1, detector.usual_parts_)[0][0] for row in range(40)]
+    assert sum(name == f"column_{row % 5 + 1}" for row, name in enumerate(named)) >= 32
+
+
+def test_anomalies_among_the_rows_to_be_fitted_do_little_harm() -> None:
+    random = np.random.default_rng(1)
+    clean = random.normal(size=(500, 1)) * np.ones((1, 6)) + 0.2 * random.normal(size=(500, 6))
+    noise = random.normal(size=(120, 6)) * 1.5
+    labels = np.r_[np.zeros(100), np.ones(60)]
+    fitted_on = np.r_[clean[100:], noise[60:]]
+    scored = np.r_[clean[:100], noise[:60]]
+    robust = VAEAnomalyDetector(contamination=60 / 460, members=2, steps=400).fit(fitted_on)
+    assert roc_auc_score(labels, -robust.score_samples(scored)) > 0.93
+    assert (robust.predict(fitted_on) == -1).mean() == pytest.approx(60 / 460, abs=0.01)
+
+
+def test_odd_columns_do_not_ruin_a_detector() -> None:
+    """Discrete, constant, heavy-tailed and doubled columns beside the ones that tell."""
+    random = np.random.default_rng(2)
+    clean = random.normal(size=(500, 1)) * np.ones((1, 4)) + 0.3 * random.normal(size=(500, 4))
+    odd = random.normal(size=(100, 4))
+
+    def widened(rows: np.ndarray) -> np.ndarray:
+        n = len(rows)
+        further = [random.integers(0, 2, n), np.ones(n), random.standard_cauchy(n), rows[:, 0], random.poisson(1.0, n)]
+        return np.column_stack([rows, *further])
+
+    labels = np.r_[np.zeros(100), np.ones(100)]
+    plain = VAEAnomalyDetector(members=2, steps=500).fit(clean[100:])
+    wide = VAEAnomalyDetector(members=2, steps=500).fit(widened(clean[100:]))
+    alone = roc_auc_score(labels, -plain.score_samples(np.r_[clean[:100], odd]))
+    among = roc_auc_score(labels, -wide.score_samples(widened(np.r_[clean[:100], odd])))
+    assert among > alone - 0.06
+
+
+REFUSED = {
+    "contamination": (
+        VAEAnomalyDetector(contamination=0.7),
+        'contamination: got 0.7; is a share in (0, 0.5], or "auto"',
+    ),
+    "members": (VAEAnomalyDetector(members=0), "members: got 0; must be a whole number of at least 1"),
+    "samples": (VAEDensity(samples=1.5), "samples: got 1.5; must be a whole number of at least 1"),
+    "latent": (VAEEmbedder(latent=0), "model.latent: got 0; must be greater than or equal to 1"),
+    "config": (VAEEmbedder(config={"trian": {}}), "trian: no such setting; did you mean train?"),
+}
+
+
+@pytest.mark.parametrize(("estimator", "message"), REFUSED.values(), ids=REFUSED)
+def test_wrong_arguments_are_refused_when_fitting(estimator, message: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        estimator.fit(WINE.data)
+    assert str(refusal.value).startswith(message)
