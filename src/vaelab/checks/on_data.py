@@ -8,6 +8,7 @@ import numpy as np
 
 from ..core.finding import Finding
 from ..core.tokens import PADDING
+from ..distributions.incomplete import complete_of
 from ..models.codes import has_codes
 from .copies import leaked
 from .facts import MOST_VARIANCE, Facts
@@ -161,7 +162,7 @@ def _pixel_noise(facts: Facts) -> Iterator[Finding]:
 def _loud_noise(facts: Facts) -> Iterator[Finding]:
     if facts.noise != "fixed" or facts.spread == 0:
         return
-    sigma = facts.module.noise.log_sigma.exp().item()
+    sigma = complete_of(facts.module).noise.log_sigma.exp().item()
     ratio = sigma / facts.spread
     if ratio > LOUD_NOISE:
         yield Finding(
