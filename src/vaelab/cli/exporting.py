@@ -32,7 +32,7 @@ def export(
     made = write(run, to, kinds, rows)
     print(f"wrote     {made.folder} ({', '.join(kinds)}: {len(made.files)} files)")
     for kind, gap in made.gaps.items():
-        print(f"checked   {kind}: at most {gap:.1g} from the model, relative to numbers above 1")
+        print(f"checked   {kind}: at most {gap:.1g} from the model, of max(unit, number)")
     for what in made.left_out:
         print(f"left out  {what}")
     return 0

@@ -37,7 +37,7 @@ class Exported:
         folder: Where.
         files: Their names, in order.
         left_out: What of the run stayed behind, in words.
-        gaps: Of graphs by their kind, the largest difference |a - b| / max(1, |b|) from the model.
+        gaps: Of graphs by their kind, the largest difference |a - b| / max(unit, |b|) from the model.
     """
 
     folder: Path

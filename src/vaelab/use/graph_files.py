@@ -15,7 +15,7 @@ from ..training.run import Run
 from .graphs import Graph, apart, number_type
 from .quiet import quiet
 
-LIMIT = 1e-5  # |a - b| / max(1, |b|) between a file and the model
+LIMIT = 1e-5  # |a - b| / max(unit, |b|) between a file and the model
 LARGEST = 2**31 - 1  # bytes that a file of ONNX can have
 STATEMENT = "rows go in and come out on the data's own scale; no draw is made: z = mean + exp(log_variance / 2) * noise"
 Files = dict[str, bytes]
@@ -129,8 +129,8 @@ def _difference(half: Graph, run_file: Callable[[Mapping[str, Tensor]], Mapping[
     gap = 0.0
     for rows in (slice(None), slice(0, 1)):
         found = run_file({name: value[rows] for name, value in half.inputs.items()})
-        gap = max(gap, apart(found, {name: value[rows] for name, value in half.outputs.items()}))
+        gap = max(gap, apart(found, {name: value[rows] for name, value in half.outputs.items()}, half.units))
     if not gap <= LIMIT:
-        rule = f"must agree with the model to {LIMIT:g}, relative to numbers above 1, and nothing was written"
+        rule = f"must agree with the model to {LIMIT:g} of max(unit, number), and nothing was written"
         raise BadInput(kind, f"a difference of {gap:.2g} in the {half.name}", rule, "use --safetensors")
     return gap

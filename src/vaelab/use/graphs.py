@@ -21,6 +21,7 @@ from ..data.spec import Spec
 from ..distributions.counts import MultinomialObservation, NegativeBinomialObservation, ZeroInflatedObservation
 from ..distributions.delta import Delta
 from ..distributions.heavy_tails import LaplaceObservation, StudentTObservation
+from ..distributions.incomplete import IncompleteObservation
 from ..distributions.levels import BetaBinomialObservation, LogisticMixtureObservation
 from ..distributions.mixed import MixedObservation, by_kind
 from ..distributions.normal import DiagonalNormal, FullNormal
@@ -76,13 +77,17 @@ class Encoder(nn.Module):
         self.model, self.spec = run.model, run.spec
         self.reads = "encoder" in run.model.conditioned
 
+    def units(self) -> Named:
+        """None: codes are in units of the prior."""
+        return {}
+
     def forward(self, x: Tensor, *condition: Tensor) -> Named:
         spec = self.spec
         rows = x.movedim(-1, 1) if spec.axes == "HWC" else x.unsqueeze(1) if spec.axes == "HW" else x
         y = rows if spec.mixed else spec.transform(rows)
         y = (y >= 0.5).float() if spec.binarize == "threshold" else y
         q = self.model.encode(Batch(y, _read(condition[0], spec)) if condition else y)
-        return POSTERIORS[type(q)](q)
+        return _of_its_kind(POSTERIORS, q)(q)
 
 
 class Decoder(nn.Module):
@@ -95,12 +100,30 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, *condition: Tensor) -> Named:
         p = self.model.decode(z[None], *(_read(given, self.spec) for given in condition))
+        p = p.complete if isinstance(p, IncompleteObservation) else p
         mean = _level_mean(p) if isinstance(p, LogisticMixtureObservation) else p.mean
-        named = {"mean": self._own(mean)} | OBSERVATIONS[type(p)](p, self.spec)
+        named = {"mean": self._own(mean)} | _of_its_kind(OBSERVATIONS, p)(p, self.spec)
         return {name: value[0] if self.spec.mixed else _laid_out(value, self.spec)[0] for name, value in named.items()}
+
+    def units(self) -> Named:
+        """What is 1 to the model, on the data's own scale: of outputs that are on it."""
+        if not self.spec.mixed:
+            return {"mean": _laid_out(self.spec.transform.scale.expand(self.spec.shape), self.spec)}
+        likelihood = self.model.decoder.likelihood
+        numbers = likelihood.unit.amax(-1)
+        every = torch.cat([numbers, torch.ones(len(likelihood.categories))])[likelihood.order]
+        return {"mean": every, "centres": numbers[:, None]}
 
     def _own(self, y: Tensor) -> Tensor:
         return y if self.spec.mixed else self.spec.transform.inverse(y)
+
+
+def _of_its_kind(table: Mapping[type, Any], found: Any) -> Any:
+    """What reads the parameters of a distribution."""
+    if type(found) not in table:
+        rule = "has no parameters that a graph could put out"
+        raise BadInput("run", f"a {type(found).__name__}", rule, "--safetensors hands on the whole run")
+    return table[type(found)]
 
 
 def _read(given: Tensor, spec: Spec) -> Tensor:
@@ -158,11 +181,9 @@ OBSERVATIONS: dict[type, Callable[[Any, Spec], Named]] = {
     BetaBinomialObservation: lambda p, spec: {"log_alpha": p.log_alpha, "log_beta": p.log_beta},
     PoissonObservation: lambda p, spec: {"log_rate": p.log_rate},
     NegativeBinomialObservation: lambda p, spec: {"log_mean": p.log_mean, "log_dispersion": p.log_dispersion},
-    ZeroInflatedObservation: lambda p, spec: {
-        "log_mean": p.counts.log_mean,
-        "log_dispersion": p.counts.log_dispersion,
-        "logit_zero": p.logit,
-    },
+    ZeroInflatedObservation: lambda p, spec: (
+        _of_its_kind(OBSERVATIONS, p.counts)(p.counts, spec) | {"logit_zero": p.logit}
+    ),
     MultinomialObservation: lambda p, spec: {"log_shares": p.log_shares},
     MixedObservation: _columns,
 }
@@ -177,12 +198,14 @@ class Graph:
         module: In evaluation mode.
         inputs: By name: `x` or `z`, and `condition` where the half reads one; B rows each.
         outputs: What the module makes of them, by name.
+        units: Of outputs on the data's own scale, those of the model on that scale; 1 for the others.
     """
 
     name: str
     module: nn.Module
     inputs: Named
     outputs: Named
+    units: Named
 
     @cached_property
     def program(self) -> Any:
@@ -214,7 +237,7 @@ def graphs(run: Run) -> list[Graph]:
 def _graph(name: str, module: Encoder | Decoder, inputs: Named, condition: Tensor | None) -> Graph:
     inputs = inputs | ({"condition": condition} if module.reads and condition is not None else {})
     with torch.no_grad():
-        return Graph(name, module.eval(), inputs, module(*inputs.values()))
+        return Graph(name, module.eval(), inputs, module(*inputs.values()), module.units())
 
 
 def _examples(run: Run) -> tuple[Tensor, Tensor | None]:
@@ -248,16 +271,22 @@ def _numbered(given: np.ndarray, spec: Spec) -> Tensor:
     return torch.tensor([spec.condition.index(str(label)) for label in given])
 
 
-def apart(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> float:
-    """The largest difference |a - b| / max(1, |b|) of tensors of the same names; inf where only one is finite.
+def apart(found: Mapping[str, Any], expected: Mapping[str, Tensor], units: Mapping[str, Tensor]) -> float:
+    """The largest difference |a - b| / max(unit, |b|) of tensors of the same names; inf where only one is finite.
+
+    Args:
+        found: a, by name.
+        expected: b, likewise.
+        units: Of numbers on the data's own scale, which float32 has no more digits of; 1 for names that are not there.
 
     Example:
-        >>> round(apart({"mean": torch.tensor([1.0, 202.0])}, {"mean": torch.tensor([1.5, 200.0])}), 3)
+        >>> round(apart({"mean": torch.tensor([1.0, 202.0])}, {"mean": torch.tensor([1.5, 200.0])}, {}), 3)
         0.333
     """
     worst = 0.0
     for name, b in expected.items():
         a, b = torch.as_tensor(found[name]).double(), b.double()
-        gap = torch.where(a == b, 0.0, (a - b).abs() / b.abs().clamp(min=1)).nan_to_num(nan=torch.inf)
+        size = torch.maximum(b.abs(), units.get(name, torch.ones(())).double())
+        gap = torch.where(a == b, 0.0, (a - b).abs() / size).nan_to_num(nan=torch.inf)
         worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
     return worst
