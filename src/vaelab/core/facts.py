@@ -42,6 +42,23 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a time series was cut into rows.
+
+    Args:
+        channels: Names of the columns beside the time.
+        window: Points of a row.
+        step: Between points, in seconds where there is a clock, else in the file's own unit of time.
+        clock: Whether times are dates, so that the time of day and of the week stand beside a row.
+    """
+
+    channels: tuple[str, ...]
+    window: int
+    step: float
+    clock: bool
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a model must know of the data.
 

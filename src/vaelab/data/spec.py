@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.durable import to_json
 from ..core.errors import BadInput
-from ..core.facts import Column, Facts
+from ..core.facts import Column, Facts, Sampling
 from .arrays import as_numpy, column_name
 from .conditions import Conditioning
 from .mixed import decode, encode
@@ -54,6 +54,7 @@ class Spec:
         vocabulary: The tokens of sequences; empty for other data.
         incomplete: Whether rows of numbers may miss entries, which the likelihood then leaves out.
         missing: Columns of a table, or channels of images, that missed some when the model was trained.
+        series: How a time series was cut into rows; None for other data.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Spec:
     vocabulary: tuple[str, ...] = ()
     incomplete: bool = False
     missing: tuple[int, ...] = ()
+    series: Sampling | None = None
 
     @property
     def facts(self) -> Facts:
@@ -205,6 +207,8 @@ class Spec:
         tuples["mixed"] = tuple(
             Column(**(column | {"levels": tuple(column["levels"])})) for column in plain.get("mixed", ())
         )
+        if cut := plain.get("series"):
+            plain["series"] = Sampling(**(cut | {"channels": tuple(cut["channels"])}))
         transform = Affine.from_state(load_tensors(files["transform.safetensors"]))
         labels = _array(files["labels.npy"]) if "labels.npy" in files else None
         training = _array(files["training.npy"]) if "training.npy" in files else None
