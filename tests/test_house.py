@@ -78,7 +78,7 @@ def test_a_moved_name_warns_and_still_works() -> None:
 
 COMMANDS = (
     "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed",
-    "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension",
+    "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension", "impute",
 )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def test_flags_are_frozen() -> None:
         "reconstruct": ["--condition", "--count", "--to"],
         "embed": ["--count", "--no-sample", "--sample", "--to"],
         "classify": ["--count", "--to"],
+        "impute": ["--condition", "--draws", "--interval", "--samples", "--seed", "--summary", "--to"],
         "interpolate": ["--condition", "--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--condition", "--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [

@@ -19,6 +19,7 @@ from vaelab.distributions import LIKELIHOODS
 from vaelab.distributions.incomplete import Incomplete, IncompleteObservation, SelfMasking
 from vaelab.distributions.likelihoods import Gaussian
 from vaelab.models.prepare import Filled
+from vaelab.sklearn import VAEImputer
 from vaelab.use.imputing import impute
 
 DOUBLE = {"dtype": torch.float64}
@@ -327,3 +328,19 @@ def test_arguments_are_checked(linear, arguments: dict, words: str) -> None:
     run, rows = linear
     with pytest.raises(BadInput, match=words):
         impute(run, rows, **arguments)
+
+
+def test_the_estimator_gives_what_its_run_gives(tmp_path: Path) -> None:
+    rows = gaps(linear_rows(), 0.3).astype(np.float64)
+    imputer = VAEImputer(steps=200, latent=2, samples=100, config={"model": {"hidden": [32]}}).fit(rows)
+    filled, gone = imputer.transform(rows), np.isnan(rows)
+    np.testing.assert_array_equal(filled, impute(imputer.run_, rows, samples=100).rows)
+    assert filled.dtype == rows.dtype and (filled[~gone] == rows[~gone]).all() and np.isfinite(filled).all()
+    assert imputer.run_.config.likelihood.name == "student_t" and imputer.run_.config.objective.name == "iwae"
+    low, high = imputer.interval(rows, 0.8)
+    inside = (low <= filled) & (filled <= high)
+    assert inside[gone].mean() > 0.95 and len(imputer.sample(rows, 3)) == 3
+    assert ((filled - linear_rows())[gone] ** 2).mean() < 0.9 * linear_rows()[gone].var()
+    assert (imputer.effective_samples(rows)[gone.any(1)] <= 100).all()
+    with pytest.raises(BadInput, match="summary"):
+        VAEImputer(summary="mode").fit(rows)

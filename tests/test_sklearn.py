@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vaelab import BadInput, Run, load
-from vaelab.sklearn import VAEAnomalyDetector, VAEDensity, VAEEmbedder
+from vaelab.sklearn import VAEAnomalyDetector, VAEDensity, VAEEmbedder, VAEImputer
 
 QUICK = {"steps": 20}
 WINE = load_wine()
@@ -27,6 +27,7 @@ SMALL = (
     VAEEmbedder(**QUICK),
     VAEDensity(samples=5, **QUICK),
     VAEAnomalyDetector(members=2, samples=5, **QUICK),
+    VAEImputer(samples=5, **QUICK),
 )
 
 

@@ -250,6 +250,19 @@ RECIPES: dict[str, Recipe] = {
         ours="of 1000 strings 94.9 % balanced where each token is the likeliest, 78.7 % where drawn; 39.1 nats, "
         "0.82 a token (37,344 strings, results/smiles.txt)",
     ),
+    "imputation": Recipe(
+        title="a table of numbers with missing entries, trained by the importance-weighted bound of what is known",
+        source="Mattei and Frellsen, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, 2019; its "
+        "miwae is this with objective=iwae, and objective=miwae another bound, of Rainforth et al.",
+        published="mean squared error .280 (breast cancer), .446 (banknote), .501 (concrete), half of the entries hidden",
+        wants="a table of numbers with missing entries, such as a CSV file",
+        settings={
+            "model": {"latent": 10, "hidden": [128, 128, 128], "activation": "tanh"},
+            "likelihood": {"name": "student_t", "noise": "pixel"},
+            "objective": {"name": "iwae", "samples": 10},
+            "train": {"steps": 6000, "batch_size": 64, "learning_rate": 1e-3},
+        },
+    ),
     "mixed-table": Recipe(
         title="a table with columns of different kinds, each with its own likelihood",
         source="Xu et al., Modeling Tabular Data using Conditional GAN, 2019, whose TVAE stands beside it",

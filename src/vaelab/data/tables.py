@@ -108,6 +108,11 @@ def is_value(cell: str) -> bool:
     return cell.lower() in MISSING or any(_read([cell], reading) is not None for reading in READINGS)
 
 
+def numbers_of(cells: Sequence[str]) -> np.ndarray | None:
+    """A column's numbers, dates as days and NaN where one is missing, float64 [N]; None where a cell is text."""
+    return next((found for reading in READINGS if (found := _read(cells, reading)) is not None), None)
+
+
 def _read(cells: Sequence[str], reading: Reading) -> np.ndarray | None:
     """A column's numbers, or None where a cell cannot be read this way."""
     try:

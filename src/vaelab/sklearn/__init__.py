@@ -3,5 +3,6 @@
 from .anomaly import VAEAnomalyDetector
 from .density import VAEDensity
 from .embedder import VAEEmbedder
+from .imputer import VAEImputer
 
-__all__ = ["VAEAnomalyDetector", "VAEDensity", "VAEEmbedder"]
+__all__ = ["VAEAnomalyDetector", "VAEDensity", "VAEEmbedder", "VAEImputer"]

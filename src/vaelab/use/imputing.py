@@ -7,7 +7,7 @@ own posterior p(z|x_known), however rough the encoder is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..distributions.incomplete import Incomplete, IncompleteObservation, known_
 from ..distributions.mixed import MixedObservation
 from ..distributions.normal import NORMAL
 from ..measure.importance import draw, weight_numbers
+from .gaps import Back, entries, is_category
 
 SUMMARIES = ("mean", "median")
 SAMPLES = 1000
@@ -133,7 +134,7 @@ def impute(
     """
     wanted = _asked(samples, summary, draws, interval, seed)
     _refuse_without_weights(run)
-    y = _entries(run, x)
+    y = entries(run, x)
     missing = y.isnan()
     given = run.given(condition, len(y), "encoder", "decoder")
     filled = _Filled(y, wanted)
@@ -143,7 +144,7 @@ def impute(
     for part in gaps.split(size) if len(gaps) else ():
         filled.take(part, *_of_rows(run, rows[part], wanted, int(part[0])))
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
-    back = _Back(run, x, missing)
+    back = Back(run, x, missing)
     guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
     lower, upper = (back.ends(end) for end in filled.ends)
     findings = tuple(_findings(run, lacking, ess, samples))
@@ -184,7 +185,7 @@ def _of_rows(run: Any, x: Tensor | Batch, wanted: _Wanted, first: int) -> tuple[
     guess = p.pooled(weights.to(y.dtype)) if isinstance(p, MixedObservation) else _weighted(_mean(p), weights)
     drawn = _resampled(run, z, weights, given, wanted, first)
     if wanted.summary == "median":
-        guess = torch.where(_is_category(run, y), guess, drawn.median(0).values)
+        guess = torch.where(is_category(run, y), guess, drawn.median(0).values)
     ends = [] if wanted.interval is None else _ends(drawn, wanted.interval)
     return guess, drawn[: wanted.draws], ends, torch.from_numpy(weight_numbers(log_w.cpu().numpy())[2])
 
@@ -213,12 +214,6 @@ def _ends(drawn: Tensor, level: float) -> list[Tensor]:
     return list(torch.quantile(drawn, tails, dim=0))
 
 
-def _is_category(run: Any, y: Tensor) -> Tensor:
-    """Which entries of rows are levels of a category, which has no median."""
-    kinds = [column.kind == "category" for column in run.spec.mixed]
-    return torch.tensor(kinds) if kinds else torch.zeros(y.shape[1:], dtype=torch.bool)
-
-
 def _proposal(run: Any, x: Tensor | Batch) -> Any:
     """q(z|x) of incomplete rows; an encoder of complete ones reads them filled with what the model makes of them."""
     if _knows_gaps(run):
@@ -240,88 +235,16 @@ def _centre(run: Any, y: Tensor) -> Tensor:
     """The means of training rows that the run kept, on the model's scale; 0 where it kept none."""
     if run.training_preview is None:
         return torch.zeros_like(y)
-    return _entries(run, run.training_preview).nanmean(0).nan_to_num().expand_as(y)
+    return entries(run, run.training_preview).nanmean(0).nan_to_num().expand_as(y)
 
 
 def _knows_gaps(run: Any) -> bool:
     return bool(run.spec.mixed) or run.spec.incomplete
 
 
-def _entries(run: Any, x: Any) -> Tensor:
-    """Rows as the model sees them, NaN where an entry is missing, whatever the run was trained on."""
-    spec = run.spec
-    if hasattr(x, "iloc"):
-        x = _own_columns(x, spec.columns)
-        x = x if spec.mixed else _numbers_of(x)
-    return (spec if spec.mixed else replace(spec, incomplete=True)).to_model(x)
-
-
-def _own_columns(frame: Any, columns: tuple[str, ...]) -> Any:
-    """The model's columns of a data frame, where it has them all by name."""
-    places = {str(name): place for place, name in enumerate(frame.columns)}
-    return frame.iloc[:, [places[name] for name in columns]] if set(columns) <= places.keys() else frame
-
-
-def _numbers_of(frame: Any) -> Any:
-    """A data frame with floats in its columns, whatever marks what is missing there."""
-    import pandas
-
-    try:
-        return frame.astype(object).where(frame.notna(), np.nan).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        wrong = next((name for name in frame if not pandas.api.types.is_numeric_dtype(frame[name])), frame.columns[0])
-        raise BadInput("x", f"column {wrong}: {error}", "the model takes numbers") from None
-
-
-class _Back:
-    """Completed rows on the model's scale as the user has them, with all that was known left as it was."""
-
-    def __init__(self, run: Any, x: Any, missing: Tensor) -> None:
-        self.run, self.x = run, x
-        lead = (len(missing), *run.spec.user_shape) if not run.spec.mixed else missing.shape
-        self.missing = np.asarray(self._laid_out(missing).reshape(lead))
-
-    def _laid_out(self, entries: Tensor) -> np.ndarray:
-        """Entries [n, *shape] in the order that the user has them."""
-        return np.moveaxis(entries.numpy(), 1, -1) if self.run.spec.axes == "HWC" else entries.numpy()
-
-    def rows(self, y: Tensor) -> Any:
-        """Completed rows [n, *shape] in the type of the rows that were given."""
-        values = self.run.spec.to_user(y)
-        if hasattr(self.x, "iloc"):
-            return _in_frame(self.x, self.run.spec.columns, self.missing, values)
-        out = np.ma.filled(np.array(self.x, copy=True), np.nan) if np.ma.isMaskedArray(self.x) else np.array(self.x)
-        out = out.reshape(self.missing.shape) if out.shape != self.missing.shape else out
-        out[self.missing] = values[self.missing]
-        return out
-
-    def ends(self, y: Tensor | None) -> np.ndarray | None:
-        """Ends of intervals [n, *shape] on the data's own scale, float64 [n, D]; NaN where nothing was missing."""
-        if y is None:
-            return None
-        spec = self.run.spec
-        own = y.double() if spec.mixed else spec.transform.inverse(y.double())
-        numbers = own.flatten(1).numpy()
-        return np.where(_is_category(self.run, y).flatten().numpy(), np.nan, numbers)
-
-
-def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values: np.ndarray) -> Any:
-    """A copy of a data frame with the missing entries of the model's columns filled in."""
-    out = frame.copy()
-    named = [str(name) for name in frame.columns]
-    for at, name in enumerate(columns):
-        place, gaps = (named.index(name) if name in named else at), missing[:, at]
-        if gaps.any():
-            column = out.iloc[:, place].copy()
-            column[gaps] = values[gaps, at]
-            out.isetitem(place, column)
-    return out
-
-
 def _asked(samples: int, summary: str, draws: int, interval: float | None, seed: int) -> _Wanted:
     whole("samples", samples)
-    if summary not in SUMMARIES:
-        raise BadInput("summary", summary, f"must be one of {', '.join(SUMMARIES)}")
+    check_summary(summary)
     if not isinstance(draws, int) or draws < 0:
         raise BadInput("draws", draws, "must be a whole number of at least 0")
     if interval is not None and not 0 < interval < 1:
@@ -329,18 +252,29 @@ def _asked(samples: int, summary: str, draws: int, interval: float | None, seed:
     return _Wanted(samples, summary, draws, interval, seed)
 
 
-def _refuse_without_weights(run: Any) -> None:
+def check_summary(summary: str) -> None:
+    """Refuses other summaries than `SUMMARIES`."""
+    if summary not in SUMMARIES:
+        raise BadInput("summary", summary, f"must be one of {', '.join(SUMMARIES)}")
+
+
+def refuse_dependent(run: Any) -> None:
     """Refuses models of which the entries of a row hang together given z, or that tell labels first."""
     likelihood = getattr(getattr(run.model, "decoder", None), "likelihood", None)
     sequential = bool(run.spec.vocabulary) or run.config.model.decoder == "pixel_cnn"
     if likelihood is None or sequential or not likelihood.by_entry:
         rule = "given z the entries of its rows hang together, so that those that are known cannot be told apart"
         raise BadInput("run", run.folder, rule, "train with a likelihood by entry and model.decoder=mlp or conv")
+    if getattr(run.model, "guesses", False):
+        raise BadInput("run", run.folder, "its model tells labels before codes", "train without missing_labels")
+
+
+def _refuse_without_weights(run: Any) -> None:
+    """Refuses those, and rows that become bits."""
+    refuse_dependent(run)
     if run.spec.binarize != "none":
         rule = f"data.binarize={run.spec.binarize} makes bits of its rows, and a missing entry is none"
         raise BadInput("run", run.folder, rule, "train without it")
-    if getattr(run.model, "guesses", False):
-        raise BadInput("run", run.folder, "its model tells labels before codes", "train without missing_labels")
 
 
 def _width(run: Any, y: Tensor) -> int:
