@@ -30,7 +30,7 @@ from vaelab.models.fits import refuse_misfits
 from vaelab.models.vae import VAE
 from vaelab.objectives.build import build_objective
 from vaelab.training.rules_codes import code_rules
-from vaelab.use.files import save_codes
+from vaelab.use.embedding import embed, save_embedding
 
 KINDS = ("vq", "residual_vq", "fsq", "gumbel")
 BOOK = {"codebook": 4, "code_size": 2, "hidden": [8]}
@@ -514,7 +514,7 @@ def test_a_run_from_training_to_use(kind: str, tmp_path: Path) -> None:
     assert np.allclose(path[[0, -1]], run.reconstruct(run.preview[:2]), atol=1e-6)
     with pytest.raises(BadInput, match="entries of a book"):
         run.traverse()
-    table = pd.read_csv(save_codes(codes, tmp_path / "codes.csv", indices=run.indices(run.preview[:5])))
+    table = pd.read_csv(save_embedding(embed(run, run.preview[:5]), tmp_path / "codes.csv"))
     assert np.array_equal(table.filter(like="code_").to_numpy(), run.indices(run.preview[:5]))
     if kind == "residual_vq":
         page = (tmp_path / "run" / "report.html").read_text()

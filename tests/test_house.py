@@ -21,8 +21,8 @@ LAYERS = (
     {"measure", "checks"},
     {"training"},
     {"diagnosis", "evaluation"},
-    {"report", "use"},
-    {"recipes", "catalogue", "api", "health", "cli", "testing", "pytest_plugin", "__init__", "__main__"},
+    {"report", "use", "compress"},
+    {"recipes", "catalogue", "api", "health", "cli", "sklearn", "testing", "pytest_plugin", "__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 TOP = len(LAYERS) - 1
@@ -77,8 +77,11 @@ def test_a_moved_name_warns_and_still_works() -> None:
 
 
 COMMANDS = (
-    "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed",
+    "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "nearest",
     "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension", "impute",
+    "score", "score-series",
+    "export", "push", "pull",
+    "compress", "decompress",
 )  # fmt: skip
 
 
@@ -114,9 +117,11 @@ def test_flags_are_frozen() -> None:
         "compare": ["--to"],
         "sample": ["--condition", "--count", "--no-noisy", "--noisy", "--seed", "--to"],
         "reconstruct": ["--condition", "--count", "--to"],
-        "embed": ["--count", "--no-sample", "--sample", "--to"],
+        "embed": ["--count", "--no-sample", "--sample", "--seed", "--to", "--what"],
+        "nearest": ["--count", "--distance", "--neighbours", "--to"],
         "classify": ["--count", "--to"],
         "impute": ["--condition", "--draws", "--interval", "--samples", "--seed", "--summary", "--to"],
+        "score": ["--count", "--explain", "--false-alarms", "--kind", "--samples", "--seed", "--to"],
         "interpolate": ["--condition", "--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--condition", "--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [
@@ -133,7 +138,13 @@ def test_flags_are_frozen() -> None:
             "--self-test",
             "--steps",
         ],
+        "score-series": ["--causal", "--false-alarms", "--no-causal", "--samples", "--seed", "--to"],
+        "export": ["--card", "--onnx", "--rows", "--safetensors", "--to", "--torch"],
+        "push": ["--private"],
+        "pull": ["--revision", "--to"],
         "rate-distortion": ["--beta", "--config", "--data-dir", "--out", "--quiet"],
+        "compress": ["--count", "--to"],
+        "decompress": ["--to"],
         "intrinsic-dimension": ["--config", "--data-dir", "--latent", "--out", "--quiet"],
     }
 

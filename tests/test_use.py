@@ -18,7 +18,7 @@ from vaelab.core.errors import BadInput
 from vaelab.measure.paths import axis_walk, latent_path, quantile_grid
 from vaelab.measure.pictures import GAP, channels_first, image_grid, value_range
 from vaelab.training.run import Run
-from vaelab.use.files import save_codes, save_rows
+from vaelab.use.files import save_rows
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -191,19 +191,6 @@ def test_only_the_named_file_is_replaced(tmp_path: Path) -> None:
     save_rows(run, run.sample(3), tmp_path / "rows.npy")
     assert np.load(tmp_path / "rows.npy").shape == (3, 13)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.npy", "rows.npy"]
-
-
-@pytest.mark.parametrize("labels", [None, ["a", "b, c", '"d"']])
-def test_codes_have_a_header_and_their_labels(tmp_path: Path, labels: list[str] | None) -> None:
-    codes = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
-    with open(save_codes(codes, tmp_path / "codes.csv", labels), newline="") as handle:
-        header, *lines = csv.reader(handle)
-    assert header == ["z_1", "z_2"] + (["label"] if labels else [])
-    assert np.array_equal(np.array([line[:2] for line in lines], np.float32), codes)
-    assert [line[2:] for line in lines] == [[label] if labels else [] for label in labels or range(3)]
-    stored = np.load(save_codes(codes, tmp_path / "codes.npz", labels), allow_pickle=False)
-    assert sorted(stored) == (["y", "z"] if labels else ["z"])
-    assert np.array_equal(np.load(save_codes(codes, tmp_path / "codes.npy", labels)), codes)
 
 
 def test_a_memory_map_of_many_rows_is_embedded_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

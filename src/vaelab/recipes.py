@@ -250,6 +250,21 @@ RECIPES: dict[str, Recipe] = {
         ours="of 1000 strings 94.9 % balanced where each token is the likeliest, 78.7 % where drawn; 39.1 nats, "
         "0.82 a token (37,344 strings, results/smiles.txt)",
     ),
+    "series": Recipe(
+        title="windows of a time series, to be scored: the noise is that of a window and not of a point",
+        source="Miller and Dunson, Robust Bayesian Inference via Coarsening, 2019, for the power of the likelihood",
+        published="none that compares",
+        wants="a table with a column of times, such as a CSV file",
+        settings={
+            "data": {"window": "auto", "held_out": 0.2},
+            "model": {"latent": 8, "hidden": [128, 128]},
+            # Neighbours in a series repeat each other. Unit noise would count one slow excursion once for every point
+            # of the window and teach the code to follow it; a standard deviation of 8 counts about two.
+            "likelihood": {"name": "gaussian", "noise": "fixed", "sigma": 8.0},
+            "objective": {"free_bits": 0.02},
+            "train": {"steps": 500},
+        },
+    ),
     "imputation": Recipe(
         title="a table of numbers with missing entries, trained by the importance-weighted bound of what is known",
         source="Mattei and Frellsen, MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets, 2019; its "
@@ -261,6 +276,17 @@ RECIPES: dict[str, Recipe] = {
             "likelihood": {"name": "student_t", "noise": "pixel"},
             "objective": {"name": "iwae", "samples": 10},
             "train": {"steps": 6000, "batch_size": 64, "learning_rate": 1e-3},
+        },
+    ),
+    "cells": Recipe(
+        title="counts of genes in cells: a negative binomial given each cell's total, one dispersion a gene",
+        source="Lopez, Regier, Cole, Jordan and Yosef, Deep generative modeling for single-cell transcriptomics, 2018",
+        published="none that compares",
+        wants="counts of genes in cells, as an .h5ad file or a table",
+        settings={
+            "model": {"latent": 10, "encoder": "mlp", "decoder": "mlp", "hidden": [128]},
+            "likelihood": {"name": "negative_binomial", "library": "observed", "dispersion": "column"},
+            "train": {"epochs": 200, "batch_size": 128, "learning_rate": 1e-3},
         },
     ),
     "mixed-table": Recipe(

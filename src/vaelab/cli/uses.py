@@ -1,4 +1,4 @@
-"""Commands that use a trained model: sample, reconstruct, embed, interpolate, traverse."""
+"""Commands that use a trained model: sample, reconstruct, classify, interpolate, traverse."""
 
 from __future__ import annotations
 
@@ -57,28 +57,6 @@ def reconstruct(
         shown = np.stack([np.reshape(np.asarray(rows), again.shape), again])
         return wrote(save_rows(loaded, shown, to), f"the first {what}, reconstructions below{_under(condition)}")
     return wrote(save_rows(loaded, again, to), f"reconstructions of {what}{_under(condition)}")
-
-
-@app.command
-def embed(
-    run: RunPath,
-    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
-    /,
-    *,
-    to: To = Path("codes.csv"),
-    count: Annotated[int | None, Parameter(help="only the first rows")] = None,
-    sample: Annotated[bool, Parameter(help="one draw of q(z|x) instead of its mean")] = False,
-) -> int:
-    """Write the latent codes of rows."""
-    from ..api import load
-    from ..use.files import save_codes
-
-    loaded = load(run)
-    rows, given, labels, what = rows_of(loaded, source, count, to)
-    codes = loaded.embed(rows, sample, condition=given)
-    indices = loaded.indices(rows, given) if loaded.has_codes and not sample else None
-    told = loaded.spec.condition if loaded.model.guesses else ()
-    return wrote(save_codes(codes, to, labels, indices, told), f"codes of {what}")
 
 
 @app.command

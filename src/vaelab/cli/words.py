@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,28 +67,56 @@ def condition_of(run: Any, text: str | None) -> Any:
     return dict(zip(names, numbers, strict=True)) if any(names) else numbers
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Rows that a command works on.
+
+    Args:
+        rows: [n, ...].
+        given: What stands beside them; None where nothing does.
+        labels, names: Of each row; None where they have none.
+        what: They are, in words.
+    """
+
+    rows: Any
+    given: Any
+    labels: Any
+    names: Any
+    what: str
+
+
 def rows_of(run: Any, source: str | None, count: int | None, to: Path) -> tuple[Any, Any, Any, str]:
-    """Rows to work on, what stands beside them, their labels, and what they are: of a file, or those the run kept."""
+    """Rows to work on, what stands beside them, their labels, and what they are; see `taken`."""
+    found = taken(run, source, count, to)
+    return found.rows, found.given, found.labels, found.what
+
+
+def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
+    """The first `count` rows of a file, or of those that the run kept; all of them where `count` is None."""
     from ..core.errors import BadInput
-    from ..data.conditions import words_in
+    from ..data.conditions import named, words_in
     from ..data.source import load
 
     if count is not None and count < 1:
         raise BadInput("count", count, "must be at least 1")
     if source is None:
-        rows, labels, name = run.preview, run.preview_labels, "held-out rows kept in the run"
-        given = run.preview_condition
+        rows, name = run.preview, "held-out rows kept in the run"
+        labels = named(run.preview_labels, run.spec.label_names)
+        given, names = run.preview_condition, None
     else:
         if to.exists() and Path(source).exists() and to.samefile(source):
             raise BadInput("to", to, "is the file that is read", "name another file to write")
-        data = run.config.data
-        read = load(source, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
+        read = load(source, **run.config.data.reading | {"genes": "all"})
         test = read.test is not None
         rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
+        labels = named(labels, read.label_names)
+        names = None if test else read.names
         given = words_in(read, run.config.data.condition, test) if reads_beside(run) else None
         rows, name = run.spec.in_order(rows, read.columns), f"{'test ' * test}rows of {source}"
-    given, labels = (None if part is None else part[:count] for part in (given, labels))
-    return rows[:count], given, labels, f"{len(rows[:count])} {name}"
+    if count is not None:
+        rows = rows[:count]
+        given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))
+    return Taken(rows, given, labels, names, f"{len(rows)} {name}")
 
 
 def reads_beside(run: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.array_files import read_npy, read_npz
 from ..core.errors import BadInput
+from ..core.facts import Sampling
 from ..core.finding import Finding
 from ..core.tables import pick
 
@@ -47,6 +48,10 @@ class Parts:
     condition: Any = None
     condition_test: Any = None
     worded: bool = False  # rows of a table are objects: text, floats, and None where an entry is missing
+    names: Any = None
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    series: Sampling | None = None
+    starts: np.ndarray | None = None
 
 
 def from_npy(path: Path) -> Parts:

@@ -149,7 +149,7 @@ def _are_labels(source: Source, config: Config) -> bool:
     asked = config.data.condition
     if asked is None or isinstance(asked, str):
         return asked == "labels"
-    one = len(asked) == 1 and asked[0] in source.columns
+    one = len(asked) == 1 and asked[0] in (*source.columns, *source.beside)
     return one and (config.model.missing_labels != "refuse" or _holds_text(source, asked[0]))
 
 
@@ -162,20 +162,20 @@ def words_in(source: Source, asked: Any, test: bool) -> Any:
         test: Whether its test rows are meant.
     """
     if asked == "labels":
-        labels = source.test_labels if test else source.train_labels
-        if labels is None:
-            return None
-        return np.where(labels < 0, "", np.array(source.label_names)[labels]) if source.label_names else labels
+        return named(source.test_labels if test else source.train_labels, source.label_names)
     if asked == ARRAY:
         return source.condition_test if test else source.condition
-    if asked is None or not set(asked) <= set(source.columns):
+    if asked is None or not set(asked) <= {*source.columns, *source.beside}:
         return None
-    rows = source.test if test else source.train
-    assert rows is not None
     if len(asked) == 1 and _holds_text(source, asked[0]):
-        column = as_numpy(rows[:, source.columns.index(asked[0])])
+        column = _column(source, asked[0], test)
         return np.array(["" if cell is None else str(cell) for cell in column.tolist()])
-    return as_numpy(rows[:, [source.columns.index(name) for name in asked]]).astype(np.float64)
+    return np.stack([_column(source, name, test) for name in asked], 1).astype(np.float64)
+
+
+def named(labels: np.ndarray | None, names: Sequence[str]) -> np.ndarray | None:
+    """Labels [n] by their names where they have some, "" where one is not known."""
+    return labels if labels is None or not names else np.where(labels < 0, "", np.array(names)[labels])
 
 
 def keep_labelled(codes: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -271,8 +271,10 @@ def _refuse_unknown(codes: np.ndarray, missing: str, where: str) -> None:
 def _refuse_strangers(source: Source, asked: Sequence[str]) -> None:
     """Refuses columns that are not there."""
     for name in asked:
-        if name not in source.columns:
-            fix = did_you_mean(name, source.columns) if source.columns else "data.condition=labels"
+        known = (*source.columns, *source.beside)
+        if name not in known:
+            near = source.beside or source.columns  # of cells not the genes, of which there are thousands
+            fix = did_you_mean(name, near) if known else "data.condition=labels"
             raise BadInput("data.condition", name, f"{source.name} has no such column", fix)
 
 
@@ -282,19 +284,16 @@ def _taken_out(source: Source, asked: Sequence[str]) -> tuple[Source, np.ndarray
         if _holds_text(source, name):
             rule = "holds text, which is one label a row"
             raise BadInput("data.condition", name, rule, "name it alone, or encode it as numbers")
-    places = [source.columns.index(name) for name in asked]
-    train, test = (
-        None if rows is None else as_numpy(rows[:, places]).astype(np.float64) for rows in (source.train, source.test)
-    )
-    assert train is not None
+    train = np.stack([_column(source, name) for name in asked], 1).astype(np.float64)
+    test = None if source.test is None else np.stack([_column(source, name, True) for name in asked], 1)
+    test = None if test is None else test.astype(np.float64)
     return _without(source, asked), train, test, tuple(asked)
 
 
 def _with_labels(source: Source, name: str) -> Source:
     """The source with a column as its labels in place of what it had."""
-    place = source.columns.index(name)
-    train, test = (None if rows is None else as_numpy(rows[:, place]) for rows in (source.train, source.test))
-    assert train is not None
+    train = _column(source, name)
+    test = None if source.test is None else _column(source, name, test=True)
     parts = Parts(None, y=train, y_test=test)
     labels = labels_of(parts, len(train), 0 if test is None else len(test), f"column {name}")
     if labels.train is None:
@@ -303,15 +302,26 @@ def _with_labels(source: Source, name: str) -> Source:
     return replace(rest, train_labels=labels.train, test_labels=labels.test, label_names=labels.names)
 
 
+def _column(source: Source, name: str, test: bool = False) -> np.ndarray:
+    """What rows of a source have in a column, or beside them, [n]."""
+    if name in source.beside:
+        return source.beside[name]
+    rows = source.test if test else source.train
+    assert rows is not None
+    return as_numpy(rows[:, source.columns.index(name)])
+
+
 def _holds_text(source: Source, name: str) -> bool:
-    if source.train.dtype != object:
+    if name not in source.beside and source.train.dtype != object:
         return False
-    return any(isinstance(cell, str) for cell in as_numpy(source.train[:, source.columns.index(name)]).tolist())
+    return any(isinstance(cell, str) for cell in _column(source, name).tolist())
 
 
 def _without(source: Source, names: Sequence[str]) -> Source:
     """The source without some of its columns."""
-    kept = [place for place, name in enumerate(source.columns) if name not in names]
+    kept = [place for place, name in enumerate(source.columns) if name in source.beside or name not in names]
+    if len(kept) == len(source.columns):
+        return source
     if not kept:
         raise BadInput("data.condition", _listed(names), "no column is left to learn", "leave one out")
     rest = replace(
@@ -328,7 +338,10 @@ def _without(source: Source, names: Sequence[str]) -> Source:
 
 
 def _columns(rows: Rows, kept: list[int]) -> Rows:
-    return np.ascontiguousarray(rows[:, kept]) if isinstance(rows, np.ndarray) else rows[:, kept].contiguous()
+    part: Any = rows[:, kept]
+    if isinstance(part, Tensor):
+        return part.contiguous()
+    return np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part  # sparse rows stay sparse
 
 
 def _by_numbers(

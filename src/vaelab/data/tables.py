@@ -26,11 +26,13 @@ class Table:
         columns: Names, one a column.
         rows: float64 [N, D], a missing entry NaN; or objects, where columns hold text: text, floats and None.
         findings: What was met while reading.
+        kept: Which rows of the text were kept, bool; None: all.
     """
 
     columns: tuple[str, ...]
     rows: np.ndarray
     findings: list[Finding] = field(default_factory=list)
+    kept: np.ndarray | None = None
 
     def warn(self, code: str, title: str, measured: float, unit: str, why: str, advice: str) -> None:
         """Adds a warning where `measured` is above 0."""
@@ -94,13 +96,17 @@ def from_frame(frame: Any, where: str) -> Parts:
         ["" if missing else str(value) for value, missing in zip(column.tolist(), column.isna(), strict=True)]
         for column in columns
     ]
-    return as_parts(numbers(Cells(where, tuple(str(name) for name in frame.columns), cells, ())))
+    counted = getattr(frame.index, "start", None) is not None  # a range, which names no row
+    names = None if counted else [str(name) for name in frame.index]
+    return as_parts(numbers(Cells(where, tuple(str(name) for name in frame.columns), cells, ())), names)
 
 
-def as_parts(table: Table) -> Parts:
-    """The parts of a source that a table brings."""
+def as_parts(table: Table, names: Sequence[str] | None = None) -> Parts:
+    """The parts of a source that a table brings; `names` are those of the rows before some were left out."""
     worded = table.rows.dtype == object
-    return Parts(table.rows, columns=table.columns, findings=tuple(table.findings), worded=worded)
+    kept = slice(None) if table.kept is None else table.kept
+    called = None if names is None else np.array(names, object)[kept]
+    return Parts(table.rows, columns=table.columns, findings=tuple(table.findings), worded=worded, names=called)
 
 
 def is_value(cell: str) -> bool:
@@ -261,5 +267,5 @@ def _without_empty(where: str, table: Table) -> Table:
         "remove them from the table",
     )
     table.columns = tuple(name for name, kept in zip(table.columns, columns, strict=True) if kept)
-    table.rows = table.rows[rows][:, columns]
+    table.rows, table.kept = table.rows[rows][:, columns], rows
     return table

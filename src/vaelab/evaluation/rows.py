@@ -172,7 +172,7 @@ def own_source(run: Any) -> tuple[Source | None, str]:
     if data.source is None:
         return None, "the run was given its data as an object"
     try:
-        source = load(data.source, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
+        source = load(data.source, **data.reading)
         source, _ = conditioned(source, run.config, held_out_of(source, run.config)[1])
     except BadInput as error:
         return None, str(error)
@@ -198,8 +198,7 @@ def words_of(run: Any, condition: np.ndarray | None, index: np.ndarray | None) -
 def _read(run: Any, given: Any, condition: Any) -> tuple[Any, Any, str]:
     if not isinstance(given, str | os.PathLike):
         return given, condition, "rows that were given"
-    data = run.config.data
-    source = load(given, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
+    source = load(given, **run.config.data.reading | {"genes": "all"})
     test = source.test is not None
     rows = run.spec.in_order(source.test if test else source.train, source.columns)
     words = condition if condition is not None else words_in(source, run.config.data.condition, test)

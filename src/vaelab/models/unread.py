@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.config import Config
 from ..core.facts import Facts
-from .parts import READERS
+from .parts import NEGATIVE_BINOMIALS, READERS
 
 WEIGHTED, UNWEIGHED = {"iwae", "miwae", "ciwae", "dreg"}, {"wae", "wae_gan"}
 SPREADS = {"dip_i", "dip_ii"}
@@ -171,6 +171,12 @@ UNREAD: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str, str], ...] =
         _without("likelihood.name", {"categorical", "logistic_mixture", "beta_binomial"}),
         "this likelihood is over no fixed number of levels",
         "likelihood=categorical, logistic_mixture or beta_binomial",
+    ),
+    (
+        ("likelihood.library", "likelihood.dispersion"),
+        _without("likelihood.name", NEGATIVE_BINOMIALS),
+        "it is for negative binomials alone",
+        "likelihood=negative_binomial or zero_inflated_negative_binomial",
     ),
 )
 

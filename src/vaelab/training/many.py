@@ -102,7 +102,7 @@ def _listed(name: str, values: Any, kind: type, turned: Callable[[Any], Any], wh
 def prepared(x: Any, configs: Sequence[Config], engine: Engine) -> list[Job]:
     """The jobs of several configs; those that train on the same rows share them."""
     data = configs[0].data
-    source = load(x, key=data.key, data_dir=data.data_dir, text_column=data.text_column)
+    source = load(x, **data.reading)
     jobs: list[Job] = []
     for config in configs:
         job = prepare(x, config, engine, None, None, source=source)

@@ -1,4 +1,4 @@
-"""The files that `sample`, `reconstruct`, `embed`, `interpolate` and `traverse` write, by the ending of the name."""
+"""The files that `sample`, `reconstruct`, `classify`, `interpolate` and `traverse` write, by the ending of the name."""
 
 from __future__ import annotations
 
@@ -31,36 +31,7 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path, beside: Mapping[str,
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, FILES[run.spec.layout], run, np.asarray(rows), dict(beside or {}))
-
-
-def save_codes(
-    codes: np.ndarray,
-    path: str | Path,
-    labels: Sequence[Any] | None = None,
-    indices: np.ndarray | None = None,
-    told: Sequence[str] = (),
-) -> Path:
-    """Writes latent codes as an array or a table with the columns `z_1` to `z_L`, and `label` where there are labels.
-
-    Where they are entries of a book, `code_1` to `code_T` say which; where they end in the probabilities of labels, the
-    last columns are `p_NAME`.
-
-    Args:
-        codes: [n, L].
-        path: A name ending in .csv, .npy (codes alone) or .npz (keys `z` and, where there are any, `y` and `indices`).
-        labels: n labels or their names; None where there are none.
-        indices: [n, T], counted from 0; None for real vectors.
-        told: Names of the labels whose probabilities the codes end in.
-
-    Returns:
-        The file written.
-
-    Raises:
-        BadInput: for another ending, a folder, or a parent folder that is not there.
-        NoSpace: where the system refuses to write.
-    """
-    return _save(path, CODE_FILES, np.asarray(codes), labels, indices, told)
+    return save(path, FILES[run.spec.layout], run, np.asarray(rows), dict(beside or {}))
 
 
 def save_labels(probabilities: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
@@ -78,13 +49,19 @@ def save_labels(probabilities: np.ndarray, names: Sequence[str], path: str | Pat
         BadInput: for another ending, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    return _save(path, LABEL_FILES, np.asarray(probabilities), list(names))
+    return save(path, LABEL_FILES, np.asarray(probabilities), list(names))
 
 
 NO_FORMAT = "the name's ending chooses the format"
 
 
-def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content: Any) -> Path:
+def save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content: Any) -> Path:
+    """Writes what the format of the name's ending makes of some content; an older file of that name is replaced.
+
+    Raises:
+        BadInput: for an ending without a format, a folder, or a parent folder that is not there.
+        NoSpace: where the system refuses to write.
+    """
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in formats:
@@ -99,12 +76,13 @@ def _save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *conten
     return target
 
 
-def _rows_png(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
+def rows_png(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
+    """Images as one grid; of several leading dimensions the last is a line."""
     from ..measure.pictures import channels_first, image_grid, png_bytes, value_range
 
     images = channels_first(rows, run.spec.axes)
     columns = images.shape[-4] if images.ndim > 4 else None
-    low, top = value_range(run.preview, run.spec.top)
+    low, top = value_range(run.preview if run.keeps_rows else rows, run.spec.top)
     return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns, top, low))
 
 
@@ -115,7 +93,7 @@ def _rows_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
 def _beside(beside: Mapping[str, Any], columns: Sequence[str], rows: np.ndarray) -> bytes:
     """A table that begins with columns of its own."""
     numbers = list(zip(*beside.values(), strict=True)) or [()] * len(rows)
-    return _csv([*beside, *columns], ([*number, *row] for number, row in zip(numbers, rows, strict=True)))
+    return csv_bytes([*beside, *columns], ([*number, *row] for number, row in zip(numbers, rows, strict=True)))
 
 
 def _strings_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
@@ -128,32 +106,12 @@ def _strings_txt(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes
     return "".join(f"{string}\n" for string in rows.flat).encode("utf-8", "backslashreplace")
 
 
-def _codes_csv(
-    codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None, told: Sequence[str]
-) -> bytes:
-    header = [f"z_{dimension + 1}" for dimension in range(codes.shape[1] - len(told))]
-    header += [f"p_{name}" for name in told]
-    columns: list[Any] = [codes]
-    if indices is not None:
-        header, columns = [*header, *(f"code_{place + 1}" for place in range(indices.shape[1]))], [codes, indices]
-    if labels is not None:
-        header, columns = [*header, "label"], [*columns, [[label] for label in labels]]
-    return _csv(header, ([entry for part in row for entry in part] for row in zip(*columns, strict=True)))
-
-
-def _codes_npz(
-    codes: np.ndarray, labels: Sequence[Any] | None, indices: np.ndarray | None, told: Sequence[str]
-) -> bytes:
-    further = {"y": labels, "indices": indices}
-    return _npz(z=codes, **{key: np.asarray(value) for key, value in further.items() if value is not None})
-
-
 def _labels_csv(probabilities: np.ndarray, names: Sequence[str]) -> bytes:
     rows = ([names[row.argmax()], *row] for row in probabilities)
-    return _csv(["label", *(f"p_{name}" for name in names)], rows)
+    return csv_bytes(["label", *(f"p_{name}" for name in names)], rows)
 
 
-def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
+def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
     """Comma-separated values; numbers with the fewest digits that read back to the same value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -167,36 +125,33 @@ def _without_objects(rows: np.ndarray) -> np.ndarray:
     return np.where(rows == np.array(None), "", rows).astype(str) if rows.dtype == object else rows
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The content of an .npy file, without pickles."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _npz(**arrays: np.ndarray) -> bytes:
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    """The content of an .npz file, without pickles."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
 _ARRAY_FILES: dict[str, Callable[..., bytes]] = {
-    ".npy": lambda run, rows, beside: _npy(_without_objects(rows)),
-    ".npz": lambda run, rows, beside: _npz(x=_without_objects(rows)),
+    ".npy": lambda run, rows, beside: npy_bytes(_without_objects(rows)),
+    ".npz": lambda run, rows, beside: npz_bytes(x=_without_objects(rows)),
 }
-IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": _rows_png} | _ARRAY_FILES
+IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": rows_png} | _ARRAY_FILES
 TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv} | _ARRAY_FILES
 STRING_FILES: dict[str, Callable[..., bytes]] = {
     ".txt": _strings_txt,
     ".csv": _strings_csv,
 } | _ARRAY_FILES
 FILES = {"image": IMAGE_FILES, "table": TABLE_FILES, "sequence": STRING_FILES}
-CODE_FILES: dict[str, Callable[..., bytes]] = {
-    ".csv": _codes_csv,
-    ".npy": lambda codes, labels, indices, told: _npy(codes),
-    ".npz": _codes_npz,
-}
 LABEL_FILES: dict[str, Callable[..., bytes]] = {
     ".csv": _labels_csv,
-    ".npy": lambda probabilities, names: _npy(probabilities),
-    ".npz": lambda probabilities, names: _npz(p=probabilities, labels=np.asarray(names)),
+    ".npy": lambda probabilities, names: npy_bytes(probabilities),
+    ".npz": lambda probabilities, names: npz_bytes(p=probabilities, labels=np.asarray(names)),
 }
