@@ -1,6 +1,6 @@
 """Anomalies in tables: the detector beside nearest neighbours, isolation forest, PCA and PyOD's VAE, on one split.
 
-Usage: python benchmarks/anomalies.py FOLDER [--seeds 3] [--only glass wine]
+Usage: python benchmarks/anomalies.py FOLDER [--seeds 3] [--only glass wine] [--picture FILE]
 
 FOLDER holds the .npz files of ADBench (`X`, `y`, 1 = anomaly). PyOD's VAE is measured where `pyod` can be imported.
 """
@@ -98,13 +98,46 @@ def measure(path: Path, seeds: int) -> dict[str, Any]:
     return {"auroc": means, "spread": spread, "alarms": np.mean(alarms, 0) if alarms else None, "s": seconds / seeds}
 
 
+def draw(path: Path, to: Path) -> None:
+    """A picture of one table: the scores of both kinds of test rows with the threshold, and one row explained."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    train, test, labels = split(path, 0)
+    detector = VAEAnomalyDetector().fit(train)
+    why = detector.explain(test)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=(3, 2), layout="constrained")
+    edges = np.linspace(why.values.min(), np.quantile(why.values, 0.98), 60)
+    for label, name, colour in ((0, "in order", "#4477aa"), (1, "anomalies", "#cc6644")):
+        shown = np.clip(why.values[labels == label], None, edges[-1])
+        left.hist(shown, edges, density=True, alpha=0.65, label=name, color=colour)
+    left.axvline(-detector.offset_, color="black", lw=1)
+    left.annotate("p = 0.05", (-detector.offset_, 0.97), xycoords=("data", "axes fraction"), va="top")
+    left.set(xlabel="score, -log p(x) in nats (above the 98th percentile: last bar)", ylabel="density", yscale="log")
+    left.legend(loc="upper right", frameon=False)
+    row = int(np.argsort(-np.where(labels == 1, why.values, -np.inf))[np.sum(labels) // 2])
+    above = why.strangest(row, 8, detector.usual_parts_)[::-1]
+    right.barh([name for name, _ in above], [nats for _, nats in above], color="#cc6644")
+    right.set(xlabel="nats above the usual", title=f"why row {row} is strange")
+    figure.savefig(to, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--picture", type=Path, help="draw the first table to this file, and measure nothing")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if given.picture:
+        draw(
+            next(path for path in sorted(given.folder.glob("*.npz")) if not given.only or given.only[0] in path.stem),
+            given.picture,
+        )
+        return
     if importlib.util.find_spec("pyod"):
         PEERS["PyOD VAE"] = pyod_vae
     names = [*PEERS, "vaelab"]

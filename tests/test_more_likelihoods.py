@@ -450,3 +450,11 @@ def test_the_best_constant_multinomial_decoder_has_the_rows_shares():
     found, _ = baseline(Multinomial(), torch.from_numpy(rows).double(), torch.from_numpy(rows).double())
     truth = [stats.multinomial.logpmf(row, 30, rows.sum(0) / rows.sum()) for row in rows]
     assert found == pytest.approx(-np.mean(truth), abs=1e-4)
+
+
+def test_a_floor_is_added_to_each_deviation_in_quadrature():
+    likelihood = Laplace("feature", 0.3, (2,), floor=0.4).double()
+    assert likelihood.noise(None, None).exp().tolist() == pytest.approx([0.5, 0.5])
+    with torch.no_grad():
+        likelihood.noise.log_sigma.fill_(-50.0)
+    assert likelihood.noise(None, None).exp().tolist() == pytest.approx([0.4, 0.4], rel=1e-4)

@@ -117,17 +117,18 @@ def test_density_is_the_importance_weighted_bound() -> None:
     assert density.sample(7, random_state=1).shape == (7, 13)
 
 
-def test_false_alarms_stay_below_what_was_asked_for() -> None:
+@pytest.mark.parametrize(("calibration", "members"), [("cross", 3), (0.2, 1)])
+def test_false_alarms_are_those_asked_for(calibration: float | str, members: int) -> None:
     random = np.random.default_rng(0)
     mixing = random.normal(size=(3, 6))
     rates = []
     for seed in range(6):
         rows = random.normal(size=(600, 3)) @ mixing + 0.3 * random.normal(size=(600, 6))
-        detector = VAEAnomalyDetector(members=1, steps=150, samples=10, false_alarms=0.1, random_state=seed).fit(
-            rows[:300]
-        )
+        given = {"calibration": calibration, "members": members, "steps": 150, "samples": 10, "random_state": seed}
+        detector = VAEAnomalyDetector(false_alarms=0.1, **given).fit(rows[:300])
         rates.append((detector.predict(rows[300:]) == -1).mean())
-    assert 0.05 < np.mean(rates) < 0.14  # 6 calibrations of 60 rows: a standard deviation of 0.016 around 0.098
+        assert np.array_equal(detector.predict(rows) == -1, detector.p_values(rows) <= 0.1)
+    assert 0.05 < np.mean(rates) < 0.15  # 6 calibrations of 60 rows or more: a standard deviation of 0.016 at most
 
 
 def test_rows_that_are_spoilt_are_found_and_explained() -> None:
@@ -178,6 +179,10 @@ REFUSED = {
     "contamination": (
         VAEAnomalyDetector(contamination=0.7),
         'contamination: got 0.7; is a share in (0, 0.5], or "auto"',
+    ),
+    "calibration": (
+        VAEAnomalyDetector(calibration=1.0),
+        'calibration: got 1.0; is a share in (0, 1), or "cross"',
     ),
     "members": (VAEAnomalyDetector(members=0), "members: got 0; must be a whole number of at least 1"),
     "samples": (VAEDensity(samples=1.5), "samples: got 1.5; must be a whole number of at least 1"),

@@ -127,6 +127,10 @@ class DataConfig(Section):
         None, description="kinds of a table's columns, where the choice from the data is not wanted"
     )
     text_column: str | None = Field(None, description="the column of a table that holds strings to learn")
+    window: Literal["auto"] | Annotated[int, BeforeValidator(_no_bool), Field(ge=2, le=65536)] | None = Field(
+        None, description="points of the windows that a time series is cut into; auto: by its length; None: no series"
+    )
+    timestamp: str | None = Field(None, description="a series' column of times; None: the first that looks so")
     missing: Literal["auto", "model", "refuse"] = Field(
         "auto", description="missing entries: left out of the likelihood, or refused; auto models those of tables"
     )
@@ -137,7 +141,9 @@ class DataConfig(Section):
     @property
     def reading(self) -> dict[str, Any]:
         """What says which part of the source is read."""
-        return {name: getattr(self, name) for name in ("key", "data_dir", "text_column", "genes")}
+        return {
+            name: getattr(self, name) for name in ("key", "data_dir", "text_column", "genes", "window", "timestamp")
+        }
 
 
 class ModelConfig(Section):
@@ -215,6 +221,9 @@ class LikelihoodConfig(Named):
         "or the closed form",
     )
     sigma: Float = Field(1.0, gt=0, description="the fixed noise, and the start of the learned shared one")
+    floor: Float = Field(
+        0.0, ge=0, description="noise=feature: the least deviation, on the model's scale; 0.1 keeps odd columns tame"
+    )
     components: Int = Field(5, ge=1, le=256, description="of a logistic mixture")
     levels: Int = Field(256, ge=2, le=65536, description="whole numbers from 0 that an entry can be")
     library: Literal["none", "observed"] = Field(

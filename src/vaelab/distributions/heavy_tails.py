@@ -96,6 +96,7 @@ class Laplace(Likelihood):
             for each entry; `optimal`: the batch's mean absolute error.
         sigma: The fixed width, or where learned ones and the optimal one begin.
         shape: Of a row, which `feature` needs.
+        floor: Of `feature`, in quadrature: no learned deviation is below it.
 
     Raises:
         BadInput: for an unknown noise, and for sigma not above 0.
@@ -103,9 +104,9 @@ class Laplace(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = (), floor: float = 0.0) -> None:
         super().__init__()
-        self.noise = build_noise(noise, sigma, power=1, shape=shape)
+        self.noise = build_noise(noise, sigma, power=1, shape=shape, floor=floor)
         self.channels = 2 if noise == "pixel" else 1
 
     def forward(self, parameters: Tensor) -> LaplaceObservation:
@@ -123,6 +124,7 @@ class StudentT(Likelihood):
         noise: Of the width σ, as a Gaussian's: `fixed`, `shared`, `feature` or `pixel`; it has no closed form.
         sigma: The fixed width, or where learned ones begin.
         shape: Of a row, which `feature` needs.
+        floor: Of `feature`, in quadrature: no learned deviation is below it.
 
     References:
         Lange, Little and Taylor, Robust statistical modeling using the t distribution, 1989.
@@ -133,12 +135,12 @@ class StudentT(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = (), floor: float = 0.0) -> None:
         super().__init__()
         if noise == "optimal":
             rule = "the best width of a student_t has no closed form"
             raise BadInput("likelihood.noise", noise, rule, "use shared, feature, fixed or pixel")
-        self.noise = build_noise(noise, sigma, shape=shape)
+        self.noise = build_noise(noise, sigma, shape=shape, floor=floor)
         self.channels = 2 if noise == "pixel" else 1
         self.log_excess = nn.Parameter(torch.tensor(BEGIN_EXCESS))
 

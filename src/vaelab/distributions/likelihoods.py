@@ -95,6 +95,7 @@ class Gaussian(Likelihood):
             `pixel`: one from z for each entry; `optimal`: in closed form from the batch.
         sigma: The fixed deviation, or where learned ones and the optimal one begin.
         shape: Of a row, which `feature` needs.
+        floor: Of `feature`, in quadrature: no learned deviation is below it.
 
     Raises:
         BadInput: for an unknown noise, and for sigma not above 0.
@@ -102,9 +103,9 @@ class Gaussian(Likelihood):
 
     discrete = False
 
-    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = ()) -> None:
+    def __init__(self, noise: str = "shared", sigma: float = 1.0, shape: Shape = (), floor: float = 0.0) -> None:
         super().__init__()
-        self.noise = build_noise(noise, sigma, shape=shape)
+        self.noise = build_noise(noise, sigma, shape=shape, floor=floor)
         self.channels = 2 if noise == "pixel" else 1
 
     def forward(self, parameters: Tensor) -> NormalObservation:

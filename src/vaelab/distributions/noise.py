@@ -49,17 +49,20 @@ class FeatureNoise(nn.Module):
     """A learned deviation of each entry, the same for every row.
 
     Args:
-        log_sigma: Where all begin.
+        log_sigma: Where all begin, before the floor is added.
         shape: Of a row.
+        floor: Deviation that is always there: σ² is the learned one's square plus its.
     """
 
-    def __init__(self, log_sigma: float, shape: Shape) -> None:
+    def __init__(self, log_sigma: float, shape: Shape, floor: float = 0.0) -> None:
         super().__init__()
+        self.floor = floor
         self.log_sigma = nn.Parameter(soft_unclamp(torch.full(shape, log_sigma), LOG_SIGMA_BOUND))
 
     def forward(self, own: Tensor, errors: Tensor | None) -> Tensor:
         """log σ, [*shape]; softly clamped, else a constant entry could win everything."""
-        return soft_clamp(self.log_sigma, LOG_SIGMA_BOUND)
+        learned = soft_clamp(self.log_sigma, LOG_SIGMA_BOUND)
+        return 0.5 * ((2 * learned).exp() + self.floor**2).log() if self.floor else learned
 
 
 class PixelNoise(nn.Module):
@@ -122,8 +125,8 @@ NOISES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_noise(name: str, sigma: float, power: int = 2, shape: Shape = ()) -> nn.Module:
-    """A noise by name, beginning at `sigma`, for rows of a shape.
+def build_noise(name: str, sigma: float, power: int = 2, shape: Shape = (), floor: float = 0.0) -> nn.Module:
+    """A noise by name, beginning at `sigma`, for rows of a shape and, where each entry has its own, with a floor.
 
     Raises:
         BadInput: for an unknown name, for sigma not above 0, and for deviations of entries that are not known.
@@ -132,5 +135,6 @@ def build_noise(name: str, sigma: float, power: int = 2, shape: Shape = ()) -> n
         raise BadInput("likelihood.sigma", sigma, "must be a finite number above 0")
     if name == "feature" and not shape:
         raise BadInput("shape", shape, "every entry has a deviation of its own", "pass the shape of a row: shape=(D,)")
-    kinds = NOISES | {"optimal": partial(OptimalNoise, power=power), "feature": partial(FeatureNoise, shape=shape)}
+    feature = partial(FeatureNoise, shape=shape, floor=floor)
+    kinds = NOISES | {"optimal": partial(OptimalNoise, power=power), "feature": feature}
     return pick(kinds, name, "likelihood.noise")(math.log(sigma))

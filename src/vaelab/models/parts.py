@@ -296,9 +296,9 @@ def _negative_binomial(config: LikelihoodConfig, facts: Facts) -> Likelihood:
 
 LIKELIHOOD_BUILDERS: dict[str, Callable[[LikelihoodConfig, Facts], Likelihood]] = {
     **{name: lambda config, facts, kind=kind: kind() for name, kind in LIKELIHOODS.items()},  # type: ignore[misc]
-    "gaussian": lambda config, facts: Gaussian(config.noise, config.sigma, facts.shape),
-    "laplace": lambda config, facts: Laplace(config.noise, config.sigma, facts.shape),
-    "student_t": lambda config, facts: StudentT(config.noise, config.sigma, facts.shape),
+    "gaussian": lambda config, facts: Gaussian(config.noise, config.sigma, facts.shape, config.floor),
+    "laplace": lambda config, facts: Laplace(config.noise, config.sigma, facts.shape, config.floor),
+    "student_t": lambda config, facts: StudentT(config.noise, config.sigma, facts.shape, config.floor),
     "categorical": lambda config, facts: Categorical(config.levels),
     "logistic_mixture": lambda config, facts: LogisticMixture(config.levels, config.components),
     "beta_binomial": lambda config, facts: BetaBinomial(config.levels),

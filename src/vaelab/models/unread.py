@@ -161,6 +161,12 @@ UNREAD: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str, str], ...] =
         "likelihood=gaussian, laplace or student_t",
     ),
     (
+        ("likelihood.floor",),
+        _beside("likelihood.noise", {"shared", "fixed", "pixel", "optimal"}),
+        "only deviations that are learned for each entry have a floor",
+        "likelihood.noise=feature",
+    ),
+    (
         ("likelihood.components",),
         _without("likelihood.name", {"logistic_mixture", "mixed"}),
         "this likelihood has no components",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -13,38 +14,41 @@ from ..core.errors import BadInput, whole
 from ..core.tables import pick
 from ..data.source import split
 from ..use.conformal import p_values, threshold
-from ..use.scoring import KINDS, SAMPLES, Scores, score
+from ..use.scoring import KINDS, SAMPLES, Scores, joined, score
 from .base import VAEEstimator
 
-CALIBRATION = 0.2  # share of the rows that training never sees
-LEAST_ROWS = 5
+LEAST_ROWS, MOST_LATENT = 5, 16
 TABLE = {
-    "model": {"hidden": (128, 128)},
-    "likelihood": {"name": "gaussian", "noise": "feature"},
-    "objective": {"name": "iwae"},
-    "train": {"steps": 2500},
+    "model": {"hidden": (128, 128, 128)},
+    "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.1},
+    "train": {"steps": 2500, "learning_rate": 3e-3},
+    "data": {"held_out": 0.2},
 }
 
 
 class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
     """Scores rows by log p(x) under a small ensemble of VAEs, and says which are too strange.
 
-    A fifth of the rows is kept from training, and says how high the scores of rows in order go: `p_values` are
-    conformal, so that of new rows in order at most a share `false_alarms` is called an anomaly, whatever the model.
+    Rows that a model was not trained on say how high the scores of rows in order go, so that of new rows in order a
+    share `false_alarms` is called an anomaly.
 
     Args:
         contamination: Share of anomalies among the rows to be fitted, in (0, 0.5]: so many of these are called
             anomalies, and the strangest of them are left out of a second training. "auto": rows are taken as in order,
             and the threshold is that of `false_alarms`.
         false_alarms: Share of rows in order that may be called anomalies, where contamination is "auto".
-        members: Models, as one mixture.
+        calibration: "cross": each model is trained on another four fifths of the rows, and gives scores of the fifth
+            that it was not trained on, which did choose its weights; no row is lost, and the share of false alarms is
+            near the one asked for. A share in (0, 1): so many rows are kept from all models, and the share of false
+            alarms is at most the one asked for, whatever the models are like.
+        members: Models, whose scores are averaged.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
         latent, steps, config, random_state, verbose: See `VAEEstimator`.
 
     Attributes:
         run_: The run of the first member.
-        calibration_: Scores of the rows kept from training, a `Scores`.
+        calibration_: Scores of rows by models that were not trained on them, a `Scores`.
         offset_: `score_samples` below this are anomalies.
 
     Example:
@@ -60,6 +64,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         *,
         contamination: float | str = "auto",
         false_alarms: float = 0.05,
+        calibration: float | str = "cross",
         members: int = 5,
         kind: str = "likelihood",
         samples: int = SAMPLES,
@@ -72,12 +77,13 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         super().__init__(latent=latent, steps=steps, config=config, random_state=random_state, verbose=verbose)
         self.contamination = contamination
         self.false_alarms = false_alarms
+        self.calibration = calibration
         self.members = members
         self.kind = kind
         self.samples = samples
 
     def _settings(self) -> dict[str, Any]:
-        return {"objective": TABLE["objective"], "train": TABLE["train"]} if self._worded else TABLE
+        return {name: TABLE[name] for name in ("train", "data")} if self._worded else TABLE
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on rows X [n, D], an array or a data frame; y is not read.
@@ -87,32 +93,50 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         """
         self._check()
         rows = self._read(X, fitting=True, least=LEAST_ROWS)
-        index, kept = split(len(rows), CALIBRATION, self._seed())
-        self._fit_runs(_at(rows, index), self.members)
+        index, kept = np.arange(len(rows)), np.array([], int)
+        if self.calibration != "cross":
+            index, kept = split(len(rows), self.calibration, self._seed())
+        sizes = {} if self._worded else {"latent": min(MOST_LATENT, self.n_features_in_)}
+        self._fit_runs(_at(rows, index), self.members, model=sizes)
         if self.contamination != "auto":
             strange = self._scores(_at(rows, index), "likelihood").values
             least = max(LEAST_ROWS, len(index) - round(self.contamination * len(index)))
-            self._fit_runs(_at(rows, np.sort(index[np.argsort(strange, kind="stable")[:least]])), self.members)
-        self.usual_ = float(self._scores(_at(rows, kept), "likelihood").values.mean())
-        self.calibration_ = self._scores(_at(rows, kept))
+            index = np.sort(index[np.argsort(strange, kind="stable")[:least]])
+            self._fit_runs(_at(rows, index), self.members, model=sizes)
+        trained, apart = _at(rows, index), _at(rows, kept)
+        self.usual_ = float(self._calibrated(trained, apart, "likelihood").values.mean())
+        self.calibration_ = self._calibrated(trained, apart, self.kind)
         if self.contamination == "auto":
             self.offset_ = -threshold(self.calibration_.values, self.false_alarms)
         else:
             self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * self.contamination))
         return self
 
+    def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:
+        """Scores of rows by models that took no step on them: of rows kept apart, or of each model's held-out rows."""
+        if len(apart):
+            return self._scores(apart, kind)
+        found = []
+        for kept in self.runs_:
+            _, held_out = split(len(trained), kept.run.config.data.held_out, kept.run.config.seed)
+            found.append(self._scores(_at(trained, held_out), kind, [kept.run]))
+        return joined(found)
+
     def _check(self) -> None:
         whole("members", self.members)
         whole("samples", self.samples)
         pick(KINDS, self.kind, "kind")
         threshold(np.zeros(1), self.false_alarms)
+        share = self.calibration
+        if share != "cross" and not (isinstance(share, Real) and not isinstance(share, bool) and 0 < share < 1):
+            raise BadInput("calibration", share, 'is a share in (0, 1), or "cross"', "such as 0.2")
         share = self.contamination
         if share != "auto" and not (isinstance(share, Real) and not isinstance(share, bool) and 0 < share <= 0.5):
             raise BadInput("contamination", share, 'is a share in (0, 0.5], or "auto"', "such as 0.05")
 
-    def _scores(self, rows: Any, kind: str | None = None) -> Scores:
+    def _scores(self, rows: Any, kind: str | None = None, runs: Sequence[Any] | None = None) -> Scores:
         usual = getattr(self, "usual_", None)
-        return score([kept.run for kept in self.runs_], rows, kind or self.kind, self.samples, usual=usual)
+        return score(runs or [kept.run for kept in self.runs_], rows, kind or self.kind, self.samples, usual=usual)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Minus the score in nats of each row of X [n, D], [n]: log p(x) by default; lower is stranger."""
@@ -127,7 +151,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X: Any) -> np.ndarray:
-        """Conformal p-values [n] of rows X [n, D]: the chance that a row in order is as strange, see `p_values`."""
+        """Conformal p-values [n] of rows X [n, D]; see `vaelab.use.conformal.p_values` and `calibration`."""
         return p_values(-self.score_samples(X), self.calibration_.values)
 
     def explain(self, X: Any) -> Scores:
@@ -136,7 +160,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
 
     @property
     def usual_parts_(self) -> np.ndarray:
-        """What each column adds on average for the rows kept from training, [D + 1]."""
+        """What each column adds on average for the rows of `calibration_`, [D + 1]."""
         check_is_fitted(self, "calibration_")
         return self.calibration_.parts.mean(0)
 

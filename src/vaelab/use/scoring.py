@@ -52,6 +52,9 @@ class Scores:
         return [(self.names[place], float(above[place])) for place in np.argsort(-above, kind="stable")[:count]]
 
 
+Numbers = tuple[Tensor, Tensor, Tensor]  # values [B], parts [B, D + 1], variances of the values over other draws [B]
+
+
 @dataclass(frozen=True)
 class Draws:
     """Draws of q(z|x) for some rows, from one model.
@@ -67,6 +70,9 @@ class Draws:
     divergence: Tensor
 
 
+Read = Callable[[Draws, float | None], Numbers]
+
+
 def score(
     runs: Any,
     x: Any,
@@ -76,11 +82,11 @@ def score(
     condition: Any = None,
     usual: float | None = None,
 ) -> Scores:
-    r"""How strange rows are to a run, or to several as one mixture.
+    r"""How strange rows are to a run, or on average to several.
 
     `likelihood` is the importance-weighted estimate of -log p(x),
 
-    .. math:: -\log \frac{1}{MK} \sum_{m,k} \frac{p_m(x|z_{mk}) p_m(z_{mk})}{q_m(z_{mk}|x)};
+    .. math:: -\log \frac{1}{K} \sum_k \frac{p(x|z_k) p(z_k)}{q(z_k|x)};
 
     an entry's part is the mean of -log p(x_d|z) under the weights, and the last part is the rest: what the code costs.
     `reconstruction` is -E_q log p(x|z), `latent` the divergence KL(q || p), and `typicality` how far `likelihood` is
@@ -112,19 +118,25 @@ def score(
     for run in members:
         _refuse(run, kind)
     rows = [given_rows(run, x, seed, condition=condition) for run in members]
-    width = math.prod(members[0].spec.shape)
-    size = max(1, CHUNK_VALUES // (samples * width * len(members) * getattr(members[0].model, "channels", 1)))
-    models = [precise(run) for run in members]
-    found = []
+    each = [_of_run(run, part, read, samples, seed, usual) for run, part in zip(members, rows, strict=True)]
+    values, parts, variance = (np.mean(found, 0) for found in zip(*each, strict=True))
+    return Scores(values, parts, np.sqrt(variance / len(members)), entry_names(members[0]), kind)
+
+
+def _of_run(run: Any, x: Any, read: Read, samples: int, seed: int, usual: float | None) -> tuple[np.ndarray, ...]:
+    """Values [n], parts [n, D + 1] and variances [n] of one run for rows x as its model sees them."""
+    model = precise(run)
+    size = max(1, CHUNK_VALUES // (samples * math.prod(run.spec.shape) * getattr(model, "channels", 1)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for start in range(0, len(rows[0]), size):
-            parts = [
-                drawn(run, model, part[start : start + size], samples, seed)
-                for run, model, part in zip(members, models, rows, strict=True)
-            ]
-            found.append(read(parts, usual))
-    values, parts_, error = (torch.cat(each).numpy() for each in zip(*found, strict=True))
-    return Scores(values, parts_, error, entry_names(members[0]), kind)
+        found = [read(drawn(run, model, part, samples, seed), usual) for part in x.split(size)]
+    return tuple(torch.cat(each).numpy() for each in zip(*found, strict=True))
+
+
+def joined(scores: Sequence[Scores]) -> Scores:
+    """Scores of several sets of rows as those of one."""
+    first = scores[0]
+    values, parts, error = (np.concatenate([getattr(s, name) for s in scores]) for name in ("values", "parts", "error"))
+    return Scores(values, parts, error, first.names, first.kind)
 
 
 def precise(run: Any) -> Any:
@@ -192,41 +204,36 @@ def _refuse(run: Any, kind: str) -> None:
         raise BadInput("kind", kind, rule, "kind=reconstruction")
 
 
-Read = tuple[Tensor, Tensor, Tensor]
-
-
-def _likelihood(members: Sequence[Draws], usual: float | None) -> Read:
-    log_w = torch.cat([draws.log_w for draws in members])
+def _likelihood(draws: Draws, usual: float | None) -> Numbers:
+    log_w = draws.log_w
     total = -(log_w.logsumexp(0) - math.log(len(log_w)))
     weights = log_w.softmax(0)
-    entries = (weights[..., None] * torch.cat([draws.entries for draws in members])).sum(0)
+    entries = (weights[..., None] * draws.entries).sum(0)
     # Var log(mean w) = Var(w) / (K mean(w)^2), by the delta method.
-    error = (len(log_w) * weights - 1).square().mean(0).sqrt() / math.sqrt(max(1, len(log_w) - 1))
-    return total, torch.cat([entries, (total - entries.sum(-1))[:, None]], 1), error
+    variance = (len(log_w) * weights - 1).square().mean(0) / max(1, len(log_w) - 1)
+    return total, torch.cat([entries, (total - entries.sum(-1))[:, None]], 1), variance
 
 
-def _reconstruction(members: Sequence[Draws], usual: float | None) -> Read:
-    each = torch.cat([draws.entries for draws in members])
-    entries, whole_rows = each.mean(0), each.sum(-1)
-    error = whole_rows.std(0, correction=0) / math.sqrt(max(1, len(each) - 1))
-    return entries.sum(-1), torch.cat([entries, torch.zeros_like(entries[:, :1])], 1), error
+def _reconstruction(draws: Draws, usual: float | None) -> Numbers:
+    entries, each = draws.entries.mean(0), draws.entries.sum(-1)
+    variance = each.var(0, correction=0) / max(1, len(each) - 1)
+    return entries.sum(-1), torch.cat([entries, torch.zeros_like(entries[:, :1])], 1), variance
 
 
-def _latent(members: Sequence[Draws], usual: float | None) -> Read:
-    each = torch.stack([draws.divergence for draws in members])
-    rest, error = each.mean(0), torch.zeros_like(each[0])
-    return rest, torch.cat([torch.zeros_like(members[0].entries[0]), rest[:, None]], 1), error
+def _latent(draws: Draws, usual: float | None) -> Numbers:
+    rest = draws.divergence
+    return rest, torch.cat([torch.zeros_like(draws.entries[0]), rest[:, None]], 1), torch.zeros_like(rest)
 
 
-def _typicality(members: Sequence[Draws], usual: float | None) -> Read:
+def _typicality(draws: Draws, usual: float | None) -> Numbers:
     assert usual is not None
-    total, parts, error = _likelihood(members, None)
+    total, parts, variance = _likelihood(draws, None)
     parts[:, -1] -= usual
     sign = torch.where(total >= usual, 1.0, -1.0)
-    return (total - usual).abs(), parts * sign[:, None], error
+    return (total - usual).abs(), parts * sign[:, None], variance
 
 
-KINDS: dict[str, Callable[[Sequence[Draws], float | None], Read]] = {
+KINDS: dict[str, Read] = {
     "likelihood": _likelihood,
     "reconstruction": _reconstruction,
     "latent": _latent,
