@@ -13,18 +13,17 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.durable import save_tree
 from ..core.errors import BadInput, Corrupt, MissingExtra, VaelabError, one_line
 from ..core.files import parse_yaml, read_bytes, read_json
 from ..core.units import readable_bytes
-from ..models.build import build_model
 from ..training.checkpoint import Checkpoints
 from ..training.run import Run
 from .exporting import CARD, CONTENTS, FORMAT, export, new_target
@@ -41,6 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 NEEDED = ("config.yaml", "environment.json", CONTENTS)
 MOST_BYTES = {".safetensors": 8 << 30, ".onnx": 2 << 30, ".npy": 1 << 30}  # of a file, by its ending
 MOST_TEXT, MOST_FILES = 64 << 20, 64
+SPARE = 1 << 24  # entries of tensors that building a model may take beside four times those of its weights
 HUB_OWN = (".gitattributes",)  # what the hub itself puts into every repository
 
 
@@ -241,7 +241,7 @@ def _checked(folder: Path, names: list[str]) -> Files:
 
 
 def _refuse_misfit(folder: Path, files: Files) -> None:
-    """Loads a stranger's run, after a look at what would be made of it: no more than its weights have.
+    """Loads a stranger's run within the memory that its weights can need.
 
     Raises:
         Corrupt: where the config describes another model than the weights are of, or an array is none.
@@ -251,11 +251,27 @@ def _refuse_misfit(folder: Path, files: Files) -> None:
         _refuse_swollen(folder / name)
     run = Run(folder)
     weights, _ = Checkpoints(folder / "checkpoints").load_best()
-    with torch.device("meta"):
-        planned = build_model(run.config, run.spec.facts).state_dict()
-    if _shapes(planned) != _shapes(weights):
-        raise Corrupt(f"{folder.name}: the weights are not of the model that config.yaml describes")
-    _ = run.model
+    try:
+        with _Budget(SPARE + 4 * sum(tensor.numel() for tensor in weights.values())):
+            _ = run.model
+    except (RuntimeError, MemoryError) as error:
+        raise Corrupt(f"config.yaml: describes no model of these weights ({_first_line(error)})") from None
+
+
+class _Budget(TorchDispatchMode):
+    """Refuses to make tensors of more entries than that, all together; those made from other tensors do not count."""
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self.left = entries
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = args[0] if args and isinstance(args[0], list | tuple) else ()
+        if size and all(isinstance(length, int) for length in size):
+            self.left -= prod(size)
+        if self.left < 0:
+            raise Corrupt("config.yaml: describes a model far larger than its weights")
+        return func(*args, **(kwargs or {}))
 
 
 def _refuse_swollen(path: Path) -> None:
@@ -264,10 +280,6 @@ def _refuse_swollen(path: Path) -> None:
         np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's parser fed a stranger's bytes raises whatever its tokenizer does
         raise Corrupt(f"{path.name}: is not an array of the size it says ({_first_line(error)})") from None
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _others(names: Any) -> list[str]:
