@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..core.batch import Batch, rows_of
@@ -18,6 +19,7 @@ from ..core.errors import BadInput, Corrupt, whole
 from ..core.finding import Finding
 from ..core.seeds import generator, seed_global
 from ..core.units import readable_bytes
+from ..data.sparse import SparseRows
 from ..data.spec import Spec, conditions_from
 from ..distributions.labelled import LabelledPrior, every_label
 from ..distributions.likelihoods import LIKELIHOODS, Decoder
@@ -57,11 +59,28 @@ class Run:
         self.history: list[dict[str, Any]] = self._files.metrics()
         try:
             files = load_folder(self.folder / "data")
-            self.spec, self.preview, self.preview_labels, self.training_preview = Spec.from_files(files)
+            self.spec, self._preview, self.preview_labels, self.training_preview = Spec.from_files(files)
             self._conditions = conditions_from(files)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, SafetensorError) as error:
             raise Corrupt(f"{self.folder / 'data'}: cannot be read back ({error})") from None
         self._given = model
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the folder holds rows of the data to look at; one that was exported may go without."""
+        return len(self._preview) > 0
+
+    @cached_property
+    def preview(self) -> np.ndarray:
+        """Held-out rows on the data's own scale, [n, *shape].
+
+        Raises:
+            BadInput: for an exported folder without them.
+        """
+        if not self.keeps_rows:
+            rule = "holds no rows of its data, which were left out when it was exported"
+            raise BadInput("run", self.folder, rule, "name a file of rows where the command takes one")
+        return self._preview
 
     @cached_property
     def diagnosis(self) -> dict[str, Any]:
@@ -181,6 +200,12 @@ class Run:
         condition, _ = self.conditions
         return None if condition is None else self.spec.conditioning.decode(condition)
 
+    @property
+    def training_condition(self) -> np.ndarray | None:
+        """The same of the rows of `training_preview`."""
+        _, condition = self.conditions
+        return None if condition is None else self.spec.conditioning.decode(condition)
+
     def given(self, condition: Any, rows: int, *parts: str) -> tuple[Tensor, ...]:
         """A condition in the data's own words as a further argument of the model: `(c,)`, c [rows, C], or `()`.
 
@@ -246,7 +271,7 @@ class Run:
         So a memory map of millions of rows takes no more memory than a piece. Rows of other kinds are turned together,
         since what is wrong with one is told by its number.
         """
-        numbers = isinstance(x, np.ndarray | Tensor) and not (self.spec.mixed or self.spec.vocabulary)
+        numbers = isinstance(x, np.ndarray | Tensor | SparseRows) and not (self.spec.mixed or self.spec.vocabulary)
         if not numbers or x.ndim < 2 or len(x) <= CHUNK:
             yield from self.batch(x, condition).split(CHUNK)
             return
@@ -259,8 +284,8 @@ class Run:
 
     def posterior(self, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations of q(z|x), each [n, L], for rows x [n, ...]."""
-        mean, std = (self._encoded(x, read, condition) for read in (lambda q: q.mean, lambda q: q.variance.sqrt()))
-        return mean, std
+        both = self._encoded(x, lambda q: torch.stack([q.mean, q.variance.sqrt()], 1), condition)
+        return both[:, 0], both[:, 1]
 
     def embed(self, x: Any, sample: bool = False, seed: int = 0, condition: Any = None) -> np.ndarray:
         """Latent codes [n, L] of rows x [n, ...]: posterior means, or one draw of q(z|x) each.
@@ -363,9 +388,13 @@ class Run:
     def _drawn_conditions(self, count: int, seed: int) -> tuple[Tensor, ...]:
         """Conditions of training rows, drawn with replacement."""
         _, known = self.conditions
-        if known is None:
-            return ()
-        return (known[torch.randint(len(known), (count,), generator=generator(seed, "conditions"))],)
+        coins = generator(seed, "conditions")
+        if known is not None:
+            return (known[torch.randint(len(known), (count,), generator=coins)],)
+        if not self.spec.frequencies:
+            raise BadInput("condition", None, f"{self.folder} holds no rows to draw it from", f"give {self._one_of}")
+        shares = torch.tensor(self.spec.frequencies, dtype=torch.float64)
+        return (torch.eye(self.spec.classes)[torch.multinomial(shares, count, replacement=True, generator=coins)],)
 
     @property
     def _walkable(self) -> int:
