@@ -65,7 +65,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         return tags
 
     def _settings(self) -> dict[str, Any]:
-        return dict(MIXED if self._worded else RECIPES["imputation"].settings)
+        if self._worded:
+            return dict(MIXED)
+        own = RECIPES["imputation"].settings
+        # One evaluation, at the end, whatever the steps: see the recipe.
+        return {**own, "train": {**own["train"], "evaluate_every": self.steps or own["train"]["steps"]}}
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on rows X [n, D], an array or a data frame, NaN or None where an entry is missing; y is not read."""
