@@ -60,6 +60,10 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "poisson": (COUNTS, {"likelihood": {"name": "poisson"}}),
     "negative binomial": (COUNTS, {"likelihood": {"name": "negative_binomial"}}),
     "zero inflated": (COUNTS, {"likelihood": {"name": "zero_inflated_negative_binomial"}}),
+    "shares of a total": (
+        COUNTS,
+        {"likelihood": {"name": "zero_inflated_negative_binomial", "library": "observed", "dispersion": "column"}},
+    ),
     "multinomial": (COUNTS, {"likelihood": {"name": "multinomial"}}),
     "mixed": (MIXED, {"likelihood": {"name": "mixed"}}),
     "labels": ((TABLE, LABELS), {"data": {"condition": "labels"}}),
@@ -135,6 +139,11 @@ def _zero_inflated(x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
     return np.log(np.where(x == 0, zero, 0) + (1 - zero) * np.exp(_negative_binomial(x, p)))
 
 
+def _given_total(x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+    means = x.sum(1, keepdims=True) * np.exp(p["log_shares"])
+    return _zero_inflated(x, p | {"log_mean": np.log(means)})
+
+
 def _beta_binomial(x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
     return stats.betabinom.logpmf(x, 255, np.exp(p["log_alpha"]), np.exp(p["log_beta"]))
 
@@ -157,6 +166,7 @@ SCIPY: dict[str, Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]] = {
     "poisson": lambda x, p: stats.poisson.logpmf(x, np.exp(p["log_rate"])),
     "negative binomial": _negative_binomial,
     "zero inflated": _zero_inflated,
+    "shares of a total": _given_total,
     "multinomial": _multinomial,
 }
 

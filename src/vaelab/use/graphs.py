@@ -23,6 +23,7 @@ from ..distributions.delta import Delta
 from ..distributions.heavy_tails import LaplaceObservation, StudentTObservation
 from ..distributions.incomplete import IncompleteObservation
 from ..distributions.levels import BetaBinomialObservation, LogisticMixtureObservation
+from ..distributions.library import LibraryObservation
 from ..distributions.mixed import MixedObservation, by_kind
 from ..distributions.normal import DiagonalNormal, FullNormal
 from ..distributions.observations import (
@@ -184,6 +185,7 @@ OBSERVATIONS: dict[type, Callable[[Any, Spec], Named]] = {
     ZeroInflatedObservation: lambda p, spec: (
         _of_its_kind(OBSERVATIONS, p.counts)(p.counts, spec) | {"logit_zero": p.logit}
     ),
+    LibraryObservation: lambda p, spec: {"log_shares": p.log_shares, "log_dispersion": p.log_dispersion},
     MultinomialObservation: lambda p, spec: {"log_shares": p.log_shares},
     MixedObservation: _columns,
 }
