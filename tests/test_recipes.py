@@ -20,7 +20,7 @@ from vaelab.recipes import RECIPES
 RANDOM = np.random.default_rng(0)
 ASKED_FOR = {
     "beta-vae", "iwae", "vampprior", "cvae", "ssvae", "vq-vae", "hvae", "ladder", "flow-posterior", "flow-prior",
-    "tcvae", "factorvae", "pixel-vae", "smiles-vae", "wae", "two-stage", "mixed-table",
+    "tcvae", "factorvae", "pixel-vae", "smiles-vae", "wae", "two-stage", "mixed-table", "series",
 }  # fmt: skip
 FEW: dict[str, Any] = {
     "train": {"steps": 4, "batch_size": 16, "warmup_steps": 0},
@@ -37,6 +37,10 @@ def data_for(name: str, folder: Path) -> Any:
         path = folder / "table.csv"
         path.write_text("\n".join(["size,colour,count", *lines]))
         return path
+    if name == "cells":
+        return RANDOM.poisson(3.0, (120, 30))
+    if name == "series":
+        return RANDOM.normal(size=600)
     side = 32 if RECIPES[name].data == "shapes" else 28
     images = (RANDOM.random((120, side, side)) ** 3 * 255).astype(np.uint8)
     return images, np.arange(120) % 10

@@ -101,14 +101,14 @@ def _cells(source: Any) -> tuple[str, Cells]:
         columns = tuple(name or column_name(i) for i, name in enumerate(found.names))
         return str(source), Cells(str(source), columns, found.values, found.lines)
     if hasattr(source, "iloc"):
-        columns = [source.iloc[:, i] for i in range(source.shape[1])]
-        values = [["" if gone else str(v) for v, gone in zip(c.tolist(), c.isna(), strict=True)] for c in columns]
+        parts = [source.iloc[:, i] for i in range(source.shape[1])]
+        values = [["" if gone else str(v) for v, gone in zip(c.tolist(), c.isna(), strict=True)] for c in parts]
         return "series", Cells("series", tuple(map(str, source.columns)), values, ())
-    rows = np.asarray(source)
+    rows = source if isinstance(source, np.ndarray) else np.zeros(0)
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.dtype.kind not in "biuf" or not rows.size:
         rule = "must be numbers of shape (points,) or (points, channels), a data frame or a table of text"
-        raise BadInput("series", f"{type(source).__name__} of shape {np.shape(source)}", rule)
+        raise BadInput("series", f"{type(source).__name__} of shape {getattr(source, 'shape', None)}", rule)
     names = tuple(column_name(i) for i in range(rows.shape[1]))
     return "series", Cells("series", names, [[repr(v) for v in column] for column in rows.T.tolist()], ())
 
@@ -329,7 +329,7 @@ def held_out_blocks(starts: np.ndarray, window: int, share: float, seed: int) ->
     Example:
         >>> train, held_out = held_out_blocks(np.arange(990), 11, 0.1, seed=0)
         >>> train.size, held_out.size
-        (860, 80)
+        (870, 80)
     """
     points = int(starts[-1]) + window
     total = max(2 * window, round(share * points))

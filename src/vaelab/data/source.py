@@ -7,16 +7,16 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import BadInput, did_you_mean
-from ..core.facts import Column
+from ..core.facts import Column, Sampling
 from ..core.files import check_file
 from ..core.finding import Finding
 from .arrays import (
@@ -36,8 +36,12 @@ from .arrays import (
     labels_of,
 )
 from .builtin import digits, mnist
+from .cells import from_anndata, from_h5ad, is_anndata
 from .factors import shapes
 from .images import from_folder
+from .parquet import from_parquet
+from .series import from_series
+from .sparse import SparseRows
 from .tables import from_frame
 from .text import Text, are_strings, as_strings, tokenised
 from .text_columns import frame_of_text
@@ -47,12 +51,23 @@ from .torchsets import from_dataset, from_loader
 FINGERPRINT_BYTES, FINGERPRINT_ROWS = 256 << 20, 1000
 HASH_ROWS = 1024
 
+
+class Wanted(NamedTuple):
+    """Which part of a file is wanted; see `load`."""
+
+    key: str | None = None
+    text_column: str | None = None
+    genes: str = "variable"
+
+
 NAMES: dict[str, Callable[[str | None], Parts]] = {"digits": digits, "mnist": mnist, "shapes": shapes}
 TEXTS = (".csv", ".tsv", ".txt", ".smi", ".csv.gz", ".tsv.gz", ".txt.gz", ".smi.gz")
-READERS: dict[str, Callable[[Path, str | None, str | None], Parts]] = {
-    ".npz": lambda path, key, column: from_npz(path, key),
-    ".npy": lambda path, key, column: from_npy(path),
-    **dict.fromkeys(TEXTS, lambda path, key, column: from_text(path, column)),
+READERS: dict[str, Callable[[Path, Wanted], Parts]] = {
+    ".npz": lambda path, wanted: from_npz(path, wanted.key),
+    ".npy": lambda path, wanted: from_npy(path),
+    **dict.fromkeys(TEXTS, lambda path, wanted: from_text(path, wanted.text_column)),
+    ".parquet": lambda path, wanted: from_parquet(path, wanted.text_column),
+    ".h5ad": lambda path, wanted: from_h5ad(path, wanted.key, wanted.genes),
 }
 
 
@@ -81,6 +96,10 @@ class Source:
         condition_test: The same of the held-out rows, [M, C], or None.
         mixed: What the columns of a mixed table are, whose rows are then in numbers; empty for other data.
         text: Strings as rows of tokens; None for other data.
+        names: What the training rows are called, text [N]; None where they have no names.
+        beside: What is known of each training row besides, which `data.condition` can name, [N] each.
+        series: How a time series was cut into rows; None for other data.
+        starts: The place in time of each such row's first point, ascending, [N].
     """
 
     name: str
@@ -101,6 +120,10 @@ class Source:
     condition_test: np.ndarray | None = None
     mixed: tuple[Column, ...] = ()
     text: Text | None = None
+    names: np.ndarray | None = None
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    series: Sampling | None = None
+    starts: np.ndarray | None = None
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -108,16 +131,29 @@ class Source:
         return self.text.vocabulary if self.text is not None else ()
 
 
-def load(source: Any, *, key: str | None = None, data_dir: str | None = None, text_column: str | None = None) -> Source:
-    """Data from an array, a tensor, `(x, y)`, a mapping of arrays, a PyTorch dataset or loader, a data frame, a path,
-    or a name.
+def load(
+    source: Any,
+    *,
+    key: str | None = None,
+    data_dir: str | None = None,
+    text_column: str | None = None,
+    genes: str = "variable",
+    window: int | str | None = None,
+    timestamp: str | None = None,
+) -> Source:
+    """Data from an array, a tensor, `(x, y)`, a mapping of arrays, a PyTorch dataset or loader, a data frame, cells, a
+    path, or a name.
 
     Args:
-        source: The data. A path ends in .npz, .npy, .csv, .tsv or .txt (the last three also with .gz), or is a folder
-            of images. The names are `digits`, `mnist` and `shapes`. A mapping holds what an .npz file would.
-        key: Which array of an .npz file; None where the file says so itself.
+        source: The data. A path ends in .npz, .npy, .csv, .tsv or .txt (the last three also with .gz), .parquet or
+            .h5ad, or is a folder of images. The names are `digits`, `mnist` and `shapes`. A mapping holds what an .npz
+            file would. Cells are an AnnData object of counts, or an .h5ad file.
+        key: Which array of an .npz file, or matrix of cells; None where the data says so itself.
         data_dir: A folder with local copies of downloadable data; None for the cache folder alone.
         text_column: The column of a table that holds strings to learn; None: no column, unless it is the only one.
+        genes: Of cells: "variable", those marked as highly variable where some are, or "all".
+        window: Points of the windows that a time series is cut into, or "auto"; None: the data is no time series.
+        timestamp: Its column of times; None: the first that looks so.
 
     Raises:
         BadInput: one line with the file or argument, the row or column where there is one, the rule, and the remedy.
@@ -127,17 +163,26 @@ def load(source: Any, *, key: str | None = None, data_dir: str | None = None, te
         >>> source.layout, tuple(source.train.shape), source.top
         ('image', (1797, 1, 8, 8), 16.0)
     """
-    if isinstance(source, (str, os.PathLike)):
+    if timestamp is not None and window is None:
+        raise BadInput("data.timestamp", timestamp, "is for time series", "add data.window=auto")
+    if window is not None:
+        return _assemble(from_series(source, window, timestamp), os.fspath(source) if _is_path(source) else "series")
+    wanted = Wanted(key, text_column, genes)
+    if _is_path(source):
         name = os.fspath(source)
-        return _assemble(_read(name, key, data_dir, text_column), name)
+        return _assemble(_read(name, data_dir, wanted), name)
     name = "array"
     if isinstance(source, tuple) and len(source) == 2:
         source, labels = source
-        return _assemble(replace(_in_memory(source, name, text_column), y=labels), name)
-    return _assemble(_in_memory(source, name, text_column), name)
+        return _assemble(replace(_in_memory(source, name, wanted), y=labels), name)
+    return _assemble(_in_memory(source, name, wanted), name)
 
 
-def _read(name: str, key: str | None, data_dir: str | None, text_column: str | None) -> Parts:
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def _read(name: str, data_dir: str | None, wanted: Wanted) -> Parts:
     if name in NAMES:
         return NAMES[name](data_dir)
     path = Path(name)
@@ -151,10 +196,10 @@ def _read(name: str, key: str | None, data_dir: str | None, text_column: str | N
         raise BadInput(
             name, f"the suffix {suffix or '(none)'}", f"known: {', '.join(READERS)}", "or a folder of images"
         )
-    return READERS[suffix](path, key, text_column)
+    return READERS[suffix](path, wanted)
 
 
-def _in_memory(source: Any, where: str, text_column: str | None) -> Parts:
+def _in_memory(source: Any, where: str, wanted: Wanted) -> Parts:
     if are_strings(source):
         return Parts(as_strings(source, where))
     if isinstance(source, (np.ndarray, Tensor)) or hasattr(source, "nnz"):
@@ -167,7 +212,9 @@ def _in_memory(source: Any, where: str, text_column: str | None) -> Parts:
         return from_dataset(source)
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(source, pandas.DataFrame):
-        return frame_of_text(source, where, text_column) or from_frame(source, where)
+        return frame_of_text(source, where, wanted.text_column) or from_frame(source, where)
+    if is_anndata(source):
+        return from_anndata(source, where, wanted.key, wanted.genes)
     rule = "must be an array, a tensor, (x, y), {'x': ...}, a PyTorch dataset or loader, a data frame, a path or a name"
     raise BadInput("data", f"a {type(source).__name__}", rule, "numpy.asarray(x) turns lists into an array")
 
@@ -184,7 +231,8 @@ def as_tokens(source: Source) -> Source:
 def _assemble(parts: Parts, name: str) -> Source:
     if isinstance(parts.x, np.ndarray) and parts.x.dtype.kind == "U" and parts.x.ndim == 1:
         return _strings(parts, name)
-    train, findings = (parts.x, ()) if parts.worded else checked(parts.x, name, parts.columns)
+    ready = parts.worded or isinstance(parts.x, SparseRows)
+    train, findings = (parts.x, ()) if ready else checked(parts.x, name, parts.columns)
     rows, layout, axes = arranged(train, name)
     if len(rows) < 2:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
@@ -211,6 +259,10 @@ def _assemble(parts: Parts, name: str) -> Source:
         factor_names=factors.names,
         condition=condition,
         condition_test=condition_test,
+        names=parts.names,
+        beside=parts.beside,
+        series=parts.series,
+        starts=parts.starts,
     )
 
 

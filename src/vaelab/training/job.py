@@ -20,6 +20,7 @@ from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
 from ..data.conditions import Conditioning, conditioned
 from ..data.mixed import as_mixed
+from ..data.series import held_out_blocks
 from ..data.source import Source, as_tokens, fingerprint, load, split
 from ..data.spec import Spec
 from ..distributions.code_posteriors import GumbelPosterior
@@ -76,9 +77,10 @@ def prepare(
     _refuse_replaced(config, model, objective)
     _refuse_graph(config, engine)
     if source is None:
-        source = load(x, key=config.data.key, data_dir=config.data.data_dir, text_column=config.data.text_column)
+        source = load(x, **config.data.reading)
     if model is not None:
         config = config.updated(likelihood={"name": _likelihood_of(model)})
+    config = _by_clock(config, source, model)
     given, reading = conditioned(as_tokens(source), config, held_out_of(source, config)[1])
     if reading is not None and model is not None and not getattr(model, "conditioned", ()):
         rule = "the model passed reads nothing that is given beside a row: its `conditioned` is empty"
@@ -122,6 +124,7 @@ def prepare(
         vocabulary=source.vocabulary,
         incomplete=_is_incomplete(config, source, choice.missing),
         missing=_flagged(choice.missing, shape),
+        series=source.series,
         **_condition_facts(reading),
     )
     if model is None:
@@ -147,6 +150,13 @@ def prepare(
     findings = [*source.findings, *choice.findings, *capped]
     _refuse_slices(config, chosen, built, engine, len(held_out))
     return Job(config, spec, rows, held_out, labels, built, chosen, findings, model is not None, objective is not None)
+
+
+def _by_clock(config: Config, source: Source, model: Any) -> Config:
+    """Windows of dates have the time of day and of the week beside them, unless the config says otherwise."""
+    if source.series is None or source.condition is None or config.data.condition is not None or model is not None:
+        return config
+    return config.updated(data={"condition": "array"})
 
 
 def _complete_only(config: Config) -> Config:
@@ -239,6 +249,9 @@ def held_out_of(source: Source, config: Config) -> tuple[Any, np.ndarray | None,
     """Held-out rows, and the indices of the training and of the held-out rows (None: all)."""
     if source.test is not None:
         return source.test, None, None
+    if source.series is not None and source.starts is not None:
+        blocks = held_out_blocks(source.starts, source.series.window, config.data.held_out, config.seed)
+        return source.train, *blocks
     index, held_index = split(len(source.train), config.data.held_out, config.seed)
     if source.text is not None:
         index, held_index = (part[source.text.kept[part]] for part in (index, held_index))
