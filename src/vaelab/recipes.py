@@ -264,8 +264,8 @@ RECIPES: dict[str, Recipe] = {
             "objective": {"free_bits": 0.02},
             "train": {"steps": 500},
         },
-        ours="average precision 0.722, 0.546, 0.695 and 0.795 by time point on four NAB series, on which it was chosen; an "
-        "isolation forest 0.531, 0.480, 0.697 and 0.513 (results/series.txt)",
+        ours="average precision 0.722, 0.546, 0.695 and 0.795 by time point on four NAB series, on which it was "
+        "chosen; an isolation forest 0.531, 0.480, 0.697 and 0.513 (results/series.txt)",
     ),
     "imputation": Recipe(
         title="a table of numbers with missing entries, trained by the importance-weighted bound of what is known",
