@@ -32,7 +32,7 @@ LEVEL = 0.9
 MIXED_ROWS = 2000  # of adult: a one-hot regression on all of them takes hours
 SETTINGS: dict[str, Any] = {"report": {"html": False}}
 MIXED = {"model": {"latent": 10, "hidden": [128, 128]}, "objective": {"name": "iwae", "samples": 5},
-         "train": {"steps": 3000, "batch_size": 128}}  # fmt: skip
+         "train": {"steps": 1500, "batch_size": 128}}  # fmt: skip
 
 
 def numeric(folder: Path) -> dict[str, np.ndarray]:
@@ -196,12 +196,12 @@ def main() -> None:
     tables, rows, rest = numeric(arguments.tables), [], []
     if arguments.only in (None, "mnar"):
         rest += not_at_random(tables, 0)
-    if arguments.only in (None, "mixed"):
-        for name, share in (("titanic", 0.3), ("adult", 0.3)):
-            rest += on_words(arguments.tables, name, share, 0)
-            print("\n".join(rest), flush=True)
     title = "Imputation" if arguments.only is None else f"Imputation: {arguments.only}"
     name = "imputation" if arguments.only is None else f"imputation-{arguments.only}"
+    if arguments.only in (None, "mixed"):
+        for table, share in (("titanic", 0.3), ("adult", 0.3)):
+            rest += on_words(arguments.tables, table, share, 0)
+            write_table(name, title, rest)
     for mask in range(arguments.masks if arguments.only in (None, "numbers") else 0):
         rows += on_numbers(tables, mask)
         write_table(name, title, [*numbers_table(rows), *rest])

@@ -97,5 +97,5 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     def _imputed(self, X: Any, **wanted: Any) -> Imputation:
         check_is_fitted(self, "runs_")
-        fixed = {"samples": self.samples, "summary": self.summary, "seed": self._seed()}
+        fixed: dict[str, Any] = {"samples": self.samples, "summary": self.summary, "seed": self._seed()}
         return impute(self.run_, self._read(X), **fixed, **wanted)
