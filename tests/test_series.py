@@ -128,6 +128,7 @@ def test_the_length_of_a_window_leaves_sixteen_of_them() -> None:
 def test_a_run_remembers_how_it_was_cut(trained: Any) -> None:
     run = vaelab.load(trained[0].folder)
     known = run.spec.series
+    assert known is not None
     assert (known.channels, known.window, known.step, known.clock) == (("c0", "c1"), WINDOW, 3600.0, True)
     assert run.spec.columns[0] == "c0[-15]" and run.spec.columns[-1] == "c1[0]"
     assert run.config.data.condition == "array"
