@@ -1,6 +1,6 @@
 """Anomalies in tables: the detector beside nearest neighbours, isolation forest, PCA and PyOD's VAE, on one split.
 
-Usage: python benchmarks/anomalies.py FOLDER [--seeds 3] [--only glass wine] [--picture FILE]
+Usage: python benchmarks/anomalies.py FOLDER [--seeds 3] [--only glass wine] [--processes 2] [--picture FILE]
 
 FOLDER holds the .npz files of ADBench (`X`, `y`, 1 = anomaly). PyOD's VAE is measured where `pyod` can be imported.
 """
@@ -12,6 +12,7 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def ours(train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np
 
 
 PEERS: dict[str, Scorer] = {"kNN": nearest, "forest": forest, "PCA": principal}
+if importlib.util.find_spec("pyod"):
+    PEERS["PyOD VAE"] = pyod_vae
 
 
 def measure(path: Path, seeds: int) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--picture", type=Path, help="draw the first table to this file, and measure nothing")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -138,23 +142,21 @@ def main() -> None:
             given.picture,
         )
         return
-    if importlib.util.find_spec("pyod"):
-        PEERS["PyOD VAE"] = pyod_vae
     names = [*PEERS, "vaelab"]
     lines = [
         f"{'table':<14}" + "".join(f"{name:>10}" for name in names) + f"{'+-':>6}{'alarms at 5, 10 %':>20}{'s':>6}"
     ]
+    paths = {path.stem.partition("_")[2] or path.stem: path for path in sorted(given.folder.glob("*.npz"))}
+    paths = {table: path for table, path in paths.items() if not given.only or table in given.only}
     rows = []
-    for path in sorted(given.folder.glob("*.npz")):
-        table = path.stem.partition("_")[2] or path.stem
-        if given.only and table not in given.only:
-            continue
-        row = measure(path, given.seeds)
-        rows.append(row)
-        alarms = "-" if row["alarms"] is None else ", ".join(f"{rate:.1f}" for rate in row["alarms"])
-        numbers = "".join(f"{row['auroc'][name]:>10.1f}" for name in names)
-        lines.append(f"{table:<14}{numbers}{row['spread']:>6.1f}{alarms:>20}{row['s']:>6.0f}")
-        print(lines[-1], flush=True)
+    with ProcessPoolExecutor(given.processes) as pool:
+        found = pool.map(measure, paths.values(), [given.seeds] * len(paths))
+        for table, row in zip(paths, found, strict=True):
+            rows.append(row)
+            alarms = "-" if row["alarms"] is None else ", ".join(f"{rate:.1f}" for rate in row["alarms"])
+            numbers = "".join(f"{row['auroc'][name]:>10.1f}" for name in names)
+            lines.append(f"{table:<14}{numbers}{row['spread']:>6.1f}{alarms:>20}{row['s']:>6.0f}")
+            print(lines[-1], flush=True)
     means = "".join(f"{np.mean([row['auroc'][name] for row in rows]):>10.1f}" for name in names)
     known = [row["alarms"] for row in rows if row["alarms"] is not None]
     alarms = ", ".join(f"{rate:.1f}" for rate in np.mean(known, 0)) if known else "-"

@@ -21,6 +21,7 @@ LEAST_ROWS, MOST_LATENT = 5, 16
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
     "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.1},
+    "objective": {"name": "iwae"},
     "train": {"steps": 2500, "learning_rate": 3e-3},
     "data": {"held_out": 0.2},
 }
@@ -83,7 +84,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         self.samples = samples
 
     def _settings(self) -> dict[str, Any]:
-        return {name: TABLE[name] for name in ("train", "data")} if self._worded else TABLE
+        return {name: TABLE[name] for name in ("objective", "train", "data")} if self._worded else TABLE
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on rows X [n, D], an array or a data frame; y is not read.
