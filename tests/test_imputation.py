@@ -313,6 +313,11 @@ def test_a_table_of_words_is_filled_with_its_own_words(tmp_path: Path) -> None:
     rows = [line.split(",") for line in (tmp_path / "filled.csv").read_text().splitlines()[1:]]
     assert [row[1] for row in rows] == ["large", "small", "small"] and rows[1][2] == "4"
     assert float(rows[2][0]) < 0 and rows[0][2].isdigit()  # a count is whole
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"word": ["large", None], "size": [np.nan, -2.0], "count": [np.nan, 4.0]})
+    found = impute(run, frame, samples=200).rows
+    assert found.dtypes.equals(frame.dtypes) and found["word"].tolist() == ["large", "small"]
+    assert found["size"][0] > 0 > found["size"][1] and found["count"].notna().all()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values:
         place, gaps = (named.index(name) if name in named else at), missing[:, at]
         if gaps.any():
             column = out.iloc[:, place].copy()
-            column[gaps] = values[gaps, at]
+            column[gaps] = values[gaps, at].tolist()  # an array of objects would not fit a column of floats
             out.isetitem(place, column)
     return out
 
