@@ -16,7 +16,7 @@ from ..core.errors import BadInput, did_you_mean, whole
 from ..core.seeds import derive, generator
 from ..distributions.normal import EUCLIDEAN, Distribution
 from .estimate import Z95, Estimate, between, mean_of
-from .hmc import EXTRA_NOISE, Path, anneal, find_sizes, resampled, temperatures
+from .hmc import Path, anneal, find_sizes, noise_of_moves, resampled, temperatures
 from .importance import CHUNK_VALUES, DEVICE_VALUES, LEAST_DECODED, UNIT, draw_z, evaluating, weight_numbers
 from .latent import LatentModel, latent_model, takes_noise
 
@@ -24,7 +24,6 @@ STARTS = ("encoder", "prior")
 PILOT_CHAINS = 4  # enough for a rate of acceptance; of 16 chains there and back they cost a ninth
 MIXING = 10  # moves at the posterior before the way back, so that chains which begin at one state part first
 SCALE_DRAWS = 256  # of a distribution, for its scale to within a tenth
-BLOCK = 16  # transitions whose noise a row draws at once
 
 
 @dataclass(frozen=True)
@@ -335,13 +334,7 @@ class _Plan:
 
     def _noise(self, z: Tensor, first: int, purpose: str) -> Iterator[Tensor]:
         """Standard normal numbers for one move after the other of the states z [K, B, L]."""
-        count, rows, size = z.shape
-        keys = range(first, first + rows)
-        coins = [generator(self.seed, "ais", purpose, "moves", row, device=z.device) for row in keys]
-        while True:
-            shape = (BLOCK, count, size + EXTRA_NOISE)
-            drawn = [torch.randn(shape, generator=coin, device=z.device) for coin in coins]
-            yield from torch.stack(drawn, 2).to(z.dtype)
+        return noise_of_moves(z, first, self.seed, "ais", purpose, "moves")
 
 
 def _densities(q: Distribution, prior: Any, model: LatentModel, x: Tensor | Batch, z: Tensor) -> tuple[Tensor, Tensor]:

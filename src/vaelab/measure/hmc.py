@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInput
+from ..core.seeds import generator
 
 STEEPNESS = 4.0  # of the sigmoid of temperatures: steps at either end are a fourteenth of those in the middle
 TARGET = 0.65  # acceptance at which Hamiltonian moves of a given cost go furthest (Beskos et al. 2013)
@@ -18,6 +19,7 @@ GAIN = 0.2  # of the size's logarithm per unit of acceptance: an e-fold in some 
 FIRST_SIZE = 1.9  # times L^(-1/4): the size that has TARGET on a standard normal of L dimensions
 JITTER = 0.2  # of the step size: near a Gaussian all orbits have one period, and a trajectory of just that goes nowhere
 LOST = 1e6  # a momentum beyond is refused, there and back alike, before the model is asked for states near overflow
+BLOCK = 16  # transitions whose noise a row draws at once
 EXTRA_NOISE = 2  # numbers a transition draws beside the momentum: whether to accept, and the jitter
 
 
@@ -166,6 +168,18 @@ def anneal(
         log_w = log_w + (following - beta) * point.ratio
         acceptance = acceptance + accepted.mean(0)
     return point.z, log_w, acceptance / len(sizes)
+
+
+def noise_of_moves(z: Tensor, first: int, seed: int, *purpose: str) -> Iterator[Tensor]:
+    """What `Path.move` draws, for one move after the other of states z [K, B, L], of which the first is row `first`.
+
+    Row i has noise from (seed, purpose, i), so that other rows do not change its states.
+    """
+    count, rows, size = z.shape
+    coins = [generator(seed, *purpose, row, device=z.device) for row in range(first, first + rows)]
+    while True:
+        drawn = [torch.randn(BLOCK, count, size + EXTRA_NOISE, generator=coin, device=z.device) for coin in coins]
+        yield from torch.stack(drawn, 2).to(z.dtype)
 
 
 def resampled(z: Tensor, log_w: Tensor, coin: Tensor) -> Tensor:
