@@ -96,12 +96,12 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         rows = self._read(X, fitting=True, least=LEAST_ROWS)
         index, kept = np.arange(len(rows)), np.array([], int)
         if self.calibration != "cross":
-            index, kept = split(len(rows), self.calibration, self._seed())
+            index, kept = split(len(rows), float(self.calibration), self._seed())
         sizes = {} if self._worded else {"latent": min(MOST_LATENT, self.n_features_in_)}
         self._fit_runs(_at(rows, index), self.members, model=sizes)
         if self.contamination != "auto":
             strange = self._scores(_at(rows, index), "likelihood").values
-            least = max(LEAST_ROWS, len(index) - round(self.contamination * len(index)))
+            least = max(LEAST_ROWS, len(index) - round(float(self.contamination) * len(index)))
             index = np.sort(index[np.argsort(strange, kind="stable")[:least]])
             self._fit_runs(_at(rows, index), self.members, model=sizes)
         trained, apart = _at(rows, index), _at(rows, kept)
@@ -110,7 +110,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         if self.contamination == "auto":
             self.offset_ = -threshold(self.calibration_.values, self.false_alarms)
         else:
-            self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * self.contamination))
+            self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * float(self.contamination)))
         return self
 
     def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:

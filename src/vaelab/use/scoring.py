@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ..measure.latent import takes_noise
 CHUNK_VALUES = 2**21  # numbers that a decoder gives at once
 REST = "prior"  # what is left of a score beside the entries: what the code costs
 SAMPLES = 50
+PRECISE: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # float64 copies of models
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,13 @@ def joined(scores: Sequence[Scores]) -> Scores:
 
 
 def precise(run: Any) -> Any:
-    """A copy of the run's model in float64, whose numbers for a row do not change with the rows beside it."""
-    return copy.deepcopy(run.model).double()
+    """A copy of the run's model in float64, whose numbers for a row do not change with the rows beside it.
+
+    It is made once and kept as long as the model, since a stream of single rows asks for it again and again.
+    """
+    if run.model not in PRECISE:
+        PRECISE[run.model] = copy.deepcopy(run.model).double()
+    return PRECISE[run.model]
 
 
 def entry_names(run: Any) -> tuple[str, ...]:
@@ -176,7 +183,7 @@ def _draw(q: Any, samples: int, seed: int) -> tuple[Tensor, Tensor]:
         return z, q.log_prob(z)
     rows, size = q.noise_shape
     noise = torch.randn(samples, 1, size, generator=generator(seed, "score"), dtype=torch.float64)
-    return q.pushed(noise.expand(-1, rows, -1))  # type: ignore[no-any-return]
+    return q.pushed(noise.expand(-1, rows, -1))
 
 
 def _by_entry(run: Any) -> bool:
