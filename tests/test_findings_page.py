@@ -34,7 +34,9 @@ SECTIONS = {
     "After training": {"TR", "DG"},
     "Evaluation": {"EV"},
     "Logs of others": {"LG"},
+    "Compression": {"CM"},
     "Filling in": {"IM"},
+    "Restoring": {"OB"},
 }
 
 

@@ -80,6 +80,7 @@ COMMANDS = (
     "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "nearest",
     "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension", "impute",
     "score", "score-series",
+    "inpaint", "denoise", "upscale",
     "export", "push", "pull",
     "compress", "decompress",
 )  # fmt: skip
@@ -122,6 +123,9 @@ def test_flags_are_frozen() -> None:
         "classify": ["--count", "--to"],
         "impute": ["--condition", "--draws", "--interval", "--samples", "--seed", "--summary", "--to"],
         "score": ["--count", "--explain", "--false-alarms", "--kind", "--samples", "--seed", "--to"],
+        "inpaint": ["--condition", "--count", "--draws", "--mask", "--seed", "--steps", "--to"],
+        "denoise": ["--condition", "--count", "--draws", "--noise", "--seed", "--steps", "--to"],
+        "upscale": ["--condition", "--count", "--draws", "--factor", "--noise", "--seed", "--steps", "--to"],
         "interpolate": ["--condition", "--first", "--path", "--second", "--steps", "--to"],
         "traverse": ["--condition", "--dimension", "--empty-dimension", "--row", "--span", "--steps", "--to"],
         "evaluate": [
