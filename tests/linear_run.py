@@ -33,6 +33,7 @@ class LinearRun:
     preview_condition: None = None  # nothing is given beside its rows
     has_codes: bool = False
     has_bound: bool = True
+    keeps_rows: bool = True
     prior: Any = None  # draws z [n, L] from a generator where the prior is not N(0, I)
     is_mass: bool = False
     _book: None = None
