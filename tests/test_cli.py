@@ -66,7 +66,6 @@ BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "text in a column": (lambda f: text(f, "a,b\n1,x\n3,4\n5,6\n"), "column b"),
     "infinity": (lambda f: text(f, "a,b\n1,inf\n3,4\n"), "finite"),
     "beyond float64": (lambda f: text(f, "a,b\n1,1e400\n3,4\n"), "finite"),
-    "missing entry": (lambda f: text(f, "a,b\n1,\n3,4\n5,6\n"), "missing"),
     "NUL bytes": (lambda f: text(f, b"a,b\n1,\0\n3,4\n"), "NUL"),
     "not UTF-8": (lambda f: text(f, b"a,b\n1,\xff\xfe\n3,4\n"), "UTF-8"),
     "unbalanced quote": (lambda f: text(f, 'a,b\n1,"2\n3,4\n'), "line"),
