@@ -1,8 +1,9 @@
 """Hidden halves, noise and small images of MNIST restored by a trained run, beside nearest neighbours and filters.
 
-Usage: python benchmarks/inpainting.py mnist.npz --run FOLDER [--picture docs/restoring.png]
+Usage: python benchmarks/inpainting.py mnist.npz --run FOLDER --keep FOLDER [--picture docs/restoring.png]
 
-FOLDER is a run of dynamically binarised MNIST, such as `benchmarks/families.py` leaves.
+The run is one of dynamically binarised MNIST, such as `benchmarks/families.py` leaves. What was restored is kept, so
+that the table can be made in several sittings.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vaelab.measure.pictures import image_grid, png_bytes
 from vaelab.use.observed import Restored, restore
 from vaelab.use.operators import Average, Operator, hiding
 
-IMAGES, FEWER, TUNING = 500, 100, 500
+IMAGES, FEWER, TUNING = 500, 50, 500
 STEPS, CHAINS, SAMPLES = 100, 32, 1024
 SHAPE, TOP = (1, 28, 28), 255.0
 LOWER, ALL = hiding("lower", SHAPE), hiding(np.zeros(SHAPE), SHAPE)
@@ -34,6 +35,7 @@ NOISE, FACTORS = 0.5, (2, 4)
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
 SMOOTHINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 FLIPS = (0.01, 0.02, 0.05, 0.07, 0.1, 0.15)
+KEPT = ("mean", "std", "draws", "codes", "log_likelihood", "ess")
 WIDTHS = (0.4, 0.6, 0.8, 1.0, 1.3)
 SHOWN = 8
 NOTES = f"""All images are bits, cut at one half; pixels are 0 and 1 in these figures. The first {IMAGES} test images
@@ -101,10 +103,17 @@ def line(name: str, values: np.ndarray, digits: int = 2) -> str:
     return f"{name:46s} {found.value:9.{digits}f} ± {found.interval:.{digits}f}"
 
 
-def restored(run: vaelab.Run, given: np.ndarray, operator: Operator, noise: float = 0.0) -> Restored:
-    """From pixels in [0, 1], on the run's scale."""
+def restored(keep: Path, run: vaelab.Run, given: np.ndarray, operator: Operator, noise: float = 0.0) -> Restored:
+    """From pixels in [0, 1], on the run's scale; read from the file `keep` where it is there."""
     options: dict[str, Any] = {"steps": STEPS, "chains": CHAINS, "samples": SAMPLES}
-    return restore(run, TOP * given, operator, TOP * noise, **options)
+    if not keep.exists():
+        start = time.process_time()
+        found = restore(run, TOP * given, operator, TOP * noise, **options)
+        seconds = (time.process_time() - start) / len(given)
+        np.savez(keep, **{name: getattr(found, name) for name in KEPT}, seconds=seconds)
+        print(keep.stem, f"{seconds:.2f} s of the processor an image", flush=True)
+    with np.load(keep) as file:
+        return Restored(**{name: file[name] for name in KEPT}, chains=CHAINS, noise=noise, findings=())
 
 
 def observed(operator: Operator, x: np.ndarray) -> np.ndarray:
@@ -123,15 +132,13 @@ def mixture(run: vaelab.Run, found: Restored, x: np.ndarray) -> np.ndarray:
     return (torch.cat(parts).logsumexp(0) - np.log(len(found.codes))).numpy()
 
 
-def inpainting(run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray) -> tuple[list[str], Restored]:
+def inpainting(
+    keep: Path, run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray
+) -> tuple[list[str], Restored]:
     """Lines about hidden halves, and the restored images."""
-    start = time.process_time()
-    found = restored(run, test, LOWER)
-    seconds = (time.process_time() - start) / len(test)
-    upper, lower = (
-        (x[:, rows].reshape(len(x), -1) for x in (train, tuning, test)) for rows in (slice(14), slice(14, 28))
-    )
-    (near_to, *known), (fills, told, truth) = list(upper), list(lower)
+    found = restored(keep / "halves.npz", run, test, LOWER)
+    near_to, *known = [x[:, :14].reshape(len(x), -1) for x in (train, tuning, test)]
+    fills, told, truth = [x[:, 14:].reshape(len(x), -1) for x in (train, tuning, test)]
     near_tuning, near_test = (fills[nearest(part, near_to, max(NEIGHBOURS))] for part in known)
     k, a = best(lambda k, a: as_bits(told, near_tuning, k, a), NEIGHBOURS, SMOOTHINGS)
     many, flip = best(lambda k, flip: as_mixture(told, near_tuning, k, flip), NEIGHBOURS, FLIPS)
@@ -154,7 +161,6 @@ def inpainting(run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.
         line(f"{few} nearest, mean", np.square(near_test[:, :few].mean(1) - truth).mean(1), 4),
         "",
         f"effective chains of {CHAINS}: {np.median(found.ess):.1f} in the middle image, {found.ess.min():.1f} at worst",
-        f"{seconds:.2f} s of the processor an image, on a machine shared with other work",
     ]
     return lines, found
 
@@ -169,11 +175,13 @@ def by_neighbours(
     return k, train[near[1][:, :k]].mean(1)
 
 
-def denoising(run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray) -> tuple[list[str], Restored]:
+def denoising(
+    keep: Path, run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray
+) -> tuple[list[str], Restored]:
     """Lines about noise, and the restored images."""
     random = np.random.default_rng(0)
     noisy = [x + NOISE * random.normal(size=x.shape).astype(np.float32) for x in (tuning, test)]
-    found = restored(run, noisy[1], ALL, NOISE)
+    found = restored(keep / "noise.npz", run, noisy[1], ALL, NOISE)
     k, guess = by_neighbours(train, tuning, test, [train, *noisy])
     (width,) = best(lambda width: psnr(tuning, gaussian_filter(noisy[0], (0, width, width))), WIDTHS)
     return [
@@ -187,11 +195,11 @@ def denoising(run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.n
 
 
 def upscaling(
-    run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray, factor: int
+    keep: Path, run: vaelab.Run, train: np.ndarray, tuning: np.ndarray, test: np.ndarray, factor: int
 ) -> tuple[list[str], Restored]:
     """Lines about small images, and the restored ones."""
     small = [observed(Average(factor), x) for x in (train, tuning, test)]
-    found = restored(run, small[2], Average(factor))
+    found = restored(keep / f"factor-{factor}.npz", run, small[2], Average(factor))
     k, guess = by_neighbours(train, tuning, test, small)
     enlarged = [Image.fromarray(one).resize((28, 28), Image.Resampling.BICUBIC) for one in small[2]]
     side = 28 // factor
@@ -215,24 +223,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--images", type=int, default=IMAGES)
     given = parser.parse_args()
     run = vaelab.load(given.run)
     known, test = bits_of(given.data)
     train, tuning, test = known[:-TUNING], known[-TUNING:], test[: given.images]
-    lines, halves = inpainting(run, train, tuning, test)
+    lines, halves = inpainting(given.keep, run, train, tuning, test)
     print("\n".join(lines), flush=True)
     few = test[:FEWER]
     random = np.random.default_rng(0)
     random.normal(size=tuning.shape)
     noisy = few + NOISE * random.normal(size=few.shape).astype(np.float32)
-    more, clean = denoising(run, train, tuning, few)
+    more, clean = denoising(given.keep, run, train, tuning, few)
     pictures = [*shown(LOWER, test, halves, test), *shown(ALL, noisy, clean, few)]
     lines += more
     print("\n".join(more), flush=True)
     for factor in FACTORS:
-        more, large = upscaling(run, train, tuning, few, factor)
+        more, large = upscaling(given.keep, run, train, tuning, few, factor)
         lines += more
         print("\n".join(more), flush=True)
     pictures += shown(Average(FACTORS[-1]), observed(Average(FACTORS[-1]), few), large, few)

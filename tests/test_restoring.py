@@ -223,7 +223,7 @@ def test_a_linear_run_gives_the_conditional_normal(linear: Any, name: str, noise
     given = operator.given(torch.from_numpy(x.reshape(-1, *SHAPE)).float()).numpy()
     given = given + noise * random.normal(size=given.shape).astype(np.float32)
     y = operator.read(torch.from_numpy(given)).flatten(1).double().numpy()
-    found = restore(linear, given[:, 0], operator, noise, samples=4096, draws=4096, chains=64)
+    found = restore(linear, given[:, 0], operator, noise, samples=4096, draws=4096, chains=64, steps=100)
     inner = matrix @ covariance @ matrix.T + noise**2 * np.eye(len(matrix))
     gain = covariance @ matrix.T @ np.linalg.inv(inner)
     left = covariance - gain @ matrix @ covariance
@@ -244,14 +244,14 @@ def test_a_linear_run_gives_the_conditional_normal(linear: Any, name: str, noise
 def test_known_pixels_come_back_exactly_and_averages_are_kept(linear: Any) -> None:
     rows = linear.preview[:5].reshape(-1, 4, 4)
     mask = hiding("1,0,3,4", SHAPE)
-    found = restore(linear, rows, mask, samples=64)
+    found = restore(linear, rows, mask, samples=64, steps=50)
     known = mask.known[0].numpy()
     assert (found.mean[:, known] == rows[:, known]).all()
     assert (found.draws[:, :, known] == rows[:, known]).all()
     assert (found.std[:, known] == 0).all()
     assert (found.std[:, ~known] > 0).all()
     small = Average(2).given(torch.from_numpy(rows)[:, None])[:, 0].numpy()
-    found = restore(linear, small, Average(2), samples=64)
+    found = restore(linear, small, Average(2), samples=64, steps=50)
     again = Average(2).given(torch.from_numpy(found.draws)[:, :, None])[:, :, 0].numpy()
     np.testing.assert_allclose(again, np.broadcast_to(small, again.shape), rtol=1e-4, atol=1e-4)
 
@@ -281,7 +281,7 @@ def test_bits_agree_with_quadrature_over_the_codes(bits: Any, what: str, noise: 
     operator = hiding("lower", shape) if what == "mask" else hiding(np.zeros(shape), shape)
     rows = np.where(digits_of(bits)[:6] >= 8, 16.0, 0.0)
     given = rows + noise * np.random.default_rng(0).normal(size=rows.shape)
-    found = restore(bits, given, operator, noise, samples=2048, chains=64)
+    found = restore(bits, given, operator, noise, samples=2048, chains=64, steps=100)
     axis = torch.linspace(-6, 6, 241)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():

@@ -31,7 +31,7 @@ def inpaint(
     to: To = Path("inpainted.png"),
     draws: Draws = 5,
     count: Count = None,
-    steps: Steps = 100,
+    steps: Steps = 300,
     seed: int = 0,
     condition: Condition = None,
 ) -> int:
@@ -54,7 +54,7 @@ def denoise(
     to: To = Path("denoised.png"),
     draws: Draws = 5,
     count: Count = None,
-    steps: Steps = 100,
+    steps: Steps = 300,
     seed: int = 0,
     condition: Condition = None,
 ) -> int:
@@ -80,7 +80,7 @@ def upscale(
     to: To = Path("upscaled.png"),
     draws: Draws = 5,
     count: Count = None,
-    steps: Steps = 100,
+    steps: Steps = 300,
     seed: int = 0,
     condition: Condition = None,
 ) -> int:

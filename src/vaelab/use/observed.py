@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .evidence import Evidence, Known, Moments, NoisyBits, plain
 from .imputing import refuse_dependent
 from .operators import Mask, Operator
 
-STEPS, CHAINS, SAMPLES = 100, 32, 256
+STEPS, CHAINS, SAMPLES = 300, 32, 256
 LEAPFROG = 3
 SCALE_DRAWS = 256  # of the prior, for scales to within a tenth
 FEW = 0.125  # share of the chains that count, below which the draws of an image stem from a handful of starts
@@ -108,26 +108,48 @@ def restore(
         BadInput: for a run of no images, rows of another size or beyond the likelihood's values, noise below 0, and
             models without entries that are independent given z, or with codes that cannot be moved along a slope.
     """
-    for name, value in (("samples", samples), ("draws", draws), ("steps", steps - 1), ("chains", chains)):
-        whole(name, value)
+    for name, value, least in (
+        ("samples", samples, 1),
+        ("draws", draws, 1),
+        ("steps", steps, 2),
+        ("chains", chains, 1),
+    ):
+        whole(name, value, least)
     _refuse(run, noise)
     given = laid_in(run, y, operator)
     beside = run.given(condition, len(given), "prior", "decoder")
     observed = _Observed(run, operator, float(noise), beside, seed)
-    plan = {"steps": steps, "chains": chains, "moves": max(1, math.ceil(samples / chains))}
-    size = max(1, CHUNK_VALUES // (chains * math.prod(run.spec.shape)))
-    rows = observed.rows(given)
-    parts = []
-    for at in range(0, len(given), size):
-        part = slice(at, at + size)
-        parts.append(observed.part(given[part], rows[part], at, plan, draws))
-    mean, std, drawn, codes, evidence, ess = (torch.cat(one, axis) for one, axis in zip(zip(*parts), AXES))  # noqa: B905
-    seen = (laid_out(run, one).numpy() for one in (mean, std, drawn))
-    findings = tuple(_findings(ess.numpy(), chains))
-    return Restored(*seen, codes.numpy(), evidence.numpy(), ess.numpy(), chains, float(noise), findings)  # type: ignore[call-arg,arg-type]
+    plan = {"steps": steps, "chains": chains, "moves": math.ceil(max(samples, draws) / chains)}
+    rows, size = observed.rows(given), max(1, CHUNK_VALUES // (chains * math.prod(run.spec.shape)))
+    places = [slice(at, at + size) for at in range(0, len(given), size)]
+    parts = [observed.part(given[part], rows[part], part.start, plan, draws) for part in places]
+
+    def joined(name: str, axis: int = 0) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts], axis)
+
+    ess = joined("ess").numpy()
+    return Restored(
+        mean=laid_out(run, joined("mean")).numpy(),
+        std=laid_out(run, joined("std")).numpy(),
+        draws=laid_out(run, joined("draws", 1)).numpy(),
+        codes=joined("codes", 1).numpy(),
+        log_likelihood=joined("log_evidence").numpy(),
+        ess=ess,
+        chains=chains,
+        noise=float(noise),
+        findings=tuple(_findings(ess, chains)),
+    )
 
 
-AXES = (0, 0, 1, 1, 0, 0)  # of images, in what `_Observed.part` gives
+class _Part(NamedTuple):
+    """What was found of some images; see `Restored`."""
+
+    mean: Tensor
+    std: Tensor
+    draws: Tensor
+    codes: Tensor
+    log_evidence: Tensor
+    ess: Tensor
 
 
 @dataclass(frozen=True)
@@ -146,16 +168,14 @@ class _Observed:
         Raises:
             BadInput: for known values that the likelihood has no place for.
         """
-        if not self._exact:
+        if not isinstance(self.operator, Mask):
+            return given
+        if self.noise > 0:
             return self.run.spec.transform(given)
         return latent_model(self.run.model).rows(plain_rows(self.run, given, self.seed))
 
-    @property
-    def _exact(self) -> bool:
-        return isinstance(self.operator, Mask) and self.noise == 0
-
-    def part(self, given: Tensor, rows: Tensor, first: int, plan: dict[str, int], draws: int) -> tuple[Tensor, ...]:
-        """Mean, deviation, draws, codes, log p(y) and effective chains of images, of which the first is `first`."""
+    def part(self, given: Tensor, rows: Tensor, first: int, plan: dict[str, int], draws: int) -> _Part:
+        """What is found of images, of which the first is `first`."""
         beside = tuple(part[first : first + len(given)] for part in self.beside)
         evidence = self.evidence(given, rows)
         with torch.no_grad():
@@ -165,10 +185,11 @@ class _Observed:
             mean = torch.stack([evidence.mean(p).double().mean(0) for p in parts]).mean(0).float()
             drawn = torch.cat([evidence.sample(p, coins) for p in parts])
         std = drawn.double().std(0, correction=0).float()
-        return self._within(mean), std, drawn[-draws:], found.z, found.log_evidence, found.ess
+        picked = torch.randperm(len(drawn), generator=coins)[:draws]  # neighbours stem from one start more often
+        return _Part(self._within(mean), std, drawn[picked], found.z, found.log_evidence, found.ess)
 
     def evidence(self, given: Tensor, rows: Tensor) -> Evidence:
-        """What is known by images that were given, [B, C, H, W], and are `rows` as the model sees them."""
+        """What is known by images that were given, [B, C, H, W], and are `rows` as `self.rows` gives them."""
         spec = self.run.spec
         scale = spec.transform.scale.expand(spec.shape)
         if isinstance(self.operator, Mask):
@@ -236,7 +257,7 @@ class _Observed:
         x = run.spec.transform.inverse(plain(run.model.decode(z, *every)).sample(coins)[0])
         y = self.operator.given(x)
         y = y + self.noise * torch.randn(y.shape, generator=coins)
-        evidence = self.evidence(y, run.spec.transform(y))
+        evidence = self.evidence(y, run.spec.transform(y) if isinstance(self.operator, Mask) else y)
         with torch.enable_grad():
             z = z.requires_grad_()
             (slope,) = torch.autograd.grad(evidence.log_prob(run.model.decode(z, *every)).sum(), z)
@@ -317,6 +338,6 @@ def _findings(ess: np.ndarray, chains: int) -> list[Finding]:
         100 * low,
         f"% of the images have an effective number of chains below {FEW * chains:g} of {chains}",
         why="their draws stem from a few starts, so that other images which would fit may be missing among them",
-        advice="--steps 500; it is slower in proportion",
+        advice="--steps 1000; it is slower in proportion",
     )
     return [finding]
