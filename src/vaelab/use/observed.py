@@ -275,7 +275,7 @@ def noise_of(y: Any) -> float:
     """Standard deviation of the noise of images [n, ..., H, W], by the median of their finest diagonal differences.
 
     Of neighbours (a - b - c + d) / 2 has the noise's deviation, and most of an image leaves nothing else in it; fine
-    texture makes it too large.
+    texture makes it too large, and noise cut off at black or white too small.
 
     Reference: Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
 
