@@ -1,0 +1,60 @@
+"""Commands that make rows smaller by a trained model, and give them back: compress, decompress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .app import RunPath, To, app
+from .words import rows_of, wrote
+
+FILE_BYTES = 8 << 30
+
+
+@app.command
+def compress(
+    run: RunPath,
+    source: Annotated[str | None, Parameter(help="rows; default: held-out rows kept in the run")] = None,
+    /,
+    *,
+    to: Annotated[Path, Parameter(help="file to write, ending in .vlz")] = Path("rows.vlz"),
+    count: Annotated[int | None, Parameter(help="only the first rows")] = None,
+) -> int:
+    """Compress rows of bits, levels, counts or categories without loss, to about the model's negative ELBO."""
+    from ..api import load
+    from ..compress import compress as compressed
+    from ..compress import rates
+    from ..use.files import save
+
+    loaded = load(run)
+    rows, _, _, what = rows_of(loaded, source, count, to)
+    data = compressed(loaded, rows)
+    found = rates(loaded, rows, data)
+    for line in (found, *found.findings):
+        print(line)
+    return wrote(save(to, {".vlz": bytes}, data), f"{what}, decoded once to see that they come back")
+
+
+@app.command
+def decompress(
+    run: RunPath,
+    source: Annotated[Path, Parameter(help="file that vaelab compress wrote")],
+    /,
+    *,
+    to: To = Path("rows.npz"),
+) -> int:
+    """Write the rows that were compressed, by the run they were compressed with."""
+    from ..api import load
+    from ..compress import decompress as decompressed
+    from ..core.errors import BadInput
+    from ..core.files import read_bytes
+    from ..use.files import save_rows
+
+    loaded = load(run)
+    data = read_bytes(source, FILE_BYTES)
+    if to.exists() and to.samefile(source):
+        raise BadInput("to", to, "is the file that is read", "name another file to write")
+    rows = decompressed(loaded, data, str(source))
+    return wrote(save_rows(loaded, rows, to), f"{len(rows)} rows of {source}")
