@@ -69,7 +69,7 @@ class Case:
         """A line of the table."""
         r, plain = self.rates, {**self.rates.others, **self.sizes}
         return (
-            f"{TITLES[self.name]:<11} {r.total:>7.4f} {r.net:>7.4f} {r.bound:>7.4f} ±{r.bound_error:.4f} "
+            f"{TITLES[self.name]:<11} {r.total:>7.4f} {r.net:>7.4f} {r.bound:>7.4f} ±{r.bound_error:.5f} "
             f"{r.total / r.bound:>6.4f} "
             + " ".join(f"{plain[other]:>6.3f}" for other in ("gzip", "bz2", "png", "webp"))
             + f" {r.size:>8} {'yes' if self.exact else 'NO':>5} {self.seconds[0]:>6.0f} {self.seconds[1]:>6.0f}"
@@ -77,7 +77,7 @@ class Case:
 
 
 HEAD = (
-    f"{'rows':<11} {'file':>7} {'net':>7} {'bound':>7} {'':>7} {'ratio':>6} {'gzip':>6} {'bz2':>6} "
+    f"{'rows':<11} {'file':>7} {'net':>7} {'bound':>7} {'':>8} {'ratio':>6} {'gzip':>6} {'bz2':>6} "
     f"{'PNG':>6} {'WebP':>6} {'bytes':>8} {'exact':>5} {'CPU s':>6} {'back':>6}"
 )
 
