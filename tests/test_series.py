@@ -181,6 +181,18 @@ def test_a_stream_gives_the_scores_of_the_batch(trained: Any) -> None:
     assert scorer.p_value(strangest) == np.nanmin(together.p_values)
 
 
+def test_a_run_of_a_series_without_gaps_meets_its_first_one(tmp_path: Path) -> None:
+    run = vaelab.train(table(wave(400)), out=tmp_path / "run", recipe="series", config=QUICK, progress=False)
+    frame = table(wave(120, seed=4)).drop(index=[60])
+    together, scorer = score_series(run, frame, causal=True, samples=4), SeriesScorer(run, samples=4)
+    alone = [scorer.update(time, values) for time, *values in frame.itertuples(index=False)]
+    np.testing.assert_allclose(alone, np.delete(together.values, 60), atol=1e-9, rtol=0)
+    assert not np.isnan(together.values[WINDOW - 1 :]).any()
+    whole = score_series(run, table(wave(120, seed=4)), causal=True, samples=4)
+    np.testing.assert_array_equal(whole.values[:60], together.values[:60])
+    assert (whole.values[60 : 60 + WINDOW] != together.values[60 : 60 + WINDOW]).all()
+
+
 def test_a_broken_channel_is_found_and_named(trained: Any) -> None:
     values = wave(300, seed=5)
     values[150:158, 1] += 6

@@ -13,31 +13,31 @@ OF_MISSING: list[Rule] = [
         lambda config, facts: (
             facts.incomplete and (config.likelihood.name not in BY_ENTRY or config.likelihood.library != "none")
         ),
-        "entries are missing, and under this likelihood the entries of a row hang together",
+        "entries may be missing, and under this likelihood the entries of a row hang together",
         "a likelihood by entry, such as gaussian or negative_binomial",
     ),
     Rule(
         "likelihood.noise",
         lambda config, facts: facts.incomplete and config.likelihood.noise == "optimal",
-        "entries are missing, and a width in closed form is a mean over complete rows",
+        "entries may be missing, and a width in closed form is a mean over complete rows",
         "use shared or pixel",
     ),
     Rule(
         "model.decoder",
         lambda config, facts: facts.incomplete and config.model.decoder == "pixel_cnn",
-        "entries are missing, and it reads all entries before the one it draws",
+        "entries may be missing, and it reads all entries before the one it draws",
         "model.decoder=mlp or conv",
     ),
     Rule(
         "prior.name",
         lambda config, facts: facts.incomplete and config.prior.name == "vamp",
-        "entries are missing, and its pseudo-inputs begin at whole rows",
+        "entries may be missing, and its pseudo-inputs begin at whole rows",
         "prior=exemplar, or prior=mixture",
     ),
     Rule(
         "objective.adversarial",
         lambda config, facts: facts.incomplete and config.objective.adversarial,
-        "entries are missing, and a critic compares whole rows",
+        "entries may be missing, and a critic compares whole rows",
         "leave it at 0",
     ),
     Rule(

@@ -19,6 +19,7 @@ from ..core.settings import TrainConfig
 from ..data.batches import Part, Rows
 from ..data.choose import choose, summarise
 from ..data.conditions import Conditioning, conditioned
+from ..data.missing import is_modelled
 from ..data.mixed import as_mixed
 from ..data.series import held_out_blocks
 from ..data.source import Source, as_tokens, fingerprint, load, split
@@ -170,7 +171,8 @@ def _complete_only(config: Config) -> Config:
 def _is_incomplete(config: Config, source: Source, missing: np.ndarray) -> bool:
     """Whether rows of numbers may miss entries; those of mixed tables and strings always may, or never."""
     numbers = not source.mixed and source.layout != "sequence"
-    return numbers and (config.data.missing == "model" or bool(missing.any()))
+    gaps_later = source.series is not None and is_modelled(source, config)  # a series breaks off in use, if not before
+    return numbers and (config.data.missing == "model" or gaps_later or bool(missing.any()))
 
 
 def _flagged(missing: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
