@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,13 @@ def trained(x: Any, config: dict[str, Any], seed: int, folder: Path) -> vaelab.R
     return vaelab.train(x, out=Path(tempfile.mkdtemp(dir=folder)) / "run", config=config, progress=False)
 
 
-def images(name: str, path: str, seeds: int, folder: Path) -> list[str]:
+def spanned(values: Sequence[float], digits: int) -> str:
+    """The mean over seeds, and their range where there are several."""
+    ends = f"{min(values):.{digits}f} to {max(values):.{digits}f}" if len(values) > 1 else "-"
+    return f"{np.mean(values):.{digits}f} ({ends})"
+
+
+def images(name: str, path: str, seeds: int, folder: Path) -> Iterator[str]:
     """A line for each size."""
     if name == "digits":
         x, y = load_digits(return_X_y=True)
@@ -58,7 +65,6 @@ def images(name: str, path: str, seeds: int, folder: Path) -> list[str]:
         train, y_train, test, y_test = (data[key] for key in ("x_train", "y_train", "x_test", "y_test"))
     coded, y_coded = train[:CODED], y_train[:CODED]
     flat, flat_test = (part.reshape(len(part), -1).astype(np.float32) for part in (coded, test))
-    lines = []
     for size in SIZES[name]:
         pca = PCA(size, random_state=0).fit(flat)
         theirs = accuracy(pca.transform(flat), y_coded, pca.transform(flat_test), y_test)
@@ -67,10 +73,7 @@ def images(name: str, path: str, seeds: int, folder: Path) -> list[str]:
             config = {"model": {"latent": size}, "train": {"steps": STEPS[name], "evaluate_every": STEPS[name] // 5}}
             run = trained(train, config, seed, folder)
             ours.append(accuracy(run.embed(coded), y_coded, run.embed(test), y_test))
-        span = f"{np.mean(ours):7.1f} ({min(ours):.1f} to {max(ours):.1f})"
-        lines.append(f"{name:<8} {size:>4}  {span:<24} {theirs:7.1f}")
-        print(lines[-1], flush=True)
-    return lines
+        yield f"{name:<8} {size:>4}  {spanned(ours, 1):<32} {theirs:7.1f}"
 
 
 def predicted(codes: np.ndarray, proteins: np.ndarray) -> tuple[float, float]:
@@ -91,7 +94,7 @@ def predicted(codes: np.ndarray, proteins: np.ndarray) -> tuple[float, float]:
     return score(np.arange(count)), float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
 
 
-def cells(path: str, seeds: int, folder: Path) -> list[str]:
+def cells(path: str, seeds: int, folder: Path) -> Iterator[str]:
     """A line for each size."""
     import h5py
 
@@ -102,7 +105,6 @@ def cells(path: str, seeds: int, folder: Path) -> list[str]:
         proteins = np.log1p(file["obsm/protein_expression"][()].astype(np.float64))
     total = counts.sum(1, keepdims=True)
     logs = np.log1p(counts / total * np.median(total))
-    lines = []
     for size in CELL_SIZES:
         theirs = predicted(PCA(size, random_state=0).fit_transform(logs), proteins)
         ours = []
@@ -111,11 +113,8 @@ def cells(path: str, seeds: int, folder: Path) -> list[str]:
             settings["model"] = settings["model"] | {"latent": size}
             run = trained(path, settings, seed, folder)
             ours.append(predicted(embed(run, run_rows(run, found)).z, proteins))
-        scores = [score for score, _ in ours]
-        span = f"{np.mean(scores):7.3f} ({min(scores):.3f} to {max(scores):.3f}) ±{np.mean([e for _, e in ours]):.3f}"
-        lines.append(f"{'cells':<8} {size:>4}  {span:<32} {theirs[0]:7.3f} ±{theirs[1]:.3f}")
-        print(lines[-1], flush=True)
-    return lines
+        span = f"{spanned([score for score, _ in ours], 3)} ±{np.mean([error for _, error in ours]):.3f}"
+        yield f"{'cells':<8} {size:>4}  {span:<32} {theirs[0]:7.3f} ±{theirs[1]:.3f}"
 
 
 def run_rows(run: vaelab.Run, found: Any) -> np.ndarray:
@@ -130,13 +129,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=("digits", "mnist", "cells"), default=["digits", "mnist", "cells"])
     arguments = parser.parse_args()
-    lines = []
+    lines = [*textwrap.wrap(NOTES, 120), "", f"{'data':<8} {'size':>4}  {'VAE, mean (range of seeds)':<32} {'PCA':>7}"]
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             given = (arguments.seeds, Path(folder))
-            lines += cells(arguments.cells, *given) if name == "cells" else images(name, arguments.mnist, *given)
-    head = f"{'data':<8} {'size':>4}  {'VAE, mean (range of seeds)':<32} {'PCA':>7}"
-    write_table("embeddings", "Embeddings beside PCA", [*textwrap.wrap(NOTES, 120), "", head, *lines])
+            found = cells(arguments.cells, *given) if name == "cells" else images(name, arguments.mnist, *given)
+            for line in found:  # a run that is stopped leaves what it has measured
+                print(line, flush=True)
+                write_table("embeddings", "Embeddings beside PCA", lines := [*lines, line])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ import vaelab
 from vaelab.cli import main
 from vaelab.core.errors import BadInput
 from vaelab.data.source import load
-from vaelab.use.embedding import Embedding, embed, nearest, save_embedding
+from vaelab.use.embedding import Embedding, embed, facts_of, nearest, save_embedding
 
 QUICK = {"train": {"steps": 20}, "report": {"html": False}}
 
@@ -70,6 +72,20 @@ def test_tables_are_read_back_by_pandas(run, tmp_path: Path, suffix: str) -> Non
     assert np.array_equal(table.filter(like="z_").to_numpy(np.float32), found.z)
     assert np.array_equal(table.filter(like="std_").to_numpy(np.float32), found.std)
     assert list(table.name) == list(names) and list(table.label) == list(labels)
+
+
+def test_what_is_handed_on_names_no_folder_of_the_machine(run) -> None:
+    said = facts_of(run)
+    assert said["run"] == "run" and not any("/" in value for value in said.values())
+    spec = SimpleNamespace(rows=3, name="/home/ada/cells.h5ad", fingerprint="")
+    elsewhere = SimpleNamespace(folder=run.folder, metrics={}, environment={}, config=run.config, spec=spec)
+    assert facts_of(elsewhere)["trained_on"] == "3 rows of cells.h5ad"
+
+
+def test_one_seed_has_no_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    spanned = importlib.import_module("embeddings").spanned
+    assert spanned([0.51], 3) == "0.510 (-)" and spanned([1.0, 3.0, 2.0], 1) == "2.0 (1.0 to 3.0)"
 
 
 def test_arrays_and_cells_are_read_back(run, tmp_path: Path) -> None:

@@ -411,6 +411,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_few_chains_are_told(bits: Any) -> None:
     found = restore(bits, digits_of(bits)[:20], hiding("0,7,8,8", bits.spec.shape), steps=2, chains=64, samples=64)
     assert [finding.code for finding in found.findings] == ["OB101"]
+    assert found.findings[0].advice == "--steps 6, three times as many; it is slower in proportion"
     assert (found.ess < 8).any()
 
 

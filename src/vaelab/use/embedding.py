@@ -208,14 +208,14 @@ def embed_cells(run: Any, cells: Any, what: What = "mean", *, seed: int = 0) -> 
 
 
 def facts_of(run: Any) -> dict[str, str]:
-    """What an .h5ad file says of the run that its codes come from."""
+    """What an .h5ad file says of the run that its codes come from; no path, as such files are handed on."""
     bound = run.metrics.get("negative_elbo")
     return {
-        "run": str(run.folder),
+        "run": run.folder.resolve().name,
         "vaelab": str(run.environment.get("vaelab", "")),
         "likelihood": run.config.likelihood.name,
         "library": run.config.likelihood.library,
-        "trained_on": f"{run.spec.rows} rows of {run.spec.name}",
+        "trained_on": f"{run.spec.rows} rows of {Path(run.spec.name).name}",
         "fingerprint": run.spec.fingerprint,
         "negative_elbo": "" if bound is None else f"{bound:.4f} nats per sample, held out",
     }

@@ -137,7 +137,7 @@ def restore(
         ess=ess,
         chains=chains,
         noise=float(noise),
-        findings=tuple(_findings(ess, chains)),
+        findings=tuple(_findings(ess, chains, steps)),
     )
 
 
@@ -327,7 +327,7 @@ def laid_out(run: Any, x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:-3], *run.spec.user_shape)
 
 
-def _findings(ess: np.ndarray, chains: int) -> list[Finding]:
+def _findings(ess: np.ndarray, chains: int, steps: int) -> list[Finding]:
     low = float(np.mean(ess < FEW * chains))
     if low == 0:
         return []
@@ -338,6 +338,6 @@ def _findings(ess: np.ndarray, chains: int) -> list[Finding]:
         100 * low,
         f"% of the images have an effective number of chains below {FEW * chains:g} of {chains}",
         why="their draws stem from a few starts, so that other images which would fit may be missing among them",
-        advice="--steps 1000; it is slower in proportion",
+        advice=f"--steps {3 * steps}, three times as many; it is slower in proportion",
     )
     return [finding]
