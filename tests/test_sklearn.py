@@ -36,11 +36,12 @@ def test_scikit_learns_own_suite(estimator, check) -> None:
     check(estimator)
 
 
-def test_a_pipeline_and_a_search_find_the_larger_latent_space() -> None:
-    pipeline = make_pipeline(StandardScaler(), VAEDensity(steps=300, samples=20))
-    search = GridSearchCV(pipeline, {"vaedensity__latent": [1, 6]}, cv=2).fit(WINE.data)
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert search.best_params_["vaedensity__latent"] in (1, 6)
+def test_a_search_in_a_pipeline_finds_the_latent_space_that_the_rows_need() -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(300, 4)) @ random.normal(size=(4, 9)) + 0.1 * random.normal(size=(300, 9))
+    pipeline = make_pipeline(StandardScaler(), VAEDensity(steps=400, samples=20))
+    search = GridSearchCV(pipeline, {"vaedensity__latent": [1, 4]}, cv=2).fit(rows)
+    assert search.best_params_["vaedensity__latent"] == 4
 
 
 def test_embeddings_tell_the_classes_in_a_pipeline() -> None:
@@ -117,7 +118,7 @@ def test_density_is_the_importance_weighted_bound() -> None:
     assert density.sample(7, random_state=1).shape == (7, 13)
 
 
-@pytest.mark.parametrize(("calibration", "members"), [("cross", 3), (0.2, 1)])
+@pytest.mark.parametrize(("calibration", "members"), [("cross", 5), (0.2, 1)])
 def test_false_alarms_are_those_asked_for(calibration: float | str, members: int) -> None:
     random = np.random.default_rng(0)
     mixing = random.normal(size=(3, 6))
@@ -128,7 +129,8 @@ def test_false_alarms_are_those_asked_for(calibration: float | str, members: int
         detector = VAEAnomalyDetector(false_alarms=0.1, **given).fit(rows[:300])
         rates.append((detector.predict(rows[300:]) == -1).mean())
         assert np.array_equal(detector.predict(rows) == -1, detector.p_values(rows) <= 0.1)
-    assert 0.05 < np.mean(rates) < 0.15  # 6 calibrations of 60 rows or more: a standard deviation of 0.016 at most
+    # Six calibrations of 60 rows and more: two points, and two standard deviations of 0.017.
+    assert abs(np.mean(rates) - 0.1) < 0.02 + 2 * 0.017
 
 
 def test_rows_that_are_spoilt_are_found_and_explained() -> None:

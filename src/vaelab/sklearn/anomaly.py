@@ -41,7 +41,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         calibration: "cross": each model is trained on another four fifths of the rows, and gives scores of the fifth
             that it was not trained on, which did choose its weights; no row is lost, and the share of false alarms is
             near the one asked for. A share in (0, 1): so many rows are kept from all models, and the share of false
-            alarms is at most the one asked for, whatever the models are like.
+            alarms is at most the one asked for on average over such choices of rows, whatever the models are like; of m
+            kept rows it varies from fit to fit by some sqrt(share (1 - share) / m).
         members: Models, whose scores are averaged.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
@@ -105,7 +106,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             index = np.sort(index[np.argsort(strange, kind="stable")[:least]])
             self._fit_runs(_at(rows, index), self.members, model=sizes)
         trained, apart = _at(rows, index), _at(rows, kept)
-        self.usual_ = float(self._calibrated(trained, apart, "likelihood").values.mean())
+        self.usual_ = float(self._calibrated(trained, _at(rows, kept[:0]), "likelihood").values.mean())
         self.calibration_ = self._calibrated(trained, apart, self.kind)
         if self.contamination == "auto":
             self.offset_ = -threshold(self.calibration_.values, self.false_alarms)

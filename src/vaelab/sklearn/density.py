@@ -49,14 +49,14 @@ class VAEDensity(DensityMixin, VAEEstimator):
         return self._fit_runs(self._read(X, fitting=True, least=2))
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """A lower bound on log p(x) in nats of each row of X [n, D], [n]; higher is likelier."""
+        """log p(x) in nats of each row of X [n, D], [n]; higher is likelier. In expectation a lower bound."""
         return -score(self.run_, self._read(X), samples=self.samples).values
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples`, so that a search over settings finds the likeliest model of held-out rows."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = 0) -> Any:
-        """Rows drawn from p(x), [n_samples, D]."""
-        seed = int(check_random_state(random_state).randint(2**31))
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """Rows drawn from p(x), [n_samples, D]; None: with the estimator's own seed."""
+        seed = self._seed() if random_state is None else int(check_random_state(random_state).randint(2**31))
         return self.run_.sample(n_samples, seed=seed, noisy=True)

@@ -19,7 +19,7 @@ from ..core.errors import BadInput, whole
 from ..core.finding import Finding
 from ..core.seeds import generator
 from ..data.tables import listed
-from ..distributions.incomplete import Incomplete, IncompleteObservation, known_entries
+from ..distributions.incomplete import NODES, Incomplete, IncompleteObservation, known_entries
 from ..distributions.mixed import MixedObservation
 from ..distributions.normal import NORMAL
 from ..measure.importance import draw, weight_numbers
@@ -140,7 +140,7 @@ def impute(
     filled = _Filled(y, wanted)
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
     rows = Batch(y, *given) if given else y
-    size = max(1, AT_ONCE // (samples * _width(run, y)))
+    size = max(1, AT_ONCE // (max(samples, wanted.resampled) * _width(run, y)))
     for part in gaps.split(size) if len(gaps) else ():
         filled.take(part, *_of_rows(run, rows[part], wanted, int(part[0])))
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
@@ -281,7 +281,7 @@ def _width(run: Any, y: Tensor) -> int:
     """Numbers of a decoder's widest layer, for rows like y."""
     likelihood = run.model.decoder.likelihood
     masked = isinstance(likelihood, Incomplete) and likelihood.masking is not None
-    entries = y[0].numel() * max(1, likelihood.channels) * (32 if masked else 1)
+    entries = y[0].numel() * max(1, likelihood.channels) * (NODES if masked else 1)
     return int(max(entries, *(run.config.model.hidden or (1,))))
 
 

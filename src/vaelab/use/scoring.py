@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from ..core.batch import Batch, beside, rows_of
 from ..core.errors import BadInput, whole
-from ..core.seeds import generator, seed_global
+from ..core.seeds import derive, generator, seed_global
 from ..core.tables import pick
 from ..distributions.kl import divergence
 from ..evaluation.rows import given_rows
+from ..measure.importance import weight_numbers
 from ..measure.latent import takes_noise
 
 CHUNK_VALUES = 2**21  # numbers that a decoder gives at once
@@ -37,7 +39,8 @@ class Scores:
     Args:
         values: [n].
         parts: What each entry adds to a score, and last what the code adds, [n, D + 1]; a row adds up to its score.
-        error: Standard error of each value for other draws of z, by the delta method, [n].
+        error: Standard error of each value for other draws of z, by the delta method, which says too little where
+            draws are few, [n]; NaN for a single draw.
         names: Of the parts.
         kind: One of `KINDS`.
     """
@@ -94,7 +97,8 @@ def score(
     `reconstruction` is -E_q log p(x|z), `latent` the divergence KL(q || p), and `typicality` how far `likelihood` is
     from its usual value, either way.
 
-    All rows are scored with the same noise, in float64, so that a row's score does not depend on the others.
+    A row's noise follows from its entries and the seed, and all is computed in float64, so that a row's score does not
+    depend on the others and errors of different rows are independent.
 
     References:
         Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
@@ -120,7 +124,10 @@ def score(
     for run in members:
         _refuse(run, kind)
     rows = [given_rows(run, x, seed, condition=condition) for run in members]
-    each = [_of_run(run, part, read, samples, seed, usual) for run, part in zip(members, rows, strict=True)]
+    each = [
+        _of_run(run, part, read, samples, derive(seed, place), usual)
+        for place, (run, part) in enumerate(zip(members, rows, strict=True))
+    ]
     values, parts, variance = (np.mean(found, 0) for found in zip(*each, strict=True))
     return Scores(values, parts, np.sqrt(variance / len(members)), entry_names(members[0]), kind)
 
@@ -160,10 +167,10 @@ def entry_names(run: Any) -> tuple[str, ...]:
 
 
 def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> Draws:
-    """K draws of q(z|x) for rows x as the model sees them, with noise that is the same for every row."""
+    """K draws of q(z|x) for rows x as the model sees them, with noise that follows from the row and the seed."""
     x = x.to(torch.float64)
     q, given = model.encode(x), beside(x)
-    z, log_q = _draw(q, samples, seed)
+    z, log_q = _draw(q, x, samples, seed)
     prior = model.prior_distribution(*given)
     log_pz = prior.log_prob(z)
     observation = model.decode(z, *given)
@@ -175,15 +182,21 @@ def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> D
     return Draws(entries, log_pz - log_q - entries.sum(-1), kl)
 
 
-def _draw(q: Any, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def _draw(q: Any, x: Tensor | Batch, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Samples [K, B, L] of q and their log-density [K, B]."""
     if not takes_noise(q):
         seed_global(seed, "score")
         z = q.rsample(samples)
         return z, q.log_prob(z)
-    rows, size = q.noise_shape
-    noise = torch.randn(samples, 1, size, generator=generator(seed, "score"), dtype=torch.float64)
-    return q.pushed(noise.expand(-1, rows, -1))
+    _, size = q.noise_shape
+    coins = [generator(seed, "score", _digest(row)) for row in rows_of(x)]
+    noise = [torch.randn(samples, size, generator=coin, dtype=torch.float64) for coin in coins]
+    return q.pushed(torch.stack(noise, 1))  # type: ignore[no-any-return]
+
+
+def _digest(row: Tensor) -> int:
+    """A number that follows from the entries of a row."""
+    return int.from_bytes(blake2b(row.numpy().tobytes(), digest_size=8).digest(), "big")
 
 
 def _by_entry(run: Any) -> bool:
@@ -212,18 +225,14 @@ def _refuse(run: Any, kind: str) -> None:
 
 
 def _likelihood(draws: Draws, usual: float | None) -> Numbers:
-    log_w = draws.log_w
-    total = -(log_w.logsumexp(0) - math.log(len(log_w)))
-    weights = log_w.softmax(0)
-    entries = (weights[..., None] * draws.entries).sum(0)
-    # Var log(mean w) = Var(w) / (K mean(w)^2), by the delta method.
-    variance = (len(log_w) * weights - 1).square().mean(0) / max(1, len(log_w) - 1)
-    return total, torch.cat([entries, (total - entries.sum(-1))[:, None]], 1), variance
+    bound, variance, _, _ = (torch.from_numpy(found) for found in weight_numbers(draws.log_w.numpy()))
+    entries = (draws.log_w.softmax(0)[..., None] * draws.entries).sum(0)
+    return -bound, torch.cat([entries, (-bound - entries.sum(-1))[:, None]], 1), variance
 
 
 def _reconstruction(draws: Draws, usual: float | None) -> Numbers:
     entries, each = draws.entries.mean(0), draws.entries.sum(-1)
-    variance = each.var(0, correction=0) / max(1, len(each) - 1)
+    variance = each.var(0) / len(each) if len(each) > 1 else torch.full_like(each[0], math.nan)
     return entries.sum(-1), torch.cat([entries, torch.zeros_like(entries[:, :1])], 1), variance
 
 
