@@ -66,6 +66,32 @@ def test_uneven_steps_are_told() -> None:
     assert series.labels() == [0, 1, 2, 3, 4]
 
 
+def uneven(points: int, step: float, jitter: float, seed: int = 0) -> np.ndarray:
+    """Times in seconds, each at random up to a jitter beside its place."""
+    return step * np.arange(points) + np.random.default_rng(seed).uniform(-jitter, jitter, points)
+
+
+def dated(seconds: np.ndarray, values: np.ndarray) -> pd.DataFrame:
+    return table(values).assign(timestamp=[(START + timedelta(seconds=float(s))).isoformat() for s in seconds])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_uneven_times_keep_their_points_apart(seed: int) -> None:
+    values, kept = wave(5000), np.ones(5000, bool)
+    kept[[50, 51, *range(2000, 2400)]] = False
+    series = read_series(dated(uneven(5000, 1800, 300, seed)[kept], values[kept]))
+    assert abs(series.sampling.step - 1800) < 4 * 300 / 3**0.5 * 12**0.5 / 5000**1.5  # of least squares
+    np.testing.assert_array_equal(series.values, np.where(kept[:, None], values, np.nan))
+    assert [(f.code, f.measured) for f in series.findings if f.code == "DA153"] == [("DA153", 402)]
+    start = (START - datetime(1970, 1, 1)).total_seconds()
+    assert np.abs(series.times - start - 1800 * np.arange(5000)).max() < 20
+
+
+def test_one_stray_time_leaves_the_grid_of_the_others() -> None:
+    series = read_series(pd.DataFrame({"time": [0, 60, 140, 180, 240, 300], "v": range(6)}))
+    assert series.labels() == [0, 60, 120, 180, 240, 300]
+
+
 @pytest.mark.parametrize("zone", ["+02:00", "Z", ""])
 def test_dates_agree_with_pandas(zone: str) -> None:
     times = [f"2020-03-29T{hour:02d}:30:00{zone}" for hour in range(5)]
@@ -191,6 +217,28 @@ def test_a_run_of_a_series_without_gaps_meets_its_first_one(tmp_path: Path) -> N
     whole = score_series(run, table(wave(120, seed=4)), causal=True, samples=4)
     np.testing.assert_array_equal(whole.values[:60], together.values[:60])
     assert (whole.values[60 : 60 + WINDOW] != together.values[60 : 60 + WINDOW]).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_uneven_log_fits_the_step_trained_with(trained: Any, seed: int) -> None:
+    seconds = uneven(180, 3600, 600, seed)
+    frame, scorer = dated(seconds, wave(180)), SeriesScorer(trained[0], samples=2)
+    together = score_series(trained[0], frame, causal=True, samples=2)
+    assert len(together.values) == 180
+    alone = [scorer.update(time, values) for time, *values in frame.itertuples(index=False)]
+    np.testing.assert_allclose(alone, together.values, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("step", [1.06 * 3600, 2 * 3600])
+def test_an_uneven_log_of_another_step_is_refused_at_once_and_as_a_stream(trained: Any, step: float) -> None:
+    frame, scorer = dated(uneven(180, step, 60), wave(180)), SeriesScorer(trained[0], samples=2)
+    with pytest.raises(BadInput, match=r"step: got .* s; the run was trained with a step of 3600 s"):
+        score_series(trained[0], frame)
+    for time, *values in frame[: WINDOW - 1].itertuples(index=False):
+        scorer.update(time, values)
+    for place in (WINDOW - 1, WINDOW):  # one that is refused changes nothing
+        with pytest.raises(BadInput, match=r"step: got .* s; the run was trained with a step of 3600 s"):
+            scorer.update(frame.timestamp[place], wave(1)[0])
 
 
 def test_a_broken_channel_is_found_and_named(trained: Any) -> None:

@@ -17,6 +17,7 @@ from ..core.errors import BadInput, did_you_mean
 from ..core.facts import Sampling
 from ..core.finding import Finding
 from .arrays import Parts, column_name
+from .grid import UNEVEN, Grid, averaged, grid_of, other_step
 from .tables import MISSING, Cells, numbers, plural
 from .text_tables import read_cells, turn_decimal_commas
 
@@ -27,7 +28,6 @@ LONGEST, SHORTEST, WINDOWS = 128, 8, 16  # points of a window, and how many wind
 MOST_MISSING = 0.25  # share of a window's entries; windows across a larger gap are left out
 MOST_ENTRIES = 2**27  # of all windows together: beyond, not every point begins one
 MOST_POINTS = 10**7  # of the grid: one stray time stamp must not fill the memory
-UNEVEN = 0.01  # of a step: how far a time may be from the grid without a word
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def written(seconds: float) -> str:
 
 
 def read_series(source: Any, timestamp: str | None = None, step: float | None = None) -> Series:
-    """A series from a table of text, a data frame or an array [n] or [n, C], on a grid of its median step.
+    """A series from a table of text, a data frame or an array [n] or [n, C], on a grid of its own step.
 
     Times are ISO text, read as UTC where they name no zone, or numbers. They are sorted; values of one time, or nearest
     to one point of the grid, are averaged; a point without any is missing.
@@ -71,10 +71,12 @@ def read_series(source: Any, timestamp: str | None = None, step: float | None = 
         source: What to read.
         timestamp: The column of times; None: the first one of dates, or one called timestamp, time or date; where there
             is none, as of an array, the points are steps 0, 1, 2.
-        step: Between points of the grid; None: the median step.
+        step: Of the grid, from the first time on; None: the median step, or where the times lie beside that one's
+            grid, the step of least squares.
 
     Raises:
-        BadInput: for a column that is not there, a time or value that cannot be read, and fewer than two times.
+        BadInput: for a column that is not there, a time or value that cannot be read, fewer than two times, and times
+            of another step than the one given.
     """
     where, cells = _cells(source)
     place = _time_column(cells, timestamp)
@@ -204,32 +206,30 @@ def _on_grid(where: str, times: np.ndarray, values: np.ndarray, sampling: Sampli
         raise BadInput(where, "a single time for all points", "must go on in time")
     if twins := int((gaps == 0).sum()):
         findings.append(_found("DA151", "values of the same time are averaged", twins, "repeated time"))
-    step = float(np.median(gaps[gaps > 0])) if step is None else step
-    exact = (times - times[0]) / step
-    if exact[-1] >= MOST_POINTS:
-        rule = f"a grid of the median step {step:g} would have more than {MOST_POINTS} points"
+    median = float(np.median(gaps[gaps > 0])) if step is None else step
+    if (times[-1] - times[0]) / median >= MOST_POINTS:
+        rule = f"a grid of the median step {median:g} would have more than {MOST_POINTS} points"
         raise BadInput(where, f"times from {times[0]:g} to {times[-1]:g}", rule, "look for a stray time")
+    if step is not None:
+        refuse_other_step(times, step, sampling.clock)
+    grid = grid_of(times, median) if step is None else Grid(float(times[0]), step)
+    exact = grid.exact(times)
     places = np.rint(exact).astype(int)
     if uneven := int((np.abs(exact - places) > UNEVEN).sum()):
-        findings.append(_found("DA152", f"times are moved to a grid of {step:g}, the median step", uneven, "point"))
-    grid = averaged(places, values)
-    if missing := int(np.isnan(grid).all(1).sum()):
+        findings.append(_found("DA152", f"times are moved to a grid of {grid.step:g}", uneven, "point"))
+    points = averaged(places - places[0], values)
+    if missing := int(np.isnan(points).all(1).sum()):
         findings.append(_found("DA153", "points of the grid without a value are missing entries", missing, "point"))
-    sampling = Sampling(sampling.channels, 0, step, sampling.clock)
-    return Series(times[0] + step * np.arange(len(grid)), grid, sampling, tuple(findings))
+    sampling = Sampling(sampling.channels, 0, grid.step, sampling.clock)
+    moments = grid.origin + grid.step * (places[0] + np.arange(len(points)))
+    return Series(moments, points, sampling, tuple(findings))
 
 
-def averaged(places: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means of the values [m, C] of each place, [max + 1, C]; NaN where there is none.
-
-    Example:
-        >>> averaged(np.array([0, 0, 2]), np.array([[1.0], [3.0], [5.0]]))[:, 0].tolist()
-        [2.0, nan, 5.0]
-    """
-    total, count = np.zeros((2, places[-1] + 1, values.shape[1]))
-    np.add.at(total, places, np.nan_to_num(values))
-    np.add.at(count, places, ~np.isnan(values))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+def refuse_other_step(times: np.ndarray, step: float, clock: bool) -> None:
+    """Raises BadInput where ascending times do not fit the step that a run was trained with."""
+    if found := other_step(times, step):
+        rule = f"the run was trained with a step of {in_words(step, clock)}"
+        raise BadInput("step", in_words(found, clock), rule, "resample the series, or train on it")
 
 
 def _found(code: str, title: str, count: int, unit: str) -> Finding:

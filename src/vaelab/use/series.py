@@ -15,13 +15,12 @@ import numpy as np
 
 from ..core.errors import BadInput
 from ..core.facts import Sampling
-from ..data.series import MOST_MISSING, Series, clock_of, in_words, read_series, time_of, windows_of
+from ..data.series import MOST_MISSING, Series, clock_of, in_words, read_series, refuse_other_step, time_of, windows_of
 from .conformal import p_values, threshold
 from .files import csv_bytes, npz_bytes, save
 from .scoring import REST, score
 
 SAMPLES = 8
-STEPS_AGREE = 0.01  # share by which a step may differ from the one trained with
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,6 @@ def on_grid_of(run: Any, source: Any) -> Series:
     if found.clock != wanted.clock:
         kinds = {True: "dates", False: "numbers or steps"}
         raise BadInput("timestamp", kinds[found.clock], f"the run was trained with {kinds[wanted.clock]} as times")
-    if abs(found.step / wanted.step - 1) > STEPS_AGREE:
-        rule = f"the run was trained with a step of {in_words(wanted.step, wanted.clock)}"
-        raise BadInput("step", in_words(found.step, found.clock), rule, "resample the series, or train on it")
     if found.step != wanted.step:
         series = read_series(source, run.config.data.timestamp, wanted.step)
     if len(series) < wanted.window:
@@ -223,6 +219,7 @@ class SeriesScorer:
         self._last = np.full((self.sampling.window, len(self.sampling.channels)), np.nan)
         self._origin: float | None = None
         self._place = -1
+        self._first: list[float] = []  # times of the first points, by which the step is judged once
 
     def update(self, timestamp: Any, values: Any) -> float:
         """The score of a new point in nats per time point; NaN before a whole window, and across a large gap.
@@ -232,7 +229,8 @@ class SeriesScorer:
             values: A number for each channel, [C], or one alone; NaN where one is missing.
 
         Raises:
-            BadInput: for a time that is not later by a step, and other channels.
+            BadInput: for a time that is not later by a step, other channels, and, once there are as many times as
+                points of a window, another step.
         """
         values = np.asarray(values, dtype=np.float64).reshape(-1)
         if len(values) != len(self.sampling.channels) or np.isinf(values).any():
@@ -244,6 +242,11 @@ class SeriesScorer:
         if place <= self._place:
             step = in_words(self.sampling.step, self.sampling.clock)
             raise BadInput("timestamp", timestamp, f"must be later than the one before by a step of {step}")
+        if len(self._first) < self.sampling.window:
+            first = [*self._first, time]
+            if len(first) == self.sampling.window:
+                refuse_other_step(np.array(first), self.sampling.step, self.sampling.clock)
+            self._first = first
         skipped = min(place - self._place, len(self._last))
         self._last = np.concatenate([self._last[skipped:], np.full((skipped, len(values)), np.nan)])
         self._last[-1] = values
