@@ -77,8 +77,8 @@ def test_a_moved_name_warns_and_still_works() -> None:
 
 
 COMMANDS = (
-    "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed", "nearest",
-    "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension", "impute",
+    "train", "train-many", "check", "diagnose", "compare", "audit", "report", "sample", "reconstruct", "embed",
+    "nearest", "classify", "interpolate", "traverse", "evaluate", "rate-distortion", "intrinsic-dimension", "impute",
     "score", "score-series",
     "inpaint", "denoise", "upscale",
     "export", "push", "pull",

@@ -32,7 +32,7 @@ def data_for(name: str, folder: Path) -> Any:
     """A few rows of the kind that a recipe is for."""
     if name == "smiles-vae":
         return np.array(["C" * n + "(=O)N" for n in range(1, 31)] * 3)
-    if name == "mixed-table":
+    if name in ("mixed-table", "imputation-mixed"):
         lines = [f"{RANDOM.normal():.3f},{colour},{n}" for n in range(20) for colour in ("red", "blue", "green")]
         path = folder / "table.csv"
         path.write_text("\n".join(["size,colour,count", *lines]))

@@ -152,3 +152,13 @@ def test_typicality_needs_what_is_usual(runs: list[Run]) -> None:
         score(runs[0], WINE.data, "typicality")
     judged = judge_rows(runs[0], WINE.data, "typicality")
     assert (judged.scores.values >= 0).all()
+
+
+def test_a_run_that_was_exported_without_its_rows_still_scores(runs: list[Run], tmp_path: Path) -> None:
+    from vaelab.use.exporting import export
+
+    bare = Run(export(runs[0].folder, tmp_path / "bare", ["safetensors"]).folder)
+    judged = judge_rows(bare, WINE.data)
+    np.testing.assert_array_equal(judged.scores.values, judge_rows(runs[0], WINE.data).scores.values)
+    assert np.isnan(judged.p_values).all() and not judged.anomalies.any()
+    assert save_scores(judged, tmp_path / "scores.csv").exists()

@@ -33,6 +33,9 @@ def score(
     rows, given, _, what = rows_of(loaded, source, count, to)
     judged = judge_rows(loaded, rows, kind, samples, false_alarms, seed, given)
     written = save_scores(judged, to, 0 if loaded.spec.layout == "image" else explain)
+    if judged.calibration is None:
+        print("no p-values: this run was exported without rows of its data; vaelab export --rows takes them along")
+        return wrote(written, f"scores of {what}, {kind}, {samples} draws a row")
     held_out = len(judged.calibration.values)
     if judged.limit == float("inf"):
         least = round(1 / false_alarms) - 1
@@ -41,4 +44,6 @@ def score(
     else:
         print(f"threshold {judged.limit:.4g} nats: p <= {false_alarms:g} by {held_out} held-out rows")
         print(f"anomalies {judged.anomalies.sum()} of {len(rows)} rows ({100 * judged.anomalies.mean():.1f} %)")
+        if judged.anomalies.all():
+            print("note      every row is strange: were columns or units other ones when the run was trained?")
     return wrote(written, f"scores of {what}, {kind}, {samples} draws a row")

@@ -36,7 +36,7 @@ def score_series(
     if found.limit == float("inf"):
         print(f"no threshold: the run keeps {held_out} held-out points, too few for --false-alarms {false_alarms:g}")
     else:
-        print(f"threshold {found.limit:.4g} nats per time point: p <= {false_alarms:g} by {held_out} held-out points")
+        print(f"threshold {found.limit:.7g} nats per time point: p <= {false_alarms:g} by {held_out} held-out points")
         print(f"anomalies {found.anomalies.sum()} of {len(found.values)} points ({100 * found.anomalies.mean():.1f} %)")
     return wrote(written, f"scores of {len(found.values)} points of {source}, {samples} draws a window")
 

@@ -179,7 +179,8 @@ class Spec:
             return rows  # names that nobody gave say nothing: by position, and `to_model` looks at the width
         missing = [name for name in self.columns if name not in columns]
         if missing:
-            raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", "add it to the table")
+            received = f"no column {missing[0]!r} with a value"
+            raise BadInput("columns", received, "the model was trained on it", "add it to the table")
         return rows[:, [columns.index(name) for name in self.columns]]
 
     def to_files(

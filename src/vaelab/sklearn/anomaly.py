@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self
@@ -110,6 +111,11 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         self.calibration_ = self._calibrated(trained, apart, self.kind)
         if self.contamination == "auto":
             self.offset_ = -threshold(self.calibration_.values, self.false_alarms)
+            if np.isinf(self.offset_):
+                count = len(self.calibration_.values)
+                text = f"false_alarms={self.false_alarms:g} takes more than the {count} rows that calibrate"
+                rest = f"so that no row is called an anomaly; {1 / (count + 1):.2g} or more would do"
+                warnings.warn(f"{text}, {rest}", stacklevel=2)
         else:
             self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * float(self.contamination)))
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -13,13 +12,6 @@ from ..core.errors import whole
 from ..recipes import RECIPES
 from ..use.imputing import Imputation, check_summary, impute
 from .base import VAEEstimator
-
-# Of tables with words in them; those of numbers have the recipe.
-MIXED: Mapping[str, Any] = {
-    "model": {"latent": 10, "hidden": [128, 128]},
-    "objective": {"name": "iwae", "samples": 5},
-    "train": {"steps": 3000},
-}
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
@@ -66,7 +58,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     def _settings(self) -> dict[str, Any]:
         if self._worded:
-            return dict(MIXED)
+            return dict(RECIPES["imputation-mixed"].settings)
         own = RECIPES["imputation"].settings
         # One evaluation, at the end, whatever the steps: see the recipe.
         return {**own, "train": {**own["train"], "evaluate_every": self.steps or own["train"]["steps"]}}

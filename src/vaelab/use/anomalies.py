@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,21 @@ class Judged:
 
     Args:
         scores: Of the rows.
-        calibration: Of the held-out rows that the run keeps.
+        calibration: Of the held-out rows that the run keeps; None where it keeps none.
         false_alarms: Share of rows in order that may be called anomalies.
         limit: Scores above it are anomalies; infinite where there are too few held-out rows for the share.
     """
 
     scores: Scores
-    calibration: Scores
+    calibration: Scores | None
     false_alarms: float
     limit: float
 
     @property
     def p_values(self) -> np.ndarray:
-        """Conformal p-values, [n]."""
+        """Conformal p-values, [n]; NaN where there is nothing to compare with."""
+        if self.calibration is None:
+            return np.full(len(self.scores.values), np.nan)
         return p_values(self.scores.values, self.calibration.values)
 
     @property
@@ -42,9 +45,9 @@ class Judged:
         return self.scores.values > self.limit
 
     @property
-    def usual(self) -> np.ndarray:
+    def usual(self) -> np.ndarray | None:
         """What each entry adds to the score of a held-out row on average, [D + 1]."""
-        return self.calibration.parts.mean(0)
+        return None if self.calibration is None else self.calibration.parts.mean(0)
 
     def why(self, row: int, count: int) -> str:
         """The entries that add the most above what is usual, in words."""
@@ -64,7 +67,8 @@ def judge_rows(
     """Scores rows and calls those anomalies whose conformal p-value is at most `false_alarms`.
 
     The held-out rows that the run keeps calibrate: training never took a step on them, but they chose which of its
-    weights were kept, so that the share of false alarms is near, and not exactly bounded by, the one asked for.
+    weights were kept, so that the share of false alarms is near, and not exactly bounded by, the one asked for. A run
+    that was exported without its rows gives scores alone.
 
     Args:
         run: A `vaelab.Run`.
@@ -76,6 +80,8 @@ def judge_rows(
         BadInput: as `score`, and for a share that is none.
     """
     threshold(np.zeros(1), false_alarms)
+    if not run.keeps_rows:
+        return Judged(score(run, x, kind, samples, seed, condition), None, false_alarms, math.inf)
     held_out = run.preview, run.preview_condition
     usual = None
     if kind == "typicality":

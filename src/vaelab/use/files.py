@@ -64,7 +64,7 @@ def save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content
     """
     target = Path(path)
     suffix = target.suffix.lower()
-    if suffix not in formats:
+    if suffix not in formats and not target.is_dir():
         rule = "the name's ending chooses the format, and these are no pictures" if suffix == ".png" else NO_FORMAT
         raise BadInput("output", target, rule, f"end it in {', '.join(formats)}")
     with saying_why(target):

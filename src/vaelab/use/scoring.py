@@ -191,7 +191,7 @@ def _draw(q: Any, x: Tensor | Batch, samples: int, seed: int) -> tuple[Tensor, T
     _, size = q.noise_shape
     coins = [generator(seed, "score", _digest(row)) for row in rows_of(x)]
     noise = [torch.randn(samples, size, generator=coin, dtype=torch.float64) for coin in coins]
-    return q.pushed(torch.stack(noise, 1))  # type: ignore[no-any-return]
+    return q.pushed(torch.stack(noise, 1))
 
 
 def _digest(row: Tensor) -> int:
