@@ -274,6 +274,13 @@ def test_a_table_in_another_order_comes_back_in_the_models(run_of: Callable[...,
     np.testing.assert_array_equal(back, table.to_numpy())
 
 
+def test_what_would_be_lost_is_refused(run_of: Callable[..., Any]) -> None:
+    with pytest.raises(BadInput, match="the column 'name'; the model does not know it, and it would not come back"):
+        compress(run_of("categories"), table_of(20).assign(name="x"))
+    with pytest.raises(BadInput, match="row 2, which would not come back as it is"):
+        compress(run_of("bits"), np.where(np.arange(4)[:, None, None] == 2, -0.0, BITS[:4].astype("float32")))
+
+
 def test_plain_coders_are_given_bits_and_bytes() -> None:
     assert raw_bytes(np.array([[1, 0, 0, 0], [0, 0, 0, 1]]), 2) == b"\x81"
     assert raw_bytes(np.array([[255, 3]]), 256) == b"\xff\x03"
@@ -361,7 +368,8 @@ def test_other_files_are_refused(data: bytes, said: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [b"[]", b"{}", b"{" * 9000, b'{"model":"","rows":-1,"shape":[8],"dtype":"uint8","symbols":2}',
+    [b"[]", b"{}", b"{" * 9000, b'{"model":"","rows":true,"shape":[8],"dtype":"uint8","symbols":2}',
+     b'{"model":"","rows":-1,"shape":[8],"dtype":"uint8","symbols":2}',
      b'{"model":"","rows":1000000000,"shape":[1000000000],"dtype":"uint8","symbols":2}',
      b'{"model":"","rows":1,"shape":[8],"dtype":"O8,evil","symbols":2}',
      b'{"model":"","rows":1,"shape":[8],"dtype":"uint8","symbols":1000000000}'],

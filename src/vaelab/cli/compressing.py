@@ -26,9 +26,13 @@ def compress(
     from ..api import load
     from ..compress import compress as compressed
     from ..compress import rates
+    from ..compress.rows import refuse_unknown
+    from ..data.source import load as read
     from ..use.files import save
 
     loaded = load(run)
+    if source is not None:  # columns that a run does not know are left out by what reads rows
+        refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
     rows, _, _, what = rows_of(loaded, source, count, to)
     data = compressed(loaded, rows)
     found = rates(loaded, rows, data)

@@ -34,7 +34,7 @@ def draw(stack: Stack, posterior: Any) -> Tensor:
 def undraw(stack: Stack, posterior: Any, z: Tensor) -> None:
     """Puts codes [B, L] back that `draw` took off: the groups from the bottom up."""
     sizes = getattr(posterior, "group_sizes", (z.shape[-1],))
-    left: list[Tensor] = list(z.split(sizes, -1))
+    left: list[Tensor] = [part.contiguous() for part in z.split(sizes, -1)]  # laid out as when they were drawn
     found: list[DiagonalNormal] = []
 
     def place(q: DiagonalNormal) -> Tensor:

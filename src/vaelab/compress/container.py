@@ -77,7 +77,7 @@ def unpack(data: bytes, where: str) -> tuple[Header, np.ndarray]:
 def _header(plain: dict[str, Any]) -> Header:
     header = Header(**(plain | {"shape": tuple(plain["shape"])}))
     sizes = (header.rows, header.symbols, *header.shape)
-    if not all(isinstance(size, int) and size >= 1 for size in sizes) or header.dtype not in DTYPES:
+    if not all(type(size) is int and size >= 1 for size in sizes) or header.dtype not in DTYPES:
         raise ValueError("sizes or type that no rows have")
     if header.entries > MOST_ENTRIES or header.symbols > MOST_LEVELS:
         raise ValueError(f"more than {MOST_ENTRIES} entries or {MOST_LEVELS} symbols")

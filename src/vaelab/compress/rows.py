@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from .subject import check_run, digest_of, symbols_of
 def compress(run: Any, rows: Any) -> bytes:
     """Rows as the bytes of a file, about as many bits as the negative ELBO; the same rows give the same bytes.
 
-    They are decoded once before they are returned: what comes back is what was given.
+    They are decoded once before they are returned: what comes back is what was given, of a table with names with its
+    columns in the order that the model knows.
 
     Args:
         run: The run of the model (`vaelab.load`), which decoding needs again.
@@ -77,10 +79,22 @@ def decompress(run: Any, data: bytes, where: str = "data") -> np.ndarray:
 
 
 def in_order(run: Any, rows: Any) -> np.ndarray:
-    """Rows as an array, a table's columns in the order that the model knows."""
+    """Rows as an array, a table's columns in the order that the model knows.
+
+    Raises:
+        BadInput: for a column that is missing, and for one that the model does not know.
+    """
     columns = tuple(str(name) for name in getattr(rows, "columns", ()))
+    refuse_unknown(run, columns)
     plain = as_numpy(rows if isinstance(rows, np.ndarray | Tensor) else np.asarray(rows))
     return run.spec.in_order(plain, columns) if plain.ndim == 2 else plain
+
+
+def refuse_unknown(run: Any, columns: Sequence[str]) -> None:
+    """Refuses columns that the model does not know, since they would not come back."""
+    if (more := [name for name in columns if name not in run.spec.columns]) and run.spec.columns:
+        rule = f"the model does not know it, and it would not come back; its columns are {', '.join(run.spec.columns)}"
+        raise BadInput("columns", f"the column {more[0]!r}", rule, "leave it out")
 
 
 def as_symbols(run: Any, rows: np.ndarray) -> tuple[np.ndarray, int]:
@@ -98,7 +112,10 @@ def as_symbols(run: Any, rows: np.ndarray) -> tuple[np.ndarray, int]:
         row = int(np.flatnonzero(((symbols < 0) | (symbols >= levels)).any(1))[0])
         raise BadInput("rows", f"row {row}, which the model gives no mass to", f"entries must be {support}")
     again = as_rows(run, symbols, rows.shape[1:], _type_of(rows))
-    if different := np.flatnonzero(np.asarray(again != rows).reshape(len(rows), -1).any(1)).tolist():
+    changed = np.asarray(again != rows)
+    if rows.dtype.kind == "f":
+        changed |= np.signbit(again) != np.signbit(rows)  # -0.0 equals 0.0
+    if different := np.flatnonzero(changed.reshape(len(rows), -1).any(1)).tolist():
         raise BadInput("rows", f"row {different[0]}, which would not come back as it is", f"entries must be {support}")
     return symbols.astype(np.int32), levels
 

@@ -70,8 +70,8 @@ def digest_of(run: Any) -> str:
     spec, found = run.spec, hashlib.sha256()
     columns = [(column.name, column.kind, column.levels, column.levels_are) for column in spec.mixed]
     parts: list[Any] = [spec.shape, spec.axes, spec.binarize, columns]
-    # Settings at their defaults are left out, so that files outlive a setting that is added.
-    parts += [getattr(run.config, section).model_dump(exclude_defaults=True) for section in DECODING]
+    # As they stand in the run's own config.yaml, so that files outlive new settings and other defaults.
+    parts += [getattr(run.config, section).model_dump(exclude_unset=True) for section in DECODING]
     found.update(repr(parts).encode())
     for name, tensor in sorted([*spec.transform.state().items(), *run.model.state_dict().items()]):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + tensor.contiguous().numpy().tobytes())
