@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import yaml
 from hub_stand_in import TOKEN, Repository, StandIn, stand_in
 
 import vaelab
+from vaelab.core.durable import save_tree
 from vaelab.core.errors import BadInput, Corrupt
-from vaelab.use.exporting import export
-from vaelab.use.hub import pull, push
+from vaelab.use.exporting import FORMAT, export
+from vaelab.use.hub import _checked, _fitting, pull, push
 
 pytest.importorskip("huggingface_hub", reason="needs the extra hub")
 NAME = "ada/digits"
@@ -201,6 +203,32 @@ def test_sizes_are_looked_at_before_anything_is_fetched(
     with pytest.raises(BadInput, match=match):
         pull(NAME, tmp_path / "pulled")
     assert not [line for line in hub.requests if "/resolve/" in line]
+
+
+def test_a_run_has_one_set_of_weights_and_so_many_bytes_in_all() -> None:
+    names = ["config.yaml", "environment.json", "export.json", "data/preview.npy"]
+    best = {"checkpoints/best-000000030/model.safetensors": 8 << 30}
+    run = dict.fromkeys(names, 1000) | best
+    assert _fitting(run, NAME) == sorted(run)
+    for other in ({}, best | {"checkpoints/best-000000040/model.safetensors": 1000}):
+        with pytest.raises(BadInput, match=f"holds {len(other)} sets of weights"):
+            _fitting(dict.fromkeys(names, 1000) | other, NAME)
+    arrays = {f"data/{letter}.npy": 1 << 30 for letter in "abcde"}
+    with pytest.raises(BadInput, match=r"ada/digits: got 13\.0 GiB; must be at most 12\.0 GiB"):
+        _fitting(run | arrays, NAME)
+
+
+def test_large_files_are_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = np.random.default_rng(0).bytes(32 << 20)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "preview.npy").write_bytes(content)
+    contents = {"format": FORMAT, "files": {"data/preview.npy": hashlib.sha256(content).hexdigest()}}
+    monkeypatch.setattr("vaelab.use.hub.read_json", lambda path: contents)  # it sets the most that it may read aside
+    tracemalloc.start()
+    save_tree(tmp_path / "saved", _checked(tmp_path, ["data/preview.npy"]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "saved" / "data" / "preview.npy").read_bytes() == content and peak < 8 << 20
 
 
 @pytest.mark.parametrize("name", ["", "digits", "a/b/c", "../x/y", "a b/c", "user/na\nme"])

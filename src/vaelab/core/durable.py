@@ -20,6 +20,7 @@ from typing import Any
 from .errors import Corrupt, InUse, NoSpace
 
 MANIFEST = "manifest.json"
+PIECE = 1 << 20  # bytes of a file that are copied at once
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -88,12 +89,12 @@ def manifest_of(files: Mapping[str, bytes]) -> bytes:
     return to_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, indent=1).encode()
 
 
-def save_tree(path: Path, files: Mapping[str, bytes]) -> None:
+def save_tree(path: Path, files: Mapping[str, bytes | Path]) -> None:
     """Makes a new folder of files and folders of files, without a manifest; it appears whole or not at all.
 
     Args:
         path: Nothing, or an empty folder.
-        files: By their names below it, such as "data/spec.json".
+        files: Contents, or files to copy piece by piece, by their names below it, such as "data/spec.json".
 
     Raises:
         NoSpace: naming the path and the system's reason.
@@ -191,11 +192,18 @@ def saying_why(path: Path) -> Iterator[None]:
         raise NoSpace(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def _write_flushed(path: Path, data: bytes) -> None:
+def _write_flushed(path: Path, data: bytes | Path) -> None:
     with open(path, "wb") as handle:
-        _write(handle, data)
+        for piece in _pieces(data) if isinstance(data, Path) else (data,):
+            _write(handle, piece)
         handle.flush()
         _flush(handle.fileno())
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as handle:
+        while piece := handle.read(PIECE):
+            yield piece
 
 
 def _flush_folder(path: Path) -> None:

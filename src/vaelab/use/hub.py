@@ -22,12 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.durable import save_tree
 from ..core.errors import BadInput, Corrupt, MissingExtra, VaelabError, one_line
-from ..core.files import parse_yaml, read_bytes, read_json
+from ..core.files import check_file, parse_yaml, read_bytes, read_json
 from ..core.units import readable_bytes
 from ..training.checkpoint import Checkpoints
 from ..training.run import Run
 from .exporting import CARD, CONTENTS, FORMAT, export, new_target
-from .public import Files
 from .quiet import quiet
 
 # What a run's folder can hold; nothing else is sent or fetched.
@@ -39,7 +38,7 @@ KNOWN = re.compile(
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 NEEDED = ("config.yaml", "environment.json", CONTENTS)
 MOST_BYTES = {".safetensors": 8 << 30, ".onnx": 2 << 30, ".npy": 1 << 30}  # of a file, by its ending
-MOST_TEXT, MOST_FILES = 64 << 20, 64
+MOST_TEXT, MOST_FILES, MOST_TOTAL = 64 << 20, 64, 12 << 30
 SPARE = 1 << 24  # entries of tensors that building a model may take beside four times those of its weights
 HUB_OWN = (".gitattributes",)  # what the hub itself puts into every repository
 
@@ -207,10 +206,23 @@ def _fitting(sizes: Mapping[str, int], name: str) -> list[str]:
         raise BadInput("name", name, f"holds no run of vaelab: no {missing[0]} in it", "check the name")
     if len(wanted) > MOST_FILES:
         raise BadInput("name", name, f"holds {len(wanted)} files, more than a run has")
+    weights = {str(Path(path).parent) for path in wanted if path.startswith("checkpoints/")}
+    if len(weights) != 1:
+        raise BadInput("name", name, f"holds {len(weights)} sets of weights, and a run that was pushed holds one")
     for path in wanted:
-        if sizes[path] > (most := MOST_BYTES.get(Path(path).suffix, MOST_TEXT)):
-            raise BadInput(f"{name}: {path}", readable_bytes(sizes[path]), f"must be at most {readable_bytes(most)}")
+        _refuse_large(f"{name}: {path}", sizes[path], _most(path))
+    _refuse_large(name, sum(sizes[path] for path in wanted), MOST_TOTAL)
     return wanted
+
+
+def _most(name: str) -> int:
+    """Bytes that a file of a run may have."""
+    return MOST_BYTES.get(Path(name).suffix, MOST_TEXT)
+
+
+def _refuse_large(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise BadInput(what, readable_bytes(size), f"must be at most {readable_bytes(most)}")
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -223,8 +235,8 @@ def _names_in(folder: Path) -> list[str]:
     return known
 
 
-def _checked(folder: Path, names: list[str]) -> Files:
-    """The bytes of files that `export` wrote, each of its digest; the card alone may have been edited since.
+def _checked(folder: Path, names: list[str]) -> dict[str, Path]:
+    """The files that `export` wrote, each of its digest; the card alone may have been edited since.
 
     Raises:
         Corrupt: for a file that is missing, altered, or not of the export.
@@ -233,20 +245,28 @@ def _checked(folder: Path, names: list[str]) -> Files:
     digests = contents.get("files") if isinstance(contents, dict) else None
     if not isinstance(digests, dict) or contents.get("format") != FORMAT:
         raise Corrupt(f"{CONTENTS}: is not one that this version of vaelab writes")
-    files = {name: read_bytes(folder / name, MOST_BYTES.get(Path(name).suffix, MOST_TEXT)) for name in names}
+    files = {name: check_file(folder / name) for name in names}
+    for name, path in files.items():
+        _refuse_large(name, path.stat().st_size, _most(name))
     for name in sorted({*digests, *files} - {CONTENTS, CARD}):
-        if KNOWN.fullmatch(name) and digests.get(name) != hashlib.sha256(files.get(name, b"")).hexdigest():
+        if KNOWN.fullmatch(name) and (name not in files or digests.get(name) != _digest(files[name])):
             raise Corrupt(f"{name}: its content does not match the digest it was exported with")
     return files
 
 
-def _refuse_misfit(folder: Path, files: Files) -> None:
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file, which is never held whole."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _refuse_misfit(folder: Path, files: Mapping[str, Path]) -> None:
     """Loads a stranger's run within the memory that its weights can need.
 
     Raises:
         Corrupt: where the config describes another model than the weights are of, or an array is none.
     """
-    parse_yaml(files["config.yaml"].decode("utf-8", "replace"), "config.yaml")
+    parse_yaml(read_bytes(files["config.yaml"], MOST_TEXT).decode("utf-8", "replace"), "config.yaml")
     for name in (name for name in files if name.endswith(".npy")):
         _refuse_swollen(folder / name)
     run = Run(folder)
