@@ -59,7 +59,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else path.open("rb") as handle:
-            data = handle.read(limit + 1)
+            # A plain file's own size, since room for all that is asked for is set aside at once.
+            data = handle.read(1 + (limit if packed else min(limit, path.stat().st_size)))
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(str(path), None, f"is damaged or cut short ({reason(error)})", "copy it again") from None
     if len(data) > limit:
