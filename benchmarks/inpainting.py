@@ -32,7 +32,7 @@ STEPS, CHAINS, SAMPLES = 100, 32, 1024
 SHAPE, TOP = (1, 28, 28), 255.0
 LOWER, ALL = hiding("lower", SHAPE), hiding(np.zeros(SHAPE), SHAPE)
 NOISE, FACTORS = 0.5, (2, 4)
-NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
+NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200, 500)
 SMOOTHINGS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 FLIPS = (0.01, 0.02, 0.05, 0.07, 0.1, 0.15)
 KEPT = ("mean", "std", "draws", "codes", "log_likelihood", "ess")
@@ -54,7 +54,7 @@ squared error: of a pixel of the hidden half, in the mean over pixels. PSNR: 10 
 def bits_of(data: str) -> tuple[np.ndarray, np.ndarray]:
     """Training and test images as bits, [n, 28, 28]."""
     with np.load(data) as file:
-        return tuple((file[name] >= 128).astype(np.float32) for name in ("x_train", "x_test"))  # type: ignore[return-value]
+        return tuple((file[name] >= 128).astype(np.float32) for name in ("x_train", "x_test"))
 
 
 def nearest(known: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
