@@ -43,7 +43,8 @@ def check_run(run: Any) -> None:
         after = f", then {config.prior.after}" if config.prior.after != "none" else ""
         raise _refused("prior.name", f"{config.prior.name}{after}", "only the standard normal prior is coded")
     if type(run.model.decode(torch.zeros(1, run.latent))) not in MASSES:
-        raise _refused("likelihood.name", config.likelihood.name, f"gives no masses; {CODED}, and {TABLES}, do")
+        fix = "likelihood=bernoulli for bits, likelihood=beta_binomial likelihood.levels=N for whole numbers below N"
+        raise BadInput("likelihood.name", config.likelihood.name, f"gives no masses; {CODED}, and {TABLES}, do", fix)
 
 
 def symbols_of(run: Any, symbols: np.ndarray) -> tuple[int, str]:

@@ -272,7 +272,7 @@ def _level_reader(column: Column) -> Callable[[Any], float]:
         text = as_text(cell)
         if text not in codes:
             hint = did_you_mean(text, column.levels)
-            hint = f"{hint} " if hint else ""
+            hint = f"{hint}{'' if hint.endswith('?') else ';'} " if hint else ""
             raise ValueError(f"no row had that level in training; {hint}correct it, or leave the entry empty")
         return codes[text]
 
