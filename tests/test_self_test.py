@@ -78,7 +78,7 @@ BREAKS: dict[str, Break] = {
         LINEAR, bound.BoundSums, "update", (("-output.elbo.double()", "output.elbo.double()"),),
     ),
     "the likelihood has no constant": (
-        LINEAR, observations.NormalObservation, "log_prob", ((" - constant", " - 0 * constant"),),
+        LINEAR, observations.NormalObservation, "log_prob", ((" - entries.shape[2:].numel() * HALF_LOG_2PI", ""),),
     ),
     "the half has all samples": (
         LINEAR, importance, "_half", (("[:middle]", ""), ("[middle : 2 * middle]", "")),

@@ -95,7 +95,7 @@ def test_tables_that_are_refused(tmp_path: Path, data: str, parts: tuple[str, ..
     load_refused(path, str(path), *parts)
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t", "t.npy.gz"])
+@pytest.mark.parametrize("name", ["t.feather", "t", "t.npy.gz"])
 def test_unknown_suffixes_list_the_known_ones(tmp_path: Path, name: str) -> None:
     load_refused(table(tmp_path, ROWS, name), name, ".csv")
 

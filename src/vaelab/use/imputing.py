@@ -141,8 +141,9 @@ def impute(
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
     rows = Batch(y, *given) if given else y
     size = max(1, AT_ONCE // (max(samples, wanted.resampled) * _width(run, y)))
-    for part in gaps.split(size) if len(gaps) else ():
-        filled.take(part, *_of_rows(run, rows[part], wanted, int(part[0])))
+    for start in range(0, len(gaps), size):  # noise goes by the place among rows with gaps, whatever the chunks
+        part = gaps[start : start + size]
+        filled.take(part, *_of_rows(run, rows[part], wanted, start))
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
     back = Back(run, x, missing)
     guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
