@@ -133,6 +133,13 @@ def test_false_alarms_are_those_asked_for(calibration: float | str, members: int
     assert abs(np.mean(rates) - 0.1) < 0.02 + 2 * 0.017
 
 
+def test_tables_of_many_rows_keep_some_apart() -> None:
+    rows = np.random.default_rng(0).normal(size=(2500, 2))
+    given = {"members": 2, "steps": 2, "samples": 1}
+    sizes = [len(VAEAnomalyDetector(**given).fit(rows[:count]).calibration_.values) for count in (2500, 2499)]
+    assert sizes == [500, 2 * 500]  # rows that no model saw; each model's own held-out fifth
+
+
 def test_rows_that_are_spoilt_are_found_and_explained() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(400, 1)) * np.ones((1, 5)) + 0.2 * random.normal(size=(400, 5))
@@ -184,7 +191,7 @@ REFUSED = {
     ),
     "calibration": (
         VAEAnomalyDetector(calibration=1.0),
-        'calibration: got 1.0; is a share in (0, 1), or "cross"',
+        'calibration: got 1.0; is a share in (0, 1), "cross" or "auto"',
     ),
     "members": (VAEAnomalyDetector(members=0), "members: got 0; must be a whole number of at least 1"),
     "samples": (VAEDensity(samples=1.5), "samples: got 1.5; must be a whole number of at least 1"),

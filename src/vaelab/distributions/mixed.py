@@ -41,11 +41,23 @@ class MixedObservation:
         levels = [table.argmax(-1, keepdim=True).to(table.dtype) for table in self.tables]
         return self._in_order([self.numbers.mean, *levels])
 
-    def pooled(self, weights: Tensor) -> Tensor:
-        """The K distributions mixed by weights [K, B]: means of numbers, likeliest levels of categories, [B, D]."""
+    def expected(self, weights: Tensor) -> Tensor:
+        """The K distributions mixed by weights [K, B]: means of numbers, then chances of all levels, [B, F]."""
         each = weights[..., None]
-        levels = [(each * table.exp()).sum(0).argmax(-1, keepdim=True).to(table.dtype) for table in self.tables]
-        return self._in_order([(each * self.numbers.mean).sum(0), *levels])
+        return torch.cat([(each * part).sum(0) for part in (self.numbers.mean, *(t.exp() for t in self.tables))], -1)
+
+    def guess(self, expected: Tensor, values: Sequence[Tensor | None]) -> Tensor:
+        """Rows [B, D] of what `expected` gave: means of numbers as they are, and codes of categories.
+
+        Args:
+            expected: [B, F].
+            values: For each category the numbers that its levels are, of which the one nearest the mean is taken; None:
+                they are none, and the likeliest level is.
+        """
+        sizes = [self.numbers.mean.shape[-1], *(table.shape[-1] for table in self.tables)]
+        numbers, *chances = expected.split(sizes, -1)
+        codes = [_code(part, each).to(numbers.dtype) for part, each in zip(chances, values, strict=True)]
+        return self._in_order([numbers, *codes])
 
     def per_entry(self, x: Tensor) -> Tensor:
         """Log-density or log-mass in nats of every entry of x [B, D], [K, B, D]; 0 where it is missing."""
@@ -73,6 +85,14 @@ class MixedObservation:
 
     def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), -1)[..., self.order]
+
+
+def _code(chances: Tensor, values: Tensor | None) -> Tensor:
+    """A level for each row of chances [B, levels], [B, 1]."""
+    if values is None:
+        return chances.argmax(-1, keepdim=True)
+    mean = chances @ values.to(chances)
+    return (mean[:, None] - values.to(chances)).abs().argmin(-1, keepdim=True)
 
 
 class Mixed(Likelihood):

@@ -19,6 +19,7 @@ from ..use.scoring import KINDS, SAMPLES, Scores, joined, score
 from .base import VAEEstimator
 
 LEAST_ROWS, MOST_LATENT = 5, 16
+MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
     "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.1},
@@ -39,11 +40,13 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             anomalies, and the strangest of them are left out of a second training. "auto": rows are taken as in order,
             and the threshold is that of `false_alarms`.
         false_alarms: Share of rows in order that may be called anomalies, where contamination is "auto".
-        calibration: "cross": each model is trained on another four fifths of the rows, and gives scores of the fifth
-            that it was not trained on, which did choose its weights; no row is lost, and the share of false alarms is
-            near the one asked for. A share in (0, 1): so many rows are kept from all models, and the share of false
-            alarms is at most the one asked for on average over such choices of rows, whatever the models are like; of m
-            kept rows it varies from fit to fit by some sqrt(share (1 - share) / m).
+        calibration: Which rows say how high the scores of rows in order go. A share in (0, 1): so many rows are kept
+            from all models, and the share of false alarms is at most the one asked for on average over such choices of
+            rows, whatever the models are like; of m kept rows it varies from fit to fit by some
+            sqrt(share (1 - share) / m). "cross": each model is trained on another four fifths of the rows, and gives
+            scores of the fifth that it was not trained on, which did choose its weights; no row is lost, and the share
+            of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
+            of 2500 rows or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
         members: Models, whose scores are averaged.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
@@ -67,7 +70,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         *,
         contamination: float | str = "auto",
         false_alarms: float = 0.05,
-        calibration: float | str = "cross",
+        calibration: float | str = "auto",
         members: int = 5,
         kind: str = "likelihood",
         samples: int = SAMPLES,
@@ -97,8 +100,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         self._check()
         rows = self._read(X, fitting=True, least=LEAST_ROWS)
         index, kept = np.arange(len(rows)), np.array([], int)
-        if self.calibration != "cross":
-            index, kept = split(len(rows), float(self.calibration), self._seed())
+        if share := self._kept(len(rows)):
+            index, kept = split(len(rows), share, self._seed())
         sizes = {} if self._worded else {"latent": min(MOST_LATENT, self.n_features_in_)}
         self._fit_runs(_at(rows, index), self.members, model=sizes)
         if self.contamination != "auto":
@@ -120,6 +123,12 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * float(self.contamination)))
         return self
 
+    def _kept(self, count: int) -> float:
+        """The share of so many rows that no model is trained on; 0 with "cross"."""
+        if self.calibration == "auto":
+            return min(KEPT_SHARE, MOST_KEPT / count) if count >= MANY_ROWS else 0.0
+        return 0.0 if self.calibration == "cross" else float(self.calibration)
+
     def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:
         """Scores of rows by models that took no step on them: of rows kept apart, or of each model's held-out rows."""
         if len(apart):
@@ -136,10 +145,10 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         pick(KINDS, self.kind, "kind")
         threshold(np.zeros(1), self.false_alarms)
         share = self.calibration
-        if share != "cross" and not (isinstance(share, Real) and not isinstance(share, bool) and 0 < share < 1):
-            raise BadInput("calibration", share, 'is a share in (0, 1), or "cross"', "such as 0.2")
+        if share not in ("auto", "cross") and not (_is_number(share) and 0 < share < 1):
+            raise BadInput("calibration", share, 'is a share in (0, 1), "cross" or "auto"', "such as 0.2")
         share = self.contamination
-        if share != "auto" and not (isinstance(share, Real) and not isinstance(share, bool) and 0 < share <= 0.5):
+        if share != "auto" and not (_is_number(share) and 0 < share <= 0.5):
             raise BadInput("contamination", share, 'is a share in (0, 0.5], or "auto"', "such as 0.05")
 
     def _scores(self, rows: Any, kind: str | None = None, runs: Sequence[Any] | None = None) -> Scores:
@@ -171,6 +180,10 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         """What each column adds on average for the rows of `calibration_`, [D + 1]."""
         check_is_fitted(self, "calibration_")
         return self.calibration_.parts.mean(0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _at(rows: Any, index: np.ndarray) -> Any:

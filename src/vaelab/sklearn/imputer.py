@@ -23,8 +23,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         Mattei and Frellsen, MIWAE: deep generative modelling and imputation of incomplete data sets, 2019.
 
     Args:
+        members: Models from different seeds, of whose even mixture all is said: its guesses are better than those of one
+            model, and its intervals also tell where the models disagree.
         summary: "mean", best for squared errors, or "median", for absolute ones; categories become the likeliest level.
-        samples: Draws of z for each row.
+        samples: Draws of z for each row, from each model.
         latent, steps, config, random_state, verbose: See `VAEEstimator`; None: as in the recipe `imputation`.
 
     Example:
@@ -39,6 +41,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
     def __init__(
         self,
         *,
+        members: int = 5,
         summary: str = "mean",
         samples: int = 1000,
         latent: int | None = None,
@@ -48,6 +51,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         verbose: bool = False,
     ) -> None:
         super().__init__(latent=latent, steps=steps, config=config, random_state=random_state, verbose=verbose)
+        self.members = members
         self.summary = summary
         self.samples = samples
 
@@ -65,9 +69,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on rows X [n, D], an array or a data frame, NaN or None where an entry is missing; y is not read."""
+        whole("members", self.members)
         whole("samples", self.samples)
         check_summary(self.summary)
-        return self._fit_runs(self._read(X, fitting=True, least=2))
+        return self._fit_runs(self._read(X, fitting=True, least=2), self.members)
 
     def transform(self, X: Any) -> Any:
         """Rows X [n, D] with the best guess for each missing entry, of the type that was given."""
@@ -84,10 +89,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         return found.lower, found.upper
 
     def effective_samples(self, X: Any) -> np.ndarray:
-        """How many draws of z count for each row, of `samples` at most, [n]; NaN for complete rows."""
+        """How many draws of z count for each row, of `members * samples` at most, [n]; NaN for complete rows."""
         return self._imputed(X).ess
 
     def _imputed(self, X: Any, **wanted: Any) -> Imputation:
         check_is_fitted(self, "runs_")
         fixed: dict[str, Any] = {"samples": self.samples, "summary": self.summary, "seed": self._seed()}
-        return impute(self.run_, self._read(X), **fixed, **wanted)
+        return impute([kept.run for kept in self.runs_], self._read(X), **fixed, **wanted)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInput
+from ..data.mixed import FEW_VALUES
 
 
 def entries(run: Any, x: Any) -> Tensor:
@@ -67,6 +68,9 @@ class Back:
         spec = self.run.spec
         own = y.double() if spec.mixed else spec.transform.inverse(y.double())
         numbers = own.flatten(1).numpy()
+        for at, values in level_values(self.run).items():
+            if values is not None:
+                numbers[:, at] = np.interp(numbers[:, at], np.arange(len(values)), values.numpy())
         return np.where(is_category(self.run, y).flatten().numpy(), np.nan, numbers)
 
 
@@ -83,7 +87,22 @@ def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values:
     return out
 
 
+def level_values(run: Any) -> dict[int, Tensor | None]:
+    """For each column of a mixed table that is a category, the numbers that its levels are, in rising order, float64.
+
+    None where they are text or truth values, or few numbers, which are mostly codes of something: a class of 1, 2 or 3.
+    """
+    found: dict[int, Tensor | None] = {}
+    for at, column in enumerate(run.spec.mixed):
+        if column.kind == "category":
+            many = column.levels_are == "numbers" and len(column.levels) > FEW_VALUES
+            found[at] = torch.tensor([float(level) for level in column.levels], dtype=torch.float64) if many else None
+    return found
+
+
 def is_category(run: Any, y: Tensor) -> Tensor:
-    """Which entries of rows are levels of a category, which has no median."""
-    kinds = [column.kind == "category" for column in run.spec.mixed]
-    return torch.tensor(kinds) if kinds else torch.zeros(y.shape[1:], dtype=torch.bool)
+    """Which entries of rows are levels of a category that are no numbers, and so have no median."""
+    found = torch.zeros(y.shape[1:], dtype=torch.bool)
+    for at, values in level_values(run).items():
+        found[at] = values is None
+    return found

@@ -6,7 +6,8 @@ own posterior p(z|x_known), however rough the encoder is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +18,13 @@ from torch import Tensor
 from ..core.batch import Batch, beside, rows_of
 from ..core.errors import BadInput, whole
 from ..core.finding import Finding
-from ..core.seeds import generator
+from ..core.seeds import derive, generator
 from ..data.tables import listed
 from ..distributions.incomplete import NODES, Incomplete, IncompleteObservation, known_entries
 from ..distributions.mixed import MixedObservation
 from ..distributions.normal import NORMAL
 from ..measure.importance import draw, weight_numbers
-from .gaps import Back, entries, is_category
+from .gaps import Back, entries, is_category, level_values
 
 SUMMARIES = ("mean", "median")
 SAMPLES = 1000
@@ -41,10 +42,10 @@ class Imputation:
         rows: The best guess, of the type that was given.
         draws: Complete tables drawn at random, likewise; their spread is how uncertain the guess is.
         lower, upper: Ends of the interval of each missing number on the data's own scale, [n, D]; NaN elsewhere, and
-            for categories; None where none was asked for.
+            for categories (but those of more than ten numbers); None where none was asked for.
         missing: Which entries were missing, [n, D], in the order of the columns the model was trained on.
         ess: Effective number of draws of z for each row, of `samples` at most; NaN for complete rows.
-        samples: K.
+        samples: Draws of z for each row, those of all runs.
         findings: What to know before relying on it.
     """
 
@@ -83,15 +84,17 @@ class _Wanted:
     interval: float | None
     seed: int
 
+    members: int
+
     @property
     def resampled(self) -> int:
-        """Draws of each missing entry."""
+        """Draws of each missing entry, from each run."""
         read = self.interval is not None or self.summary == "median"
-        return max(self.draws, LEAST_RESAMPLED if read else 0)
+        return math.ceil(max(self.draws, LEAST_RESAMPLED if read else 0) / self.members)
 
 
 def impute(
-    run: Any,
+    runs: Any,
     x: Any,
     *,
     samples: int = SAMPLES,
@@ -104,11 +107,12 @@ def impute(
     """Fills in the missing entries of rows: NaN, or None in tables with words.
 
     Args:
-        run: A `vaelab.Run`; one that was trained on rows with missing entries knows them best.
+        runs: A `vaelab.Run`; one that was trained on rows with missing entries knows them best. Or several of the same
+            data: what is said is then that of their even mixture, whose intervals tell also where they disagree.
         x: Rows [n, ...] on the data's own scale: an array, or a data frame.
-        samples: K, draws of z for each row.
+        samples: K, draws of z for each row, from each run.
         summary: "mean", which is best for squared errors, or "median", for absolute ones. A category becomes its
-            likeliest level with either.
+            likeliest level with either; one whose levels are more than ten numbers, the level nearest the mean.
         draws: Complete tables drawn at random from p(x_missing|x_known): z by its weight, then x from p(x|z).
         interval: Probability of an interval for each missing number, such as 0.9; None: none. Its ends are quantiles
             that leave out as much on either side.
@@ -132,24 +136,33 @@ def impute(
         >>> found.filled, bool(np.isnan(found.rows).any()), bool((found.lower[::4, 1] < found.upper[::4, 1]).all())
         (50, False, True)
     """
-    wanted = _asked(samples, summary, draws, interval, seed)
-    _refuse_without_weights(run)
-    y = entries(run, x)
-    missing = y.isnan()
-    given = run.given(condition, len(y), "encoder", "decoder")
-    filled = _Filled(y, wanted)
+    members = list(runs) if isinstance(runs, Sequence) else [runs]
+    wanted = _asked(samples, summary, draws, interval, seed, len(members))
+    for run in members:
+        _refuse_without_weights(run)
+    run = members[0]
+    rows = [_rows_of(member, x, condition) for member in members]
+    y = rows_of(rows[0])
+    missing, filled = y.isnan(), _Filled(y, wanted)
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
-    rows = Batch(y, *given) if given else y
     size = max(1, AT_ONCE // (max(samples, wanted.resampled) * _width(run, y)))
     for start in range(0, len(gaps), size):  # noise goes by the place among rows with gaps, whatever the chunks
         part = gaps[start : start + size]
-        filled.take(part, *_of_rows(run, rows[part], wanted, start))
+        each = [_of_rows(members, place, rows[place][part], wanted, start) for place in range(len(members))]
+        filled.take(part, *_mixture(run, y, each, wanted))
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
     back = Back(run, x, missing)
     guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
     lower, upper = (back.ends(end) for end in filled.ends)
-    findings = tuple(_findings(run, lacking, ess, samples))
-    return Imputation(guess, drawn, lower, upper, lacking, ess, samples, findings)
+    drawn_z = samples * len(members)
+    return Imputation(guess, drawn, lower, upper, lacking, ess, drawn_z, tuple(_findings(run, lacking, ess, drawn_z)))
+
+
+def _rows_of(run: Any, x: Any, condition: Any) -> Tensor | Batch:
+    """Rows as a run's model sees them, with what is given beside them."""
+    y = entries(run, x)
+    given = run.given(condition, len(y), "encoder", "decoder")
+    return Batch(y, *given) if given else y
 
 
 class _Filled:
@@ -174,25 +187,56 @@ class _Filled:
         self.ess[part] = ess
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What one run says of some rows, on the scale of the first run's model.
+
+    Args:
+        expected: Means [B, ...], or means and chances of levels [B, F].
+        drawn: Complete rows, [R, B, ...].
+        ess: Effective numbers of draws, [B].
+        guess: Rows [B, ...] of such expectations.
+    """
+
+    expected: Tensor
+    drawn: Tensor
+    ess: Tensor
+    guess: Callable[[Tensor], Tensor]
+
+
 @torch.no_grad()
-def _of_rows(run: Any, x: Tensor | Batch, wanted: _Wanted, first: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-    """The guess [B, ...], draws [M, B, ...], ends of the intervals and effective numbers [B] of incomplete rows."""
-    model, y, given = run.model, rows_of(x), beside(x)
-    z, log_q = draw(_proposal(run, x), wanted.samples, wanted.seed, first)
-    p = model.decode(z, *given)
+def _of_rows(members: Sequence[Any], place: int, x: Tensor | Batch, wanted: _Wanted, first: int) -> _Found:
+    """What the run at a place makes of incomplete rows, the first of which is at another."""
+    run, y, given = members[place], rows_of(x), beside(x)
+    seed = derive(wanted.seed, place)
+    z, log_q = draw(_proposal(run, x), wanted.samples, seed, first)
+    p = run.model.decode(z, *given)
     each = p.per_entry(y) if isinstance(p, IncompleteObservation) else known_entries(p, y)
-    log_w = each.flatten(2).sum(-1).double() + model.prior_distribution(*given).log_prob(z) - log_q
+    log_w = each.flatten(2).sum(-1).double() + run.model.prior_distribution(*given).log_prob(z) - log_q
     weights = log_w.softmax(0)
-    guess = p.pooled(weights.to(y.dtype)) if isinstance(p, MixedObservation) else _weighted(_mean(p), weights)
-    drawn = _resampled(run, z, weights, given, wanted, first)
+    drawn = _resampled(run, z, weights, given, wanted.resampled, generator(seed, "imputed", first))
+    ess = torch.from_numpy(weight_numbers(log_w.cpu().numpy())[2])
+    if isinstance(p, MixedObservation):  # as they are, whatever the run
+        values = list(level_values(run).values())
+        return _Found(p.expected(weights.to(y.dtype)), drawn, ess, lambda expected: p.guess(expected, values))
+    mean = p.mean_if_missing if isinstance(p, IncompleteObservation) else p.mean
+    expected, drawn = (_rescaled(run, members[0], rows) for rows in (_weighted(mean, weights), drawn))
+    return _Found(expected, drawn, ess, lambda rows: rows)
+
+
+def _rescaled(run: Any, to: Any, y: Tensor) -> Tensor:
+    """Rows on one run's scale of numbers on that of another, which held out other rows."""
+    return y if run is to else to.spec.transform(run.spec.transform.inverse(y.double()))
+
+
+def _mixture(run: Any, y: Tensor, each: Sequence[_Found], wanted: _Wanted) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """The guess [B, ...], draws [M, B, ...], ends of the intervals and effective numbers [B] of an even mixture."""
+    guess = each[0].guess(torch.stack([found.expected for found in each]).mean(0))
+    drawn = torch.stack([found.drawn for found in each], 1).flatten(0, 1)  # from one run after the other
     if wanted.summary == "median":
         guess = torch.where(is_category(run, y), guess, drawn.median(0).values)
     ends = [] if wanted.interval is None else _ends(drawn, wanted.interval)
-    return guess, drawn[: wanted.draws], ends, torch.from_numpy(weight_numbers(log_w.cpu().numpy())[2])
-
-
-def _mean(p: Any) -> Tensor:
-    return p.mean_if_missing if isinstance(p, IncompleteObservation) else p.mean
+    return guess, drawn[: wanted.draws], ends, torch.stack([found.ess for found in each]).sum(0)
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
@@ -200,12 +244,13 @@ def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("kb...,kb->b...", values.double(), weights).to(values.dtype)
 
 
-def _resampled(run: Any, z: Tensor, weights: Tensor, given: tuple[Tensor, ...], wanted: _Wanted, first: int) -> Tensor:
-    """Draws of p(x|x_known) [M, B, ...]: codes by their weight, then a row from p(x|z)."""
-    coins = generator(wanted.seed, "imputed", first)
-    if not wanted.resampled:
+def _resampled(
+    run: Any, z: Tensor, weights: Tensor, given: tuple[Tensor, ...], count: int, coins: torch.Generator
+) -> Tensor:
+    """Draws of p(x|x_known) [count, B, ...]: codes by their weight, then a row from p(x|z)."""
+    if not count:
         return z.new_zeros(0, len(weights[0]), *run.spec.shape)
-    chosen = torch.multinomial(weights.T, wanted.resampled, replacement=True, generator=coins).T
+    chosen = torch.multinomial(weights.T, count, replacement=True, generator=coins).T
     p = run.model.decode(z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1])), *given)
     return p.sample_if_missing(coins) if isinstance(p, IncompleteObservation) else p.sample(coins)
 
@@ -243,14 +288,14 @@ def _knows_gaps(run: Any) -> bool:
     return bool(run.spec.mixed) or run.spec.incomplete
 
 
-def _asked(samples: int, summary: str, draws: int, interval: float | None, seed: int) -> _Wanted:
+def _asked(samples: int, summary: str, draws: int, interval: float | None, seed: int, members: int) -> _Wanted:
     whole("samples", samples)
     check_summary(summary)
     if not isinstance(draws, int) or draws < 0:
         raise BadInput("draws", draws, "must be a whole number of at least 0")
     if interval is not None and not 0 < interval < 1:
         raise BadInput("interval", interval, "must be a probability between 0 and 1", "such as 0.9")
-    return _Wanted(samples, summary, draws, interval, seed)
+    return _Wanted(samples, summary, draws, interval, seed, members)
 
 
 def check_summary(summary: str) -> None:
