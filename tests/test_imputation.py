@@ -335,17 +335,61 @@ def test_arguments_are_checked(linear, arguments: dict, words: str) -> None:
         impute(run, rows, **arguments)
 
 
-def test_the_estimator_gives_what_its_run_gives(tmp_path: Path) -> None:
+def test_several_runs_fill_as_their_even_mixture(tmp_path: Path) -> None:
+    rows = gaps(linear_rows(200), 0.3) * np.float32([1, 10, 100, 1]) + 5
+    settings = {"model": {"latent": 2, "hidden": [16]}, "train": {"steps": 150}, "data": {"held_out": 0.5}, **QUIET}
+    runs = [
+        vaelab.train(rows, out=tmp_path / str(seed), config={**settings, "seed": seed}, progress=False)
+        for seed in range(2)
+    ]
+    assert not torch.equal(runs[0].spec.transform.scale, runs[1].spec.transform.scale)  # they held out other rows
+    given = {"samples": 3000, "draws": 4000, "interval": 0.8}
+    first, second = (impute(run, rows, **given) for run in runs)
+    found, turned = impute(runs, rows, **given), impute(runs[::-1], rows, **given)
+    spread = np.nanstd(rows, 0)
+    np.testing.assert_allclose(found.rows / spread, (first.rows + second.rows) / 2 / spread, atol=0.2)
+    np.testing.assert_allclose(found.rows / spread, turned.rows / spread, atol=0.2)
+    both = np.quantile(np.concatenate([first.draws, second.draws]), [0.1, 0.9], axis=0)
+    for end, expected in zip((found.lower, found.upper), both, strict=True):
+        apart = np.abs((end - expected) / spread)[found.missing]
+        assert apart.mean() < 0.05 and apart.max() < 0.6  # what quantiles of some thousand draws of tails leave open
+    assert found.samples == 6000 and len(found.draws) == 4000
+    few = impute(runs, rows, samples=50, draws=3)
+    assert len(few.draws) == 3 and np.isfinite(few.draws[2]).all()
+
+
+def test_levels_that_are_many_numbers_are_filled_by_their_mean(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    age = random.integers(20, 40, 800)
+    frame = np.array([[float(a), "old" if a >= 30 else "young"] for a in age], object)
+    lines = ["age,word", *(f"{a:.0f},{w}" for a, w in frame)]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    settings = {"train": {"steps": 400}, "model": {"latent": 1}, **QUIET}
+    run = vaelab.train(str(tmp_path / "a.csv"), out=tmp_path / "a", config=settings, progress=False)
+    assert [(column.kind, len(column.levels)) for column in run.spec.mixed] == [("category", 20), ("category", 2)]
+    rows = np.array([[None, "young"], [None, "old"], [25.0, None]], object)
+    for summary in ("mean", "median"):
+        found = impute(run, rows, samples=3000, summary=summary, interval=0.9, draws=3000)
+        drawn = np.array([table[:2, 0] for table in found.draws], float)
+        of_draws = {"mean": drawn.mean(0), "median": np.median(drawn, 0)}[summary]
+        np.testing.assert_allclose(found.rows[:2, 0].astype(float), of_draws, atol=1)
+        assert found.rows[0, 0] < found.rows[1, 0] and found.rows[2, 1] == "young"
+        np.testing.assert_allclose(found.lower[:2, 0], np.quantile(drawn, 0.05, axis=0), atol=1)
+        np.testing.assert_allclose(found.upper[:2, 0], np.quantile(drawn, 0.95, axis=0), atol=1)
+        assert np.isnan(found.lower[2, 1])
+
+
+def test_the_estimator_gives_what_its_runs_give(tmp_path: Path) -> None:
     rows = gaps(linear_rows(), 0.3).astype(np.float64)
-    imputer = VAEImputer(steps=200, latent=2, samples=100, config={"model": {"hidden": [32]}}).fit(rows)
+    imputer = VAEImputer(members=2, steps=200, latent=2, samples=100, config={"model": {"hidden": [32]}}).fit(rows)
     filled, gone = imputer.transform(rows), np.isnan(rows)
-    np.testing.assert_array_equal(filled, impute(imputer.run_, rows, samples=100).rows)
+    np.testing.assert_array_equal(filled, impute([kept.run for kept in imputer.runs_], rows, samples=100).rows)
     assert filled.dtype == rows.dtype and (filled[~gone] == rows[~gone]).all() and np.isfinite(filled).all()
     assert imputer.run_.config.likelihood.name == "student_t" and imputer.run_.config.objective.name == "iwae"
     low, high = imputer.interval(rows, 0.8)
     inside = (low <= filled) & (filled <= high)
     assert inside[gone].mean() > 0.95 and len(imputer.sample(rows, 3)) == 3
     assert ((filled - linear_rows())[gone] ** 2).mean() < 0.9 * linear_rows()[gone].var()
-    assert (imputer.effective_samples(rows)[gone.any(1)] <= 100).all()
+    assert (imputer.effective_samples(rows)[gone.any(1)] <= 200).all()
     with pytest.raises(BadInput, match="summary"):
         VAEImputer(summary="mode").fit(rows)

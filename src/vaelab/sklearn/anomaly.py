@@ -19,6 +19,7 @@ from ..use.scoring import KINDS, SAMPLES, Scores, joined, score
 from .base import VAEEstimator
 
 LEAST_ROWS, MOST_LATENT = 5, 16
+MOST_CLUSTERS, ROWS_EACH = 30, 5  # pseudo-inputs of the prior, and training rows for each of them
 MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
@@ -102,13 +103,13 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         index, kept = np.arange(len(rows)), np.array([], int)
         if share := self._kept(len(rows)):
             index, kept = split(len(rows), share, self._seed())
-        sizes = {} if self._worded else {"latent": min(MOST_LATENT, self.n_features_in_)}
-        self._fit_runs(_at(rows, index), self.members, model=sizes)
+        own = {} if self._worded else self._sizes(_at(rows, index))
+        self._fit_runs(_at(rows, index), self.members, **own)
         if self.contamination != "auto":
             strange = self._scores(_at(rows, index), "likelihood").values
             least = max(LEAST_ROWS, len(index) - round(float(self.contamination) * len(index)))
             index = np.sort(index[np.argsort(strange, kind="stable")[:least]])
-            self._fit_runs(_at(rows, index), self.members, model=sizes)
+            self._fit_runs(_at(rows, index), self.members, **own)
         trained, apart = _at(rows, index), _at(rows, kept)
         self.usual_ = float(self._calibrated(trained, _at(rows, kept[:0]), "likelihood").values.mean())
         self.calibration_ = self._calibrated(trained, apart, self.kind)
@@ -122,6 +123,13 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         else:
             self.offset_ = float(np.percentile(-self._scores(rows).values, 100.0 * float(self.contamination)))
         return self
+
+    def _sizes(self, rows: Any) -> dict[str, Any]:
+        """Settings that follow from the rows: of complete ones the prior learns how their codes cluster."""
+        found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
+        if np.isfinite(rows).all() and "prior" not in (self.config or {}):
+            found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}
+        return found
 
     def _kept(self, count: int) -> float:
         """The share of so many rows that no model is trained on; 0 with "cross"."""
