@@ -27,7 +27,7 @@ SMALL = (
     VAEEmbedder(**QUICK),
     VAEDensity(samples=5, **QUICK),
     VAEAnomalyDetector(members=2, samples=5, **QUICK),
-    VAEImputer(samples=5, **QUICK),
+    VAEImputer(members=2, samples=5, **QUICK),
 )
 
 
