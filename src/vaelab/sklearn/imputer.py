@@ -9,6 +9,7 @@ from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import whole
+from ..core.seeds import derive
 from ..recipes import RECIPES
 from ..use.imputing import Imputation, check_summary, impute
 from .base import VAEEstimator
@@ -95,7 +96,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         """How many steps to train for, and the errors at hidden entries that say so."""
         if given := self.steps or (self.config or {}).get("train", {}).get("steps"):
             return given, {}
-        gone = _known(rows) & (np.random.default_rng(self._seed()).random(rows.shape) < HIDDEN)
+        coins = np.random.default_rng(derive(self._seed(), "hidden entries"))
+        gone = _known(rows) & (coins.random(rows.shape) < HIDDEN)
         errors: dict[int, float] = {}
         for steps in LENGTHS if gone.sum() >= FEW_HIDDEN else ():
             filled = self._trained(_without(rows, gone), steps, 1)._imputed(_without(rows, gone)).rows
