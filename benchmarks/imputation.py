@@ -11,6 +11,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", type=Path)
     parser.add_argument("--masks", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", choices=("numbers", "mixed", "mnar"))
     arguments = parser.parse_args()
     tables, rows, rest = numeric(arguments.tables), [], []
@@ -205,9 +208,11 @@ def main() -> None:
         for table, share in (("titanic", 0.3), ("adult", 0.3)):
             rest += on_words(arguments.tables, table, share, 0)
             write_table(name, title, rest)
-    for mask in range(arguments.masks if arguments.only in (None, "numbers") else 0):
-        rows += on_numbers(tables, mask)
-        write_table(name, title, [*numbers_table(rows), *rest])
+    masks = range(arguments.masks if arguments.only in (None, "numbers") else 0)
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for found in pool.map(partial(on_numbers, tables), masks):
+            rows += found
+            write_table(name, title, [*numbers_table(rows), *rest])
     if not rows:
         write_table(name, title, rest)
 

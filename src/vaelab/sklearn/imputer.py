@@ -18,6 +18,7 @@ from .base import VAEEstimator
 LENGTHS = (3000, 8000, 20_000)  # steps of training to choose from
 HIDDEN = 0.1  # share of the known entries that are hidden for that
 FEW_HIDDEN = 50  # entries below which they cannot tell
+WORSE = 1.05  # of the least error: longer trainings are then not tried
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
@@ -34,8 +35,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         summary: "mean", best for squared errors, or "median", for absolute ones; categories become the likeliest level.
         samples: Draws of z for each row, from each model.
         steps: Of training. Some tables are filled best after a short training and others after a long one. None: a
-            tenth of the known entries is hidden, and one model each is trained for 3000, 8000 and 20,000 steps, as
-            long as that fills these entries better; where fewer than 50 would be hidden, it is 3000.
+            tenth of the known entries is hidden, and one model each is trained for 3000, 8000 and 20,000 steps, until
+            that fills these entries clearly worse; the best is taken. Where fewer than 50 would be hidden, it is 3000.
         latent, config, random_state, verbose: See `VAEEstimator`; None: as in the recipe `imputation`.
 
     Attributes:
@@ -102,7 +103,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         for steps in LENGTHS if gone.sum() >= FEW_HIDDEN else ():
             filled = self._trained(_without(rows, gone), steps, 1)._imputed(_without(rows, gone)).rows
             errors[steps] = _error(rows, filled, gone)
-            if errors[steps] > min(errors.values()):
+            if errors[steps] > WORSE * min(errors.values()):
                 break
         return min(errors, key=errors.__getitem__, default=LENGTHS[0]), errors
 
