@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import integrate, special, stats
@@ -19,8 +21,9 @@ from vaelab.distributions import LIKELIHOODS
 from vaelab.distributions.incomplete import Incomplete, IncompleteObservation, SelfMasking
 from vaelab.distributions.likelihoods import Gaussian
 from vaelab.models.prepare import Filled
-from vaelab.sklearn import VAEImputer
+from vaelab.sklearn import VAEImputer, hidden
 from vaelab.use.imputing import impute
+from vaelab.use.mixing import Completed, even_mixture
 
 DOUBLE = {"dtype": torch.float64}
 QUIET = {"report": {"html": False}}
@@ -379,9 +382,106 @@ def test_levels_that_are_many_numbers_are_filled_by_their_mean(tmp_path: Path) -
         assert np.isnan(found.lower[2, 1])
 
 
+def frames() -> dict[str, pd.DataFrame]:
+    """Two columns that hang together, and a third of a kind of its own."""
+    random = np.random.default_rng(0)
+    a = random.normal(size=400)
+    b, positive = a + 0.1 * random.normal(size=400), a > 0
+    some = random.random(400) < 0.1
+    thirds = {
+        "numbers": a,
+        "numbers and None": np.where(some, None, a),
+        "Int64": pd.array(np.where(some, None, random.integers(0, 5, 400)), dtype="Int64"),
+        "string": pd.array(np.where(some, None, np.where(positive, "x", "y")), dtype="string"),
+        "boolean": pd.array(np.where(some, None, positive), dtype="boolean"),
+        "bool": positive,
+        "category": pd.Categorical(np.where(positive, "x", "y")),
+        "free text": [f"name {row}" for row in range(400)],
+        "marks of what is missing": np.where(some, "?", np.where(positive, "x", "y")).astype(object),
+        "one value": [1.0] + [np.nan] * 399,
+    }
+    return {name: pd.DataFrame({"a": a, "b": b, "c": third}) for name, third in thirds.items()}
+
+
+@pytest.mark.parametrize("kind", frames())
+@pytest.mark.filterwarnings("error:X does not have", "error:Degrees of freedom")
+def test_entries_of_any_column_are_hidden_to_choose_a_length(kind: str, monkeypatch) -> None:
+    for name in ("LENGTHS", "WORDED_LENGTHS"):
+        monkeypatch.setattr(f"vaelab.sklearn.imputer.{name}", (1, 200))
+    frame = frames()[kind]
+    imputer = VAEImputer(members=1, samples=20).fit(frame)
+    assert list(imputer.errors_) == [1, 200] and imputer.steps_ == 200 == imputer.run_.config.train.total
+    assert imputer.errors_[200] < 0.8 * imputer.errors_[1]  # a and b tell each other; all else would be 1 and more
+    imputer.transform(frame)
+
+
+def test_the_error_at_hidden_entries_counts_squares_and_wrong_levels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"size": random.normal(size=60) * 7, "code": random.integers(1, 4, 60), "word": ["x", "y"] * 30}
+    )
+    run = vaelab.train(frame, out=tmp_path / "a", config={"train": {"steps": 1}, **QUIET}, progress=False)
+    gone = random.random(frame.shape) < 0.3
+    filled = frame.copy()
+    filled["size"] += 3.5
+    filled["code"] = 2
+    filled["word"] = "x"
+    expected = [
+        *np.full(gone[:, 0].sum(), 3.5**2 / frame["size"].var(ddof=0)),
+        *(frame["code"] != 2)[gone[:, 1]],
+        *(frame["word"] != "x")[gone[:, 2]],
+    ]
+    assert hidden.error(run, frame, filled, gone) == pytest.approx(np.mean(expected))
+    holed = hidden.without(frame, gone)
+    assert (hidden.known(frame).all(), (hidden.known(holed) == ~gone).all()) == (True, True)
+
+
+def test_steps_that_are_given_are_taken(tmp_path: Path) -> None:
+    rows = gaps(linear_rows(), 0.3).astype(np.float64)
+    cut = {"likelihood": {"name": "gaussian", "noise": "shared", "floor": 0.0}, "data": {"mask_model": "above"}}
+    for given, config, steps in (
+        (3, {}, 3),
+        (3, {"train": {"steps": 4}}, 4),
+        (None, {"train": {"epochs": 2}}, None),
+        (2, cut, 2),
+    ):
+        imputer = VAEImputer(members=1, steps=given, config=config).fit(rows)
+        train = imputer.run_.config.train
+        assert (imputer.steps_, imputer.errors_) == (steps, {})
+        assert train.total == (steps or 2 * math.ceil(360 / 64)) and train.evaluate_every >= train.total
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaelab.sklearn.imputer.LENGTHS", (2, 3))
+        assert VAEImputer(members=1, config=cut).fit(rows).errors_ == {}  # gaps that are no chance cannot be tried out
+
+
+def test_runs_of_different_data_are_not_mixed(linear, tmp_path: Path) -> None:
+    run, rows = linear
+    other = vaelab.train(rows[:, :3], out=tmp_path / "a", config={"train": {"steps": 1}, **QUIET}, progress=False)
+    for runs, words in (([], "none"), ([run, other], "trained on the same data")):
+        with pytest.raises(BadInput, match=words):
+            impute(runs, rows)
+
+
+def test_a_mixture_counts_as_many_draws_as_weigh_the_same() -> None:
+    y = torch.zeros(1, 2)
+    found = [
+        Completed(y + place, torch.full((3, 1, 2), float(place)), torch.tensor([ess]))
+        for place, ess in enumerate((1.2, 900.0))
+    ]
+    spec = SimpleNamespace(mixed=())
+    guess, drawn, _, ess = even_mixture(SimpleNamespace(spec=spec), y, found, "mean", None, 0)
+    weights = np.array([0.5 / 1.2] * 1 + [0.5 / 900] * 900)  # 1.2 draws of even weight, and 900 of them
+    assert ess.item() == pytest.approx(1 / (0.25 / 1.2 + (weights[1:] ** 2).sum()))
+    assert guess.tolist() == [[0.5, 0.5]] and sorted(drawn[:2, 0, 0].tolist()) == [0, 1]
+    firsts = {
+        even_mixture(SimpleNamespace(spec=spec), y, found, "mean", None, seed)[1][0, 0, 0].item() for seed in range(9)
+    }
+    assert firsts == {0.0, 1.0}
+
+
 def test_the_estimator_gives_what_its_runs_give(tmp_path: Path) -> None:
     rows = gaps(linear_rows(), 0.3).astype(np.float64)
-    imputer = VAEImputer(members=2, steps=200, latent=2, samples=100, config={"model": {"hidden": [32]}}).fit(rows)
+    imputer = VAEImputer(members=2, steps=500, latent=2, samples=100, config={"model": {"hidden": [32]}}).fit(rows)
     filled, gone = imputer.transform(rows), np.isnan(rows)
     np.testing.assert_array_equal(filled, impute([kept.run for kept in imputer.runs_], rows, samples=100).rows)
     assert filled.dtype == rows.dtype and (filled[~gone] == rows[~gone]).all() and np.isfinite(filled).all()

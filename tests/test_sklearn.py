@@ -140,6 +140,37 @@ def test_tables_of_many_rows_keep_some_apart() -> None:
     assert sizes == [500, 2 * 500]  # rows that no model saw; each model's own held-out fifth
 
 
+@pytest.mark.parametrize("given", [{}, {"calibration": 0.2}, {"contamination": 0.05}], ids=str)
+def test_a_level_that_is_rare_is_trained_on(given: dict) -> None:
+    random = np.random.default_rng(1)
+    word = np.array(["x", "y"], object)[random.integers(0, 2, 2600)]
+    word[[5, 70, 900]] = ["rare", "rarer", "rarest"]
+    frame = pd.DataFrame({"a": random.normal(size=2600), "word": word, "name": [f"name {row}" for row in range(2600)]})
+    frame.loc[[5, 70], "a"] = 100.0
+    for seed in range(3):
+        detector = VAEAnomalyDetector(members=1, steps=2, samples=1, random_state=seed, **given).fit(frame)
+        assert np.isfinite(detector.score_samples(frame.iloc[:100])).all()
+
+
+def test_the_prior_follows_how_complete_rows_cluster() -> None:
+    quick = {"members": 1, "steps": 2, "samples": 1}
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    found = VAEAnomalyDetector(**quick).fit(rows).run_.config.prior
+    assert (found.name, found.components) == ("vamp", 12)
+    holed = rows.copy()
+    holed[3, 1] = np.nan
+    assert VAEAnomalyDetector(**quick).fit(holed).run_.config.prior.name == "standard"
+    for config, prior in (({"prior": {"name": "flow"}}, "flow"), ({"model": {"posterior": "iaf"}}, "standard"),
+                          ({"likelihood": "laplace"}, "standard")):  # fmt: skip
+        assert VAEAnomalyDetector(config=config, **quick).fit(rows).run_.config.prior.name == prior
+
+
+def test_dates_are_refused_by_name() -> None:
+    frame = pd.DataFrame({"a": np.arange(9.0), "when": pd.date_range("2020", periods=9)})
+    with pytest.raises(BadInput, match="dates in column when"):
+        VAEImputer(**QUICK).fit(frame)
+
+
 def test_rows_that_are_spoilt_are_found_and_explained() -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(400, 1)) * np.ones((1, 5)) + 0.2 * random.normal(size=(400, 5))

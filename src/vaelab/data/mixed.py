@@ -251,11 +251,11 @@ def _chosen(columns: Sequence[Column]) -> Finding:
     )
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
     """None, NaN and what pandas writes for them, and text that says so."""
     if isinstance(cell, str):
         return cell.strip().lower() in MISSING
-    return cell is None or cell != cell or type(cell).__name__ in ("NAType", "NaTType")
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell
 
 
 def _number_text(value: float) -> str:
@@ -267,7 +267,7 @@ def _level_reader(column: Column) -> Callable[[Any], float]:
     as_text = LEVEL_TEXT[column.levels_are]
 
     def read(cell: Any) -> float:
-        if _is_missing(cell):
+        if is_missing(cell):
             return math.nan
         text = as_text(cell)
         if text not in codes:
@@ -306,7 +306,7 @@ LEVEL_VALUE: dict[str, Callable[[str], Any]] = {
 
 def _number_reader(column: Column) -> Callable[[Any], float]:
     def read(cell: Any) -> float:
-        if _is_missing(cell):
+        if is_missing(cell):
             return math.nan
         try:
             value = float(cell)

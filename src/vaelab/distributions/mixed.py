@@ -7,7 +7,7 @@ an entry is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +46,6 @@ class MixedObservation:
         each = weights[..., None]
         return torch.cat([(each * part).sum(0) for part in (self.numbers.mean, *(t.exp() for t in self.tables))], -1)
 
-    def guess(self, expected: Tensor, values: Sequence[Tensor | None]) -> Tensor:
-        """Rows [B, D] of what `expected` gave: means of numbers as they are, and codes of categories.
-
-        Args:
-            expected: [B, F].
-            values: For each category the numbers that its levels are, of which the one nearest the mean is taken; None:
-                they are none, and the likeliest level is.
-        """
-        sizes = [self.numbers.mean.shape[-1], *(table.shape[-1] for table in self.tables)]
-        numbers, *chances = expected.split(sizes, -1)
-        codes = [_code(part, each).to(numbers.dtype) for part, each in zip(chances, values, strict=True)]
-        return self._in_order([numbers, *codes])
-
     def per_entry(self, x: Tensor) -> Tensor:
         """Log-density or log-mass in nats of every entry of x [B, D], [K, B, D]; 0 where it is missing."""
         known = ~x.isnan()
@@ -85,6 +72,22 @@ class MixedObservation:
 
     def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), -1)[..., self.order]
+
+
+def guess(expected: Tensor, columns: Sequence[Column], values: Mapping[int, Tensor | None]) -> Tensor:
+    """Rows [B, D] of what `MixedObservation.expected` gave: means of numbers as they are, and codes of categories.
+
+    Args:
+        expected: [B, F].
+        columns: D of them.
+        values: By the place of each category the numbers that its levels are, of which the one nearest the mean is
+            taken; None: they are none, and the likeliest level is.
+    """
+    numbers, categories = by_kind(columns)
+    sizes = [1] * len(numbers) + [len(columns[at].levels) for at in categories]
+    parts = dict(zip([*numbers, *categories], expected.split(sizes, -1), strict=True))
+    codes = {at: _code(parts[at], values[at]).to(expected.dtype) for at in categories}
+    return torch.cat([{**parts, **codes}[at] for at in range(len(columns))], -1)
 
 
 def _code(chances: Tensor, values: Tensor | None) -> Tensor:

@@ -102,8 +102,7 @@ RULES: list[Rule] = [
     Rule(
         "model.decoder",
         lambda config, facts: (
-            config.model.decoder == "pixel_cnn"
-            and (config.likelihood.name not in BY_ENTRY or config.likelihood.shares)
+            config.model.decoder == "pixel_cnn" and (config.likelihood.name not in BY_ENTRY or config.likelihood.shares)
         ),
         "it draws entry by entry, and under this likelihood the entries of a row hang together",
         "model.decoder=mlp or conv",

@@ -164,7 +164,7 @@ UNREAD: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str, str], ...] =
         ("likelihood.floor",),
         _beside("likelihood.noise", {"shared", "fixed", "pixel", "optimal"}),
         "only deviations that are learned for each entry have a floor",
-        "likelihood.noise=feature",
+        "likelihood.floor=0, or likelihood.noise=feature",
     ),
     (
         ("likelihood.components",),

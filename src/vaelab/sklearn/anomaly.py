@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import BadInput, whole
 from ..core.tables import pick
+from ..data.mixed import FEW_VALUES, MANY_WHOLE, MOST_LEVELS
 from ..data.source import split
 from ..use.conformal import p_values, threshold
 from ..use.scoring import KINDS, SAMPLES, Scores, joined, score
@@ -47,7 +48,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             sqrt(share (1 - share) / m). "cross": each model is trained on another four fifths of the rows, and gives
             scores of the fifth that it was not trained on, which did choose its weights; no row is lost, and the share
             of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
-            of 2500 rows or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
+            of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
         members: Models, whose scores are averaged.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
@@ -102,13 +103,14 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         rows = self._read(X, fitting=True, least=LEAST_ROWS)
         index, kept = np.arange(len(rows)), np.array([], int)
         if share := self._kept(len(rows)):
-            index, kept = split(len(rows), share, self._seed())
+            index, kept = _with_all_levels(rows, *split(len(rows), share, self._seed()))
         own = {} if self._worded else self._sizes(_at(rows, index))
         self._fit_runs(_at(rows, index), self.members, **own)
         if self.contamination != "auto":
             strange = self._scores(_at(rows, index), "likelihood").values
             least = max(LEAST_ROWS, len(index) - round(float(self.contamination) * len(index)))
-            index = np.sort(index[np.argsort(strange, kind="stable")[:least]])
+            order = index[np.argsort(strange, kind="stable")]
+            index, _ = _with_all_levels(rows, np.sort(order[:least]), np.sort(order[least:]))
             self._fit_runs(_at(rows, index), self.members, **own)
         trained, apart = _at(rows, index), _at(rows, kept)
         self.usual_ = float(self._calibrated(trained, _at(rows, kept[:0]), "likelihood").values.mean())
@@ -127,14 +129,15 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
     def _sizes(self, rows: Any) -> dict[str, Any]:
         """Settings that follow from the rows: of complete ones the prior learns how their codes cluster."""
         found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
-        if np.isfinite(rows).all() and "prior" not in (self.config or {}):
+        config, named = self.config or {}, (("prior",), ("likelihood",), ("model", "posterior"))
+        if np.isfinite(rows).all() and not any(_names(config, *path) for path in named):
             found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}
         return found
 
     def _kept(self, count: int) -> float:
         """The share of so many rows that no model is trained on; 0 with "cross"."""
         if self.calibration == "auto":
-            return min(KEPT_SHARE, MOST_KEPT / count) if count >= MANY_ROWS else 0.0
+            return min(KEPT_SHARE, MOST_KEPT / count) if count >= MANY_ROWS and not self._worded else 0.0
         return 0.0 if self.calibration == "cross" else float(self.calibration)
 
     def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:
@@ -188,6 +191,27 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         """What each column adds on average for the rows of `calibration_`, [D + 1]."""
         check_is_fitted(self, "calibration_")
         return self.calibration_.parts.mean(0)
+
+
+def _names(config: Any, *path: str) -> bool:
+    """Whether a config says something at a path of keys."""
+    for key in path:
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return bool(config)
+
+
+def _with_all_levels(rows: Any, index: np.ndarray, apart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of rows, where those of the second that hold a level which the first lacks have gone to the first."""
+    if not hasattr(rows, "iloc"):
+        return index, apart
+    needed = np.zeros(len(apart), bool)
+    for at in range(rows.shape[1]):
+        column = rows.iloc[:, at]
+        most = MANY_WHOLE if column.dtype.kind in "iuf" else MOST_LEVELS
+        if column.nunique() <= max(FEW_VALUES, min(most, len(column) / 2)):  # else numbers, or text that is left out
+            own = column.iloc[apart]
+            needed |= np.asarray(own.notna() & ~own.isin(column.iloc[index]))
+    return np.sort(np.r_[index, apart[needed]]), apart[~needed]
 
 
 def _is_number(value: Any) -> bool:

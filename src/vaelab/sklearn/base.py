@@ -107,7 +107,12 @@ class VAEEstimator(BaseEstimator):
         return int(given) if isinstance(given, Integral) else int(check_random_state(given).randint(2**31))
 
     def _fit_runs(self, rows: Any, members: int = 1, **further: Any) -> Self:
-        """Trains on rows that `_read` gave; several members from consecutive seeds, as one batch of models."""
+        """Trains on rows that `_read` gave, and keeps the runs."""
+        self.runs_ = self._trained(rows, members, **further)
+        return self
+
+    def _trained(self, rows: Any, members: int = 1, **further: Any) -> list[KeptRun]:
+        """Runs on rows that `_read` gave; several members from consecutive seeds, as one batch of models."""
         seed = self._seed()
         own = {"model": {"latent": self.latent}, "train": {"steps": self.steps}}
         own = {section: {k: v for k, v in part.items() if v is not None} for section, part in own.items()}
@@ -118,8 +123,7 @@ class VAEEstimator(BaseEstimator):
                 runs = [train(rows, out=out, config=settings, progress=bool(self.verbose))]
             else:
                 runs = train_many(rows, members, out=out, config=settings, progress=bool(self.verbose))
-            self.runs_ = [KeptRun(run.folder) for run in runs]
-        return self
+            return [KeptRun(run.folder) for run in runs]
 
     def _read(self, X: Any, fitting: bool = False, least: int = 1) -> Any:
         """Rows as numbers [n, D], or the data frame itself where it has columns that are no numbers.
@@ -135,6 +139,10 @@ class VAEEstimator(BaseEstimator):
         elif self._worded and not hasattr(X, "dtypes"):
             raise BadInput(
                 "X", type(X).__name__, "this estimator was fitted on a data frame with words in it", "a frame"
+            )
+        if worded and (dates := [str(name) for name, kind in X.dtypes.items() if kind.kind in "mM"]):
+            raise BadInput(
+                "X", f"dates in column {dates[0]}", "columns hold numbers, words or truth values", "a number"
             )
         if worded or self._worded:
             validate_data(self, X, reset=fitting, skip_check_array=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,12 +13,15 @@ from ..core.errors import whole
 from ..core.seeds import derive
 from ..recipes import RECIPES
 from ..use.imputing import Imputation, check_summary, impute
-from .base import VAEEstimator
-
+from .base import KeptRun, VAEEstimator
+from .hidden import error, known, without
 
 LENGTHS = (3000, 8000, 20_000)  # steps of training to choose from
+WORDED_LENGTHS = (1500, 5000)  # and for data frames with words, whose steps take longer
 HIDDEN = 0.1  # share of the known entries that are hidden for that
 FEW_HIDDEN = 50  # entries below which they cannot tell
+NEVER = 10**9  # steps between evaluations, of which one at the end is left
+LEAST_KNOWN = 20  # entries of a column below which none of it is hidden
 WORSE = 1.05  # of the least error: longer trainings are then not tried
 
 
@@ -30,21 +34,23 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         Mattei and Frellsen, MIWAE: deep generative modelling and imputation of incomplete data sets, 2019.
 
     Args:
-        members: Models from different seeds, of whose even mixture all is said: its guesses are better than those of one
-            model, and its intervals also tell where the models disagree.
-        summary: "mean", best for squared errors, or "median", for absolute ones; categories become the likeliest level.
+        members: Models from different seeds, of whose even mixture all is said: its guesses are better than those of
+            one model, and its intervals also tell where the models disagree.
+        summary: "mean", best for squared errors, or "median", for absolute ones; categories become the likeliest level
+            (numbers that are modelled as levels, where they are more than ten, the level nearest the mean).
         samples: Draws of z for each row, from each model.
         steps: Of training. Some tables are filled best after a short training and others after a long one. None: a
-            tenth of the known entries is hidden, and one model each is trained for 3000, 8000 and 20,000 steps, until
-            that fills these entries clearly worse; the best is taken. Where fewer than 50 would be hidden, it is 3000.
+            tenth of the known entries is hidden, and one model each is trained for 3000, 8000 and 20,000 steps (1500
+            and 5000 for data frames with words), until that fills these entries clearly worse; the best is taken. Where
+            fewer than 50 would be hidden, or config sets `data.mask_model`, it is the first.
         latent, config, random_state, verbose: See `VAEEstimator`; None: as in the recipe `imputation`.
 
     Attributes:
         run_: The run of the first member.
-        steps_: Steps of training.
+        steps_: Steps of training; None where config gives epochs.
         errors_: For each number of steps that was tried, the error at the hidden entries: the mean over them of squared
-            errors in units of their column's variance, and of 1 for each wrong category; 1 is what means would have.
-            Empty where nothing was tried.
+            errors in units of their column's variance, of which means would have 1, and of 1 for each wrong level of a
+            category. Empty where nothing was tried.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -87,25 +93,30 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         check_summary(self.summary)
         rows = self._read(X, fitting=True, least=2)
         self.steps_, self.errors_ = self._length(rows)
-        return self._trained(rows, self.steps_, self.members)
+        return self._fit_runs(rows, self.members, **_steps(self.steps_))
 
-    def _trained(self, rows: Any, steps: int, members: int) -> Self:
-        """Fitted for so many steps, with one evaluation at the end whatever the steps: see the recipe."""
-        return self._fit_runs(rows, members, train={"steps": steps, "evaluate_every": steps})
-
-    def _length(self, rows: Any) -> tuple[int, dict[int, float]]:
-        """How many steps to train for, and the errors at hidden entries that say so."""
-        if given := self.steps or (self.config or {}).get("train", {}).get("steps"):
-            return given, {}
-        coins = np.random.default_rng(derive(self._seed(), "hidden entries"))
-        gone = _known(rows) & (coins.random(rows.shape) < HIDDEN)
-        errors: dict[int, float] = {}
-        for steps in LENGTHS if gone.sum() >= FEW_HIDDEN else ():
-            filled = self._trained(_without(rows, gone), steps, 1)._imputed(_without(rows, gone)).rows
-            errors[steps] = _error(rows, filled, gone)
+    def _length(self, rows: Any) -> tuple[int | None, dict[int, float]]:
+        """How many steps to train for, None where the config says epochs, and the errors at hidden entries."""
+        train = dict((self.config or {}).get("train", {}))
+        if given := train.get("steps", self.steps) or train.get("epochs"):
+            return (None if "epochs" in train else given), {}
+        lengths = WORDED_LENGTHS if self._worded else LENGTHS
+        gone, errors = self._hidden(rows), dict[int, float]()
+        for steps in lengths if gone.sum() >= FEW_HIDDEN else ():
+            holed = without(rows, gone)
+            kept = self._trained(holed, **_steps(steps))
+            errors[steps] = error(kept[0].run, rows, self._filled(kept, holed).rows, gone)
             if errors[steps] > WORSE * min(errors.values()):
                 break
-        return min(errors, key=errors.__getitem__, default=LENGTHS[0]), errors
+        return min(errors, key=errors.__getitem__, default=lengths[0]), errors
+
+    def _hidden(self, rows: Any) -> np.ndarray:
+        """Entries to hide, bool [n, D]: none where a model says why entries are missing, which is not by chance."""
+        if (self.config or {}).get("data", {}).get("mask_model", "none") != "none":
+            return np.zeros(rows.shape, bool)
+        coins = np.random.default_rng(derive(self._seed(), "hidden entries")).random(rows.shape)
+        entries = known(rows)
+        return entries & (coins < HIDDEN) & (entries.sum(0) >= LEAST_KNOWN)
 
     def transform(self, X: Any) -> Any:
         """Rows X [n, D] with the best guess for each missing entry, of the type that was given."""
@@ -127,35 +138,13 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     def _imputed(self, X: Any, **wanted: Any) -> Imputation:
         check_is_fitted(self, "runs_")
+        return self._filled(self.runs_, self._read(X), **wanted)
+
+    def _filled(self, runs: Sequence[KeptRun], rows: Any, **wanted: Any) -> Imputation:
         fixed: dict[str, Any] = {"samples": self.samples, "summary": self.summary, "seed": self._seed()}
-        return impute([kept.run for kept in self.runs_], self._read(X), **fixed, **wanted)
+        return impute([kept.run for kept in runs], rows, **fixed, **wanted)
 
 
-def _known(rows: Any) -> np.ndarray:
-    """Which entries are not missing, bool [n, D]."""
-    return np.asarray(rows.notna() if hasattr(rows, "notna") else ~np.isnan(rows))
-
-
-def _without(rows: Any, gone: np.ndarray) -> Any:
-    """A copy of rows with some of their entries missing."""
-    if not hasattr(rows, "iloc"):
-        return np.where(gone, np.nan, rows)
-    out = rows.copy()
-    for at in range(rows.shape[1]):
-        column = rows.iloc[:, at]
-        as_numbers = column.dtype.kind in "iuf"
-        kept = column.astype(np.float64 if as_numbers else object)
-        out.isetitem(at, kept.where(~gone[:, at], np.nan if as_numbers else None))
-    return out
-
-
-def _error(truth: Any, filled: Any, gone: np.ndarray) -> float:
-    """The mean error at entries, as `VAEImputer.errors_` says."""
-    errors = []
-    for at in range(truth.shape[1]):
-        own, found = (rows.iloc[:, at] if hasattr(rows, "iloc") else rows[:, at] for rows in (truth, filled))
-        if own.dtype.kind in "iuf":
-            errors.append((np.asarray(found, float) - own)[gone[:, at]] ** 2 / (np.nanvar(own) or 1.0))
-        else:
-            errors.append(np.asarray(own != found)[gone[:, at]])
-    return float(np.concatenate(errors).mean())
+def _steps(steps: int | None) -> dict[str, Any]:
+    """Settings to train for so many steps, None: as the config says, and keep the last weights: see the recipe."""
+    return {"train": {"steps": steps, "evaluate_every": steps or NEVER}}

@@ -90,12 +90,14 @@ def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values:
 def level_values(run: Any) -> dict[int, Tensor | None]:
     """For each column of a mixed table that is a category, the numbers that its levels are, in rising order, float64.
 
-    None where they are text or truth values, or few numbers, which are mostly codes of something: a class of 1, 2 or 3.
+    None where they are text or truth values, or few numbers, which are mostly codes of something: a class of 1, 2 or 3;
+    and where `data.kinds` called the column a category.
     """
+    named = run.config.data.kinds or {}
     found: dict[int, Tensor | None] = {}
     for at, column in enumerate(run.spec.mixed):
         if column.kind == "category":
-            many = column.levels_are == "numbers" and len(column.levels) > FEW_VALUES
+            many = column.levels_are == "numbers" and len(column.levels) > FEW_VALUES and column.name not in named
             found[at] = torch.tensor([float(level) for level in column.levels], dtype=torch.float64) if many else None
     return found
 

@@ -7,7 +7,7 @@ own posterior p(z|x_known), however rough the encoder is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ from ..distributions.incomplete import NODES, Incomplete, IncompleteObservation,
 from ..distributions.mixed import MixedObservation
 from ..distributions.normal import NORMAL
 from ..measure.importance import draw, weight_numbers
-from .gaps import Back, entries, is_category, level_values
+from .gaps import Back, entries
+from .mixing import Completed, even_mixture, refuse_different
 
 SUMMARIES = ("mean", "median")
 SAMPLES = 1000
@@ -138,18 +139,20 @@ def impute(
     """
     members = list(runs) if isinstance(runs, Sequence) else [runs]
     wanted = _asked(samples, summary, draws, interval, seed, len(members))
+    refuse_different(members)
     for run in members:
         _refuse_without_weights(run)
     run = members[0]
     rows = [_rows_of(member, x, condition) for member in members]
     y = rows_of(rows[0])
-    missing, filled = y.isnan(), _Filled(y, wanted)
+    missing, filled = y.isnan(), _Table(y, wanted)
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
     size = max(1, AT_ONCE // (max(samples, wanted.resampled) * _width(run, y)))
     for start in range(0, len(gaps), size):  # noise goes by the place among rows with gaps, whatever the chunks
         part = gaps[start : start + size]
         each = [_of_rows(members, place, rows[place][part], wanted, start) for place in range(len(members))]
-        filled.take(part, *_mixture(run, y, each, wanted))
+        mixed = even_mixture(run, y, each, wanted.summary, interval, derive(seed, "order of runs"))
+        filled.take(part, *mixed)
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
     back = Back(run, x, missing)
     guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
@@ -165,7 +168,7 @@ def _rows_of(run: Any, x: Any, condition: Any) -> Tensor | Batch:
     return Batch(y, *given) if given else y
 
 
-class _Filled:
+class _Table:
     """Completed rows on the model's scale, part by part."""
 
     def __init__(self, y: Tensor, wanted: _Wanted) -> None:
@@ -179,7 +182,7 @@ class _Filled:
         """Takes in what was found for the rows of an index [B]."""
         known = self.y[part]
         self.guess[part] = torch.where(known.isnan(), guess, known)
-        for table, one in zip(self.drawn, drawn, strict=False):
+        for table, one in zip(self.drawn, drawn, strict=False):  # there may be more, to read intervals from
             table[part] = torch.where(known.isnan(), one, known)
         for both, end in zip(self.ends, ends, strict=False):
             assert both is not None
@@ -187,25 +190,8 @@ class _Filled:
         self.ess[part] = ess
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What one run says of some rows, on the scale of the first run's model.
-
-    Args:
-        expected: Means [B, ...], or means and chances of levels [B, F].
-        drawn: Complete rows, [R, B, ...].
-        ess: Effective numbers of draws, [B].
-        guess: Rows [B, ...] of such expectations.
-    """
-
-    expected: Tensor
-    drawn: Tensor
-    ess: Tensor
-    guess: Callable[[Tensor], Tensor]
-
-
 @torch.no_grad()
-def _of_rows(members: Sequence[Any], place: int, x: Tensor | Batch, wanted: _Wanted, first: int) -> _Found:
+def _of_rows(members: Sequence[Any], place: int, x: Tensor | Batch, wanted: _Wanted, first: int) -> Completed:
     """What the run at a place makes of incomplete rows, the first of which is at another."""
     run, y, given = members[place], rows_of(x), beside(x)
     seed = derive(wanted.seed, place)
@@ -216,27 +202,10 @@ def _of_rows(members: Sequence[Any], place: int, x: Tensor | Batch, wanted: _Wan
     weights = log_w.softmax(0)
     drawn = _resampled(run, z, weights, given, wanted.resampled, generator(seed, "imputed", first))
     ess = torch.from_numpy(weight_numbers(log_w.cpu().numpy())[2])
-    if isinstance(p, MixedObservation):  # as they are, whatever the run
-        values = list(level_values(run).values())
-        return _Found(p.expected(weights.to(y.dtype)), drawn, ess, lambda expected: p.guess(expected, values))
+    if isinstance(p, MixedObservation):
+        return Completed(p.expected(weights.to(y.dtype)), drawn, ess)
     mean = p.mean_if_missing if isinstance(p, IncompleteObservation) else p.mean
-    expected, drawn = (_rescaled(run, members[0], rows) for rows in (_weighted(mean, weights), drawn))
-    return _Found(expected, drawn, ess, lambda rows: rows)
-
-
-def _rescaled(run: Any, to: Any, y: Tensor) -> Tensor:
-    """Rows on one run's scale of numbers on that of another, which held out other rows."""
-    return y if run is to else to.spec.transform(run.spec.transform.inverse(y.double()))
-
-
-def _mixture(run: Any, y: Tensor, each: Sequence[_Found], wanted: _Wanted) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
-    """The guess [B, ...], draws [M, B, ...], ends of the intervals and effective numbers [B] of an even mixture."""
-    guess = each[0].guess(torch.stack([found.expected for found in each]).mean(0))
-    drawn = torch.stack([found.drawn for found in each], 1).flatten(0, 1)  # from one run after the other
-    if wanted.summary == "median":
-        guess = torch.where(is_category(run, y), guess, drawn.median(0).values)
-    ends = [] if wanted.interval is None else _ends(drawn, wanted.interval)
-    return guess, drawn[: wanted.draws], ends, torch.stack([found.ess for found in each]).sum(0)
+    return Completed(_weighted(mean, weights), drawn, ess).on_scale(run, members[0])
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
@@ -253,11 +222,6 @@ def _resampled(
     chosen = torch.multinomial(weights.T, count, replacement=True, generator=coins).T
     p = run.model.decode(z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1])), *given)
     return p.sample_if_missing(coins) if isinstance(p, IncompleteObservation) else p.sample(coins)
-
-
-def _ends(drawn: Tensor, level: float) -> list[Tensor]:
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)
-    return list(torch.quantile(drawn, tails, dim=0))
 
 
 def _proposal(run: Any, x: Tensor | Batch) -> Any:
