@@ -156,10 +156,10 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         pick(KINDS, self.kind, "kind")
         threshold(np.zeros(1), self.false_alarms)
         share = self.calibration
-        if share not in ("auto", "cross") and not (_is_number(share) and 0 < share < 1):
+        if share not in ("auto", "cross") and not (_is_number(share) and 0 < float(share) < 1):
             raise BadInput("calibration", share, 'is a share in (0, 1), "cross" or "auto"', "such as 0.2")
         share = self.contamination
-        if share != "auto" and not (_is_number(share) and 0 < share <= 0.5):
+        if share != "auto" and not (_is_number(share) and 0 < float(share) <= 0.5):
             raise BadInput("contamination", share, 'is a share in (0, 0.5], or "auto"', "such as 0.05")
 
     def _scores(self, rows: Any, kind: str | None = None, runs: Sequence[Any] | None = None) -> Scores:
