@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .app import RunPath, To, app
+from .app import RunPath, app
 from .words import condition_of, taken, wrote
 
 
@@ -17,7 +17,7 @@ def impute(
     source: Annotated[str, Parameter(help="rows with gaps")],
     /,
     *,
-    to: To = Path("filled.csv"),
+    to: Annotated[Path | None, Parameter(help="file to write; None: filled.csv, and filled.npz for images")] = None,
     draws: Annotated[int, Parameter(help="complete tables drawn at random; 0: the best guess alone")] = 0,
     interval: Annotated[float | None, Parameter(help="probability of an interval for each gap, such as 0.9")] = None,
     summary: Annotated[str, Parameter(help="of what a gap may be: mean or median")] = "mean",
@@ -35,6 +35,7 @@ def impute(
     from ..use.imputing import impute as fill
 
     loaded = load(run)
+    to = to or Path("filled.csv" if loaded.spec.layout == "table" else "filled.npz")
     if Path(source).exists() and to.exists() and to.samefile(source):
         raise BadInput("to", to, "is the file that is read", "name another file to write")
     plain = is_text(source) and loaded.spec.layout == "table" and not loaded.spec.condition
