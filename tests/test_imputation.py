@@ -329,6 +329,7 @@ def test_a_table_of_words_is_filled_with_its_own_words(tmp_path: Path) -> None:
         ({"summary": "mode"}, "summary"),
         ({"draws": -1}, "draws"),
         ({"interval": 1.0}, "interval"),
+        ({"interval": "90%"}, "interval"),
         ({"samples": 0}, "samples"),
     ],
 )
@@ -415,6 +416,16 @@ def test_entries_of_any_column_are_hidden_to_choose_a_length(kind: str, monkeypa
     imputer.transform(frame)
 
 
+def test_numbers_that_came_as_text_go_as_text() -> None:
+    frame = frames()["numbers"].round(2)
+    texts = frame["c"].map(str)
+    texts[::7] = "?"
+    frame["c"] = pd.array(texts, dtype="string")
+    filled = VAEImputer(members=1, steps=300, samples=50).fit_transform(frame)
+    assert filled["c"].dtype == frame["c"].dtype and (filled["c"][1:7] == frame["c"][1:7]).all()
+    assert np.corrcoef(filled["c"][::7].astype(float), frame["a"][::7])[0, 1] > 0.5
+
+
 def test_the_error_at_hidden_entries_counts_squares_and_wrong_levels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
@@ -457,7 +468,9 @@ def test_steps_that_are_given_are_taken(tmp_path: Path) -> None:
 def test_runs_of_different_data_are_not_mixed(linear, tmp_path: Path) -> None:
     run, rows = linear
     other = vaelab.train(rows[:, :3], out=tmp_path / "a", config={"train": {"steps": 1}, **QUIET}, progress=False)
-    for runs, words in (([], "none"), ([run, other], "trained on the same data")):
+    settings = {"train": {"steps": 1}, **QUIET}
+    scaled = vaelab.train(rows * np.float32(1000), out=tmp_path / "b", config=settings, progress=False)
+    for runs, words in (([], "none"), ([run, other], "columns"), ([run, scaled], "another scale")):
         with pytest.raises(BadInput, match=words):
             impute(runs, rows)
 

@@ -127,10 +127,14 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         return self
 
     def _sizes(self, rows: Any) -> dict[str, Any]:
-        """Settings that follow from the rows: of complete ones the prior learns how their codes cluster."""
+        """Settings that follow from the rows: of complete ones the prior learns how their codes cluster.
+
+        Not where some of them are anomalies, whose clusters it would learn as well.
+        """
         found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
         config, named = self.config or {}, (("prior",), ("likelihood",), ("model", "posterior"))
-        if np.isfinite(rows).all() and not any(_names(config, *path) for path in named):
+        in_order = self.contamination == "auto" and np.isfinite(rows).all()
+        if in_order and not any(_names(config, *path) for path in named):
             found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}
         return found
 

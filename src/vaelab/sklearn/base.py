@@ -142,7 +142,10 @@ class VAEEstimator(BaseEstimator):
             )
         if worded and (dates := [str(name) for name, kind in X.dtypes.items() if kind.kind in "mM"]):
             raise BadInput(
-                "X", f"dates in column {dates[0]}", "columns hold numbers, words or truth values", "a number"
+                "X",
+                f"dates in column {dates[0]}",
+                "columns hold numbers, words or truth values",
+                "make it days since one",
             )
         if worded or self._worded:
             validate_data(self, X, reset=fitting, skip_check_array=True)

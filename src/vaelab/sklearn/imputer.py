@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -127,8 +128,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         return list(self._imputed(X, draws=draws).draws)
 
     def interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of an interval of that probability for each missing number, [n, D] each; NaN elsewhere."""
-        found = self._imputed(X, interval=level)
+        """Ends of an interval of that probability for each missing number, arrays [n, D], in the order of X's columns.
+
+        NaN elsewhere, and for categories; numbers with at most ten different values are such.
+        """
+        found = self._imputed(X, interval=math.nan if level is None else level)
         assert found.lower is not None and found.upper is not None
         return found.lower, found.upper
 

@@ -82,7 +82,11 @@ def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values:
         place, gaps = (named.index(name) if name in named else at), missing[:, at]
         if gaps.any():
             column = out.iloc[:, place].copy()
-            column[gaps] = values[gaps, at].tolist()  # an array of objects would not fit a column of floats
+            cells = values[gaps, at].tolist()  # an array of objects would not fit a column of floats
+            as_text = (
+                "string" in str(column.dtype) or str(column.dtype) == "str"
+            )  # where numbers came as text, they go so
+            column[gaps] = [str(cell) if as_text and cell is not None else cell for cell in cells]
             out.isetitem(place, column)
     return out
 

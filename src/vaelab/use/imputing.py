@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -257,7 +258,7 @@ def _asked(samples: int, summary: str, draws: int, interval: float | None, seed:
     check_summary(summary)
     if not isinstance(draws, int) or draws < 0:
         raise BadInput("draws", draws, "must be a whole number of at least 0")
-    if interval is not None and not 0 < interval < 1:
+    if interval is not None and not (isinstance(interval, Real) and 0 < interval < 1):
         raise BadInput("interval", interval, "must be a probability between 0 and 1", "such as 0.9")
     return _Wanted(samples, summary, draws, interval, seed, members)
 

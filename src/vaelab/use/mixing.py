@@ -16,6 +16,8 @@ from ..core.errors import BadInput
 from ..distributions.mixed import guess
 from .gaps import is_category, level_values
 
+FAR = 3.0  # deviations between means, and ratio of deviations, from which on two runs saw different data
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -41,14 +43,28 @@ class Completed:
 
 
 def refuse_different(runs: Sequence[Any]) -> None:
-    """Refuses no runs at all, and runs of tables or images that differ."""
+    """Refuses no runs at all, and runs of data that differ, by their columns or by where their numbers lie."""
     if not runs:
         raise BadInput("runs", "none", "must be a run, or several of the same data")
     specs = [(run.spec.columns, run.spec.mixed, run.spec.shape, run.spec.axes) for run in runs]
     for run, spec in zip(runs, specs, strict=True):
+        fix = "give runs that were trained on the same data"
         if spec != specs[0]:
             rule = f"its columns, their kinds or the shape of its rows are not those of {runs[0].folder}"
-            raise BadInput("runs", run.folder, rule, "give runs that were trained on the same data")
+            raise BadInput("runs", run.folder, rule, fix)
+        if not run.spec.mixed and _far_apart(run.spec.transform, runs[0].spec.transform):
+            rule = f"its numbers lie elsewhere, or on another scale, than those of {runs[0].folder}"
+            raise BadInput("runs", run.folder, rule, fix)
+
+
+def _far_apart(one: Any, other: Any) -> bool:
+    """Whether means or deviations of training rows differ by more than other rows of the same data would make them.
+
+    By the median over columns: one that hardly varies may be constant in the rows of one run.
+    """
+    wide, narrow = torch.maximum(one.scale, other.scale), torch.minimum(one.scale, other.scale)
+    apart = (one.shift - other.shift).abs() / wide
+    return bool(apart.median() > FAR or (wide / narrow).median() > FAR)
 
 
 def even_mixture(
