@@ -83,9 +83,7 @@ def _in_frame(frame: Any, columns: tuple[str, ...], missing: np.ndarray, values:
         if gaps.any():
             column = out.iloc[:, place].copy()
             cells = values[gaps, at].tolist()  # an array of objects would not fit a column of floats
-            as_text = (
-                "string" in str(column.dtype) or str(column.dtype) == "str"
-            )  # where numbers came as text, they go so
+            as_text = str(column.dtype).startswith("str")  # numbers that came as text go as text
             column[gaps] = [str(cell) if as_text and cell is not None else cell for cell in cells]
             out.isetitem(place, column)
     return out
