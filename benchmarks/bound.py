@@ -17,6 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from table import write_table
 from torch import Tensor
 
 import vaelab
+from vaelab.core.batch import rows_of
 from vaelab.evaluation.rows import take
 from vaelab.measure.importance import draw_z, importance_bound
 
@@ -129,7 +131,7 @@ def scaling(model: Any, x: Tensor) -> list[str]:
     lines = [f"{'K':>7}{'ms an image':>13}{'us a sample':>13}"]
     for samples in (1, 10, 100, 1000, 10_000, 50_000):
         part = x[: 2000 if samples <= 100 else 20]
-        took = statistics.median(timed(lambda rows, k=samples: ours(model, rows, k), part)[0] for _ in range(3))
+        took = statistics.median(timed(partial(ours, model, samples=samples), part)[0] for _ in range(3))
         each = took / len(part)
         lines.append(f"{samples:>7}{1e3 * each:>13.3f}{1e6 * each / samples:>13.2f}")
     return lines
@@ -145,7 +147,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="all rows at K = 5000 as well")
     given: SimpleNamespace = parser.parse_args()  # type: ignore[assignment]
     run = vaelab.load(given.run)
-    x = take(run, given.data, 0, None).x
+    x = rows_of(take(run, given.data, 0, None).x)
     lines = compare(run.model, x, given.rounds, given.images, 1)
     lines += [] if given.threads == 1 else compare(run.model, x, given.rounds, given.images, given.threads)
     lines += scaling(run.model, x)

@@ -106,7 +106,7 @@ def labels(path: str, data: dict[str, Any], seed: int) -> str:
         run = vaelab.train(path, out=Path(folder) / "run", config=SEMI | {"seed": seed}, progress=False)
         seconds = time.perf_counter() - start
         measured, few = run.metrics, known_rows(data, seed)
-        alone = build_model(run.config, run.spec.facts).classifier
+        alone = build_model(run.config, run.spec.facts).get_submodule("classifier")
     torch.manual_seed(seed)
     test = torch.bernoulli(data["x_test"])
     best = last = 0.0

@@ -54,10 +54,10 @@ def line(name: str, x: Any, settings: dict[str, Any], folder: Path) -> str:
     }
     rows = run.preview[:50]
     given = None if run.preview_condition is None else run.preview_condition[:50]
-    scores = [
+    here, there = (
         vaelab.log_likelihood(one, rows, samples=100, condition=given).values for one in (run, vaelab.load(made.folder))
-    ]
-    same = "the same bits" if np.array_equal(*scores) else f"differs by {np.abs(scores[0] - scores[1]).max():.1e}"
+    )
+    same = "the same bits" if np.array_equal(here, there) else f"differs by {np.abs(here - there).max():.1e}"
     gaps = f"{made.gaps['onnx']:>9.1e}{made.gaps['torch']:>9.1e}"
     return f"{name:<34}{gaps}{sizes['.onnx']:>11.0f}{sizes['model.safetensors']:>14.0f}  {same}"
 

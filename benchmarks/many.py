@@ -67,7 +67,7 @@ def together(x: np.ndarray, configs: list[Config], engine: Engine) -> Callable[[
     stack = stack_of(jobs, engine)
     folders = [RunFolder(Path(tempfile.mkdtemp())) for _ in jobs]
     made = [ready(job, folder, engine, Display(), Member)[0] for job, folder in zip(jobs, folders, strict=True)]
-    all_of_them = Together(made, stack, engine)
+    all_of_them = Together(made, [], stack, engine)
     for member in made:
         member.model.train()
 

@@ -19,7 +19,7 @@ from table import write_table
 import vaelab
 
 EPOCH = 469  # steps: 60,000 rows in batches of 128, rounded up
-EVERY = {"train": {"evaluate_every": EPOCH, "checkpoint_every": 10 * EPOCH}, "report": {"html": False}}
+EVERY: dict[str, Any] = {"train": {"evaluate_every": EPOCH, "checkpoint_every": 10 * EPOCH}, "report": {"html": False}}
 # The same network, data, batch and number of epochs; what differs is how it is trained.
 BETTER: dict[str, Any] = {
     "train": {"learning_rate": 2e-3, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 100.0},

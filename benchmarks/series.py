@@ -74,6 +74,7 @@ def compared(path: Path, spans: list[list[str]], seeds: int) -> list[str]:
     truth, ours, causal, trees, alarms, nats = inside(series.times, spans), [], [], [], [], []
     for seed in range(seeds):
         run = train(path, seed)
+        assert run.spec.series is not None
         window = run.spec.series.window
         found = score_series(run, path)
         ours.append(precision(truth, found.values))

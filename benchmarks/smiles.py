@@ -28,7 +28,7 @@ from vaelab.recipes import RECIPES
 from vaelab.training.job import held_out_of
 
 DRAWN, BACK, SAMPLES = 1000, 1000, 50
-SETTINGS: dict[str, Any] = RECIPES["smiles-vae"].settings | {"report": {"html": False}}
+SETTINGS: dict[str, Any] = {**RECIPES["smiles-vae"].settings, "report": {"html": False}}
 SETTINGS["train"] = SETTINGS["train"] | {"evaluate_every": 250}
 
 
@@ -83,6 +83,7 @@ def main(path: str, folder: str = "runs/smiles") -> None:
     source = load(path)
     strings, (_, index, _) = source.train, held_out_of(source, run.config)
     training = set(strings[index].tolist())
+    assert index is not None
     found = vaelab.evaluate(run, rows=BACK, samples=SAMPLES, metrics="reconstruction")
     canonical = reader()
     numbers = ["bound.elbo", "bound.log_likelihood", "bound.nats_per_token", "reconstruction.exact",

@@ -263,7 +263,8 @@ def main() -> None:
         lines = [f"threads: {given.threads}, for every peer; data: {named}"]
         for name in given.cases:
             lines += ["", *measured(CASES[name], given, folder)]
-    write_table("throughput", "Training on MNIST: seconds an epoch, beside other libraries", lines)
+    name = "throughput" if given.threads == 1 else f"throughput-{given.threads}-threads"
+    write_table(name, "Training on MNIST: seconds an epoch, beside other libraries", lines)
 
 
 if __name__ == "__main__":

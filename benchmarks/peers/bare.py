@@ -8,6 +8,7 @@ from networks import Network
 from torch import nn
 
 task, gate = begin()
+torch.manual_seed(task.seed)
 rows, network = torch.from_numpy(task.scaled), Network(task.network, task.latent)
 optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
 gate.open(network.size, lambda: network.test_loss(task.test))

@@ -33,6 +33,7 @@ class Task:
         block: Steps between two answers.
         latent: Dimensions of z.
         variant: Which of the ways of one script.
+        seed: Of what our loop and the bare one draw; the others draw as they do.
     """
 
     network: str
@@ -41,6 +42,7 @@ class Task:
     block: int
     latent: int
     variant: str
+    seed: int
 
     @cached_property
     def train(self) -> np.ndarray:
@@ -123,6 +125,7 @@ def begin() -> tuple[Task, Gate]:
     parser.add_argument("--block", type=int, default=469)
     parser.add_argument("--latent", type=int)
     parser.add_argument("--variant", default="")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     given.latent = given.latent or LATENTS[given.network]
     return Task(**vars(given)), Gate()

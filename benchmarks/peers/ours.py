@@ -1,4 +1,4 @@
-"""This library's own loop with its defaults: metrics, checks of finiteness, logging."""
+"""This library's own loop with its defaults: metrics, checks of finiteness, logging; or in lower precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ task, gate = begin()
 settings = {
     "model": {**NETWORKS[task.network], "latent": task.latent, "scale": "softplus", "init": "pytorch"},
     "likelihood": "bernoulli",
+    "seed": task.seed,
     "train": {
+        "precision": task.variant or "float32",
         "epochs": 50,
         "batch_size": task.batch,
         "learning_rate": RATE,
