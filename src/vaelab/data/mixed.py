@@ -142,7 +142,8 @@ def _refuse(source: Source, config: Config, worded: bool) -> None:
     if config.likelihood.name not in ("auto", "mixed"):
         names = [name for at, name in enumerate(source.columns) if worded and _is_text(source.train[:, at])]
         rule = f"columns must hold numbers, and these do not: {', '.join(names)}" if names else "data.kinds are given"
-        raise BadInput("likelihood.name", config.likelihood.name, rule, "likelihood=mixed")
+        fix = "likelihood=mixed, or a recipe: mixed-table or imputation-mixed"
+        raise BadInput("likelihood.name", config.likelihood.name, rule, fix)
     for setting, off in (("scale", "auto"), ("binarize", "none")):
         if getattr(config.data, setting) != off:
             rule = "the columns of a mixed table are modelled as they are"

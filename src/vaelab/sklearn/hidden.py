@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def without(rows: Any, gone: np.ndarray) -> Any:
 def error(run: Any, truth: Any, filled: Any, gone: np.ndarray) -> float:
     """The mean over entries of their errors: in units of a column's variance squared, or 1 for a wrong level.
 
-    Columns that the run left out, such as text that hardly ever repeats, do not count.
+    Columns that the run left out, such as text that hardly ever repeats, do not count; NaN where none is left.
 
     Args:
         run: That filled them, which knows which columns are categories.
@@ -50,7 +51,8 @@ def error(run: Any, truth: Any, filled: Any, gone: np.ndarray) -> float:
         else:
             every = [float(cell) for cell in _cells(truth, at) if not is_missing(cell)]
             errors.append((found.astype(float) - own.astype(float)) ** 2 / (np.var(every) or 1.0))
-    return float(np.concatenate(errors).mean())
+    counted = np.concatenate(errors)
+    return float(counted.mean()) if len(counted) else math.nan
 
 
 def _cells(rows: Any, at: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import whole
 from ..core.seeds import derive
+from ..data.tables import listed
 from ..recipes import RECIPES
 from ..use.imputing import Imputation, check_summary, impute
 from .base import KeptRun, VAEEstimator
@@ -94,7 +96,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         check_summary(self.summary)
         rows = self._read(X, fitting=True, least=2)
         self.steps_, self.errors_ = self._length(rows)
-        return self._fit_runs(rows, self.members, **_steps(self.steps_))
+        self._fit_runs(rows, self.members, **_steps(self.steps_))
+        if empty := self._left_out(rows):
+            warnings.warn(f"no model reads these columns, whose gaps stay: {listed(empty)}", stacklevel=2)
+        return self
 
     def _length(self, rows: Any) -> tuple[int | None, dict[int, float]]:
         """How many steps to train for, None where the config says epochs, and the errors at hidden entries."""
@@ -106,7 +111,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         for steps in lengths if gone.sum() >= FEW_HIDDEN else ():
             holed = without(rows, gone)
             kept = self._trained(holed, **_steps(steps))
-            errors[steps] = error(kept[0].run, rows, self._filled(kept, holed).rows, gone)
+            found = error(kept[0].run, rows, self._filled(kept, holed).rows, gone)
+            if math.isnan(found):  # only columns that no model reads were hidden
+                break
+            errors[steps] = found
             if errors[steps] > WORSE * min(errors.values()):
                 break
         return min(errors, key=errors.__getitem__, default=lengths[0]), errors
@@ -118,6 +126,13 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         coins = np.random.default_rng(derive(self._seed(), "hidden entries")).random(rows.shape)
         entries = known(rows)
         return entries & (coins < HIDDEN) & (entries.sum(0) >= LEAST_KNOWN)
+
+    def _left_out(self, rows: Any) -> list[str]:
+        """Columns of a data frame that have gaps and that the models leave out."""
+        if not hasattr(rows, "iloc"):
+            return []
+        read, gaps = set(self.run_.spec.columns), ~known(rows)
+        return [str(name) for at, name in enumerate(rows.columns) if gaps[:, at].any() and str(name) not in read]
 
     def transform(self, X: Any) -> Any:
         """Rows X [n, D] with the best guess for each missing entry, of the type that was given."""
