@@ -166,6 +166,13 @@ def test_the_prior_follows_how_complete_rows_cluster() -> None:
         assert VAEAnomalyDetector(config=config, **quick).fit(rows).run_.config.prior.name == prior
 
 
+def test_members_that_go_into_no_stack_are_trained_one_by_one() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    detector = VAEAnomalyDetector(members=3, steps=3, config={"model": {"dropout": 0.2}}).fit(rows)
+    assert [kept.run.config.seed for kept in detector.runs_] == [0, 1, 2]
+    assert len({kept.run.metrics["negative_elbo"] for kept in detector.runs_}) == 3
+
+
 def test_dates_are_refused_by_name() -> None:
     frame = pd.DataFrame({"a": np.arange(9.0), "when": pd.date_range("2020", periods=9)})
     with pytest.raises(BadInput, match="dates in column when"):

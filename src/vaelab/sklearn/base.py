@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from numbers import Integral
@@ -17,6 +18,7 @@ from ..api import train, train_many
 from ..core.config import merged
 from ..core.errors import BadInput
 from ..training.run import Run
+from ..training.stackable import NoStack
 
 NEEDED = ("config.yaml", "environment.json", "metrics.jsonl", "findings.jsonl", "data/*", "checkpoints/best-*/*")
 
@@ -112,18 +114,21 @@ class VAEEstimator(BaseEstimator):
         return self
 
     def _trained(self, rows: Any, members: int = 1, **further: Any) -> list[KeptRun]:
-        """Runs on rows that `_read` gave; several members from consecutive seeds, as one batch of models."""
+        """Runs on rows that `_read` gave; several members from consecutive seeds, as one batch of models if they can."""
         seed = self._seed()
         own = {"model": {"latent": self.latent}, "train": {"steps": self.steps}}
         own = {section: {k: v for k, v in part.items() if v is not None} for section, part in own.items()}
         settings = merged(self._settings(), further, own, self.config or {}, {"seed": seed, "report": {"html": False}})
         with tempfile.TemporaryDirectory(prefix="vaelab-") as folder:
-            out = Path(folder) / "run"
-            if members == 1:
-                runs = [train(rows, out=out, config=settings, progress=bool(self.verbose))]
-            else:
-                runs = train_many(rows, members, out=out, config=settings, progress=bool(self.verbose))
-            return [KeptRun(run.folder) for run in runs]
+            told: dict[str, Any] = {"out": Path(folder) / "run", "progress": bool(self.verbose)}
+            with contextlib.suppress(NoStack):  # such as with dropout; then one after the other
+                if members > 1:
+                    return [KeptRun(run.folder) for run in train_many(rows, members, config=settings, **told)]
+            kept = []
+            for number in range(members):
+                told["out"] = Path(folder) / f"run-{number}"
+                kept.append(KeptRun(train(rows, config=settings | {"seed": seed + number}, **told).folder))
+            return kept
 
     def _read(self, X: Any, fitting: bool = False, least: int = 1) -> Any:
         """Rows as numbers [n, D], or the data frame itself where it has columns that are no numbers.
