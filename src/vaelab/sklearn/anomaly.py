@@ -24,7 +24,7 @@ MOST_CLUSTERS, ROWS_EACH = 30, 5  # pseudo-inputs of the prior, and training row
 MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
-    "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.1},
+    "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.35},
     "objective": {"name": "iwae"},
     "train": {"steps": 2500, "learning_rate": 3e-3},
     "data": {"held_out": 0.2},
