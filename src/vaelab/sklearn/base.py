@@ -114,7 +114,7 @@ class VAEEstimator(BaseEstimator):
         return self
 
     def _trained(self, rows: Any, members: int = 1, **further: Any) -> list[KeptRun]:
-        """Runs on rows that `_read` gave; several members from consecutive seeds, in one batch of models if they can."""
+        """Runs on rows that `_read` gave; several members from consecutive seeds, as one batch if they can."""
         seed = self._seed()
         own = {"model": {"latent": self.latent}, "train": {"steps": self.steps}}
         own = {section: {k: v for k, v in part.items() if v is not None} for section, part in own.items()}
