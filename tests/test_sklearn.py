@@ -162,7 +162,8 @@ def test_the_prior_follows_how_complete_rows_cluster() -> None:
     assert VAEAnomalyDetector(**quick).fit(holed).run_.config.prior.name == "standard"
     assert VAEAnomalyDetector(contamination=0.1, **quick).fit(rows).run_.config.prior.name == "standard"
     for config, prior in (({"prior": {"name": "flow"}}, "flow"), ({"model": {"posterior": "iaf"}}, "standard"),
-                          ({"likelihood": "laplace"}, "standard")):  # fmt: skip
+                          ({"likelihood": "laplace"}, "standard"),
+                          ({"likelihood": {"floor": 0.1}}, "vamp")):  # fmt: skip
         assert VAEAnomalyDetector(config=config, **quick).fit(rows).run_.config.prior.name == prior
 
 

@@ -132,7 +132,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         Not where some of them are anomalies, whose clusters it would learn as well.
         """
         found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
-        config, named = self.config or {}, (("prior",), ("likelihood",), ("model", "posterior"))
+        config, named = self.config or {}, (("prior",), ("likelihood", "name"), ("model", "posterior"))
         in_order = self.contamination == "auto" and np.isfinite(rows).all()
         if in_order and not any(_names(config, *path) for path in named):
             found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}
@@ -198,8 +198,10 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
 
 
 def _names(config: Any, *path: str) -> bool:
-    """Whether a config says something at a path of keys."""
+    """Whether a config says something at a path of keys; text stands for a section's name."""
     for key in path:
+        if isinstance(config, str):
+            return True
         config = config.get(key) if isinstance(config, Mapping) else None
     return bool(config)
 
