@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch import nn
 
 import vaelab
 from vaelab.core.config import build_config
+from vaelab.core.errors import BadInput
 from vaelab.training import tuning
 from vaelab.training.fit import engine_for
 from vaelab.training.loop import Loop
-from vaelab.training.tuning import MATMUL, Pace, Tuning, as_before, tune, tuned
+from vaelab.training.tuning import MATMUL, Pace, Tuning, as_before, float32_of, tune, tuned
 
 WIDE = nn.Sequential(nn.Linear(300, 300), nn.SiLU(), nn.Linear(300, 4))
 ROWS = np.random.default_rng(0).random((600, 784)).astype(np.float32)
@@ -102,6 +104,27 @@ def test_who_set_precision_by_pytorch_s_newer_names_trains_all_the_same() -> Non
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.backends.cuda.matmul.fp32_precision = was
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "inside"),
+    [("float32", "cuda", "ieee"), ("tf32", "cuda", "tf32"), ("bfloat16", "cuda", "ieee"), ("float32", "cpu", None)],
+)
+def test_float32_on_a_gpu_is_float32_unless_tf32_is_asked_for(precision: str, device: str, inside: str | None) -> None:
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    with contextlib.suppress(KeyboardInterrupt), float32_of(precision, torch.device(device)):
+        found = [kind.fp32_precision for kind in kinds]
+        raise KeyboardInterrupt
+    assert found == ([inside] * 3 if inside else before)
+    assert [kind.fp32_precision for kind in kinds] == before
+
+
+def test_tf32_is_refused_on_a_processor(tmp_path: Path) -> None:
+    config = {"train": {"precision": "tf32", "device": "cpu"}}
+    with pytest.raises(BadInput, match=r"train.precision: got tf32; is for a GPU"):
+        vaelab.train(ROWS, config=config, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_small_networks_are_not_measured() -> None:

@@ -332,7 +332,9 @@ class TrainConfig(Section):
         "auto", description="library for float32 matrices on a CPU; auto: measured where a step is large, and recorded"
     )
     cuda_graph: bool = Field(False, description="on a GPU: record a step once, and replay it in one launch")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="of the networks; tf32: all products of float32 matrices, on a GPU"
+    )
     evaluate_every: Int | None = Field(None, ge=1, description="steps; None: fifty times a run, fewer where costly")
     checkpoint_every: Int | None = Field(None, ge=1, description="steps; None: ten times a run")
     log_every: Int | None = Field(None, ge=1, description="steps between lines of metrics; None: 200 lines a run")

@@ -39,7 +39,7 @@ from .loop import Loop
 from .rules import Measured, applicable, judge, never_finite, run_trace
 from .run import Run
 from .show import Display, Several, choose_display
-from .tuning import PRODUCTS, Tuning, as_before, tune, tuned
+from .tuning import PRODUCTS, Tuning, as_before, float32_of, tune, tuned
 
 Checks = Callable[..., list[Finding]]
 Trained = TypeVar("Trained", bound=Loop)
@@ -340,7 +340,7 @@ def engine_for(config: Config) -> Iterator[Engine]:
         torch.use_deterministic_algorithms(True)
     engine = Engine(config.train.device)
     try:
-        with as_before():
+        with as_before(), float32_of(config.train.precision, engine.device):
             yield engine
         engine.close()
     finally:

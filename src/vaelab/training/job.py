@@ -76,7 +76,7 @@ def prepare(
     """
     check_kinds(model, objective)
     _refuse_replaced(config, model, objective)
-    _refuse_graph(config, engine)
+    _refuse_without_gpu(config, engine)
     if source is None:
         source = load(x, **config.data.reading)
     if model is not None:
@@ -182,9 +182,12 @@ def _flagged(missing: np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(missing.reshape(shape[0], -1).any(1)).tolist())
 
 
-def _refuse_graph(config: Config, engine: Engine) -> None:
-    """A recording of steps needs a GPU, and steps that need not be looked at one by one."""
+def _refuse_without_gpu(config: Config, engine: Engine) -> None:
+    """TF32 and a recording of steps need a GPU, and the latter steps that need not be looked at one by one."""
     train = config.train
+    if train.precision == "tf32" and engine.device.type != "cuda":
+        rule = f"is for a GPU, and this run is on {engine.device}"
+        raise BadInput("train.precision", "tf32", rule, "use float32 or bfloat16")
     if not train.cuda_graph:
         return
     if engine.device.type != "cuda":

@@ -74,6 +74,25 @@ def as_before() -> Iterator[None]:
             MATMUL.fp32_precision = precision
 
 
+@contextlib.contextmanager
+def float32_of(precision: str, device: torch.device) -> Iterator[None]:
+    """Has a GPU multiply and convolve float32 numbers as float32, or in TF32, of 10 bits, where `precision` is "tf32".
+
+    PyTorch's own default is neither: products in float32, and convolutions in TF32.
+    """
+    kinds: list[Any] = []
+    if device.type == "cuda":
+        kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for kind, value in zip(kinds, before, strict=True):
+            kind.fp32_precision = value
+
+
 def tune(model: nn.Module, batch: int, threads: Sequence[int], products: Sequence[str] = PRODUCTS) -> Tuning | None:
     """The faster way to multiply: PyTorch's default library or oneDNN, with one thread or with all.
 
