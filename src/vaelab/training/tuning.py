@@ -82,7 +82,8 @@ def float32_of(precision: str, device: torch.device) -> Iterator[None]:
     """
     kinds: list[Any] = []
     if device.type == "cuda":
-        kinds = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+        cudnn: Any = torch.backends.cudnn
+        kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
