@@ -82,8 +82,8 @@ def main(path: str, folder: str = "runs/smiles") -> None:
     run = vaelab.load(folder) if Path(folder).exists() else vaelab.train(path, config=SETTINGS, out=folder)
     source = load(path)
     strings, (_, index, _) = source.train, held_out_of(source, run.config)
-    training = set(strings[index].tolist())
     assert index is not None
+    training = set(strings[index].tolist())
     found = vaelab.evaluate(run, rows=BACK, samples=SAMPLES, metrics="reconstruction")
     canonical = reader()
     numbers = ["bound.elbo", "bound.log_likelihood", "bound.nats_per_token", "reconstruction.exact",

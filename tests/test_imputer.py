@@ -122,8 +122,11 @@ def test_columns_that_no_model_reads_keep_their_gaps_and_are_named() -> None:
     frame["empty"] = None
     frame["whole"] = [f"name {row}" for row in range(400)]
     with pytest.warns(UserWarning, match="whose gaps stay: notes, empty$"):
-        filled = VAEImputer(members=1, steps=5, samples=10).fit_transform(frame)
+        imputer = VAEImputer(members=1, steps=5, samples=10).fit(frame)
+        filled = imputer.transform(frame)
     assert filled["empty"].isna().all() and filled["whole"].equals(frame["whole"])
+    with pytest.warns(UserWarning, match="whose gaps stay: notes, empty, whole$"):
+        imputer.transform(frame.assign(whole=None))
 
 
 def test_hidden_entries_that_no_model_reads_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,11 @@ from .base import VAEEstimator
 
 LEAST_ROWS, MOST_LATENT = 5, 16
 MOST_CLUSTERS, ROWS_EACH = 30, 5  # pseudo-inputs of the prior, and training rows for each of them
+SMOOTHING = 0.35  # of the deviation of a normal kernel by Scott's rule: the least noise of a column
 MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
-    "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.35},
+    "likelihood": {"name": "gaussian", "noise": "feature"},
     "objective": {"name": "iwae"},
     "train": {"steps": 2500, "learning_rate": 3e-3},
     "data": {"held_out": 0.2},
@@ -129,10 +130,15 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
     def _sizes(self, rows: Any) -> dict[str, Any]:
         """Settings that follow from the rows: of complete ones the prior learns how their codes cluster.
 
-        Not where some of them are anomalies, whose clusters it would learn as well.
+        Not where some of them are anomalies, whose clusters it would learn as well. The fewer rows there are and the
+        more columns, the less is known of the density at a point, and the smoother it has to be: the least noise of a
+        column goes as the width of a normal kernel, n^(-1 / (d + 4)) (Scott, Multivariate Density Estimation, 1992).
         """
-        found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
+        columns = self.n_features_in_
+        found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, columns)}}
         config, named = self.config or {}, (("prior",), ("likelihood", "name"), ("model", "posterior"))
+        if not _names(config, "likelihood", "noise"):
+            found["likelihood"] = {"floor": SMOOTHING * len(rows) ** (-1 / (columns + 4))}
         in_order = self.contamination == "auto" and np.isfinite(rows).all()
         if in_order and not any(_names(config, *path) for path in named):
             found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}

@@ -10,6 +10,8 @@ import numpy as np
 from ..data.mixed import is_missing
 from ..use.gaps import level_values
 
+FEW_HIDDEN = 50  # entries below which they cannot tell
+
 
 def known(rows: Any) -> np.ndarray:
     """Which entries of an array or a data frame are not missing, bool [n, D]."""
@@ -32,7 +34,8 @@ def without(rows: Any, gone: np.ndarray) -> Any:
 def error(run: Any, truth: Any, filled: Any, gone: np.ndarray) -> float:
     """The mean over entries of their errors: in units of a column's variance squared, or 1 for a wrong level.
 
-    Columns that the run left out, such as text that hardly ever repeats, do not count; NaN where none is left.
+    Columns that the run left out, such as text that hardly ever repeats, do not count; NaN where fewer than
+    `FEW_HIDDEN` entries are left, which say nothing.
 
     Args:
         run: That filled them, which knows which columns are categories.
@@ -52,7 +55,7 @@ def error(run: Any, truth: Any, filled: Any, gone: np.ndarray) -> float:
             every = [float(cell) for cell in _cells(truth, at) if not is_missing(cell)]
             errors.append((found.astype(float) - own.astype(float)) ** 2 / (np.var(every) or 1.0))
     counted = np.concatenate(errors)
-    return float(counted.mean()) if len(counted) else math.nan
+    return float(counted.mean()) if len(counted) >= FEW_HIDDEN else math.nan
 
 
 def _cells(rows: Any, at: int) -> np.ndarray:

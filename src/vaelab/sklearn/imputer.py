@@ -17,12 +17,11 @@ from ..data.tables import listed
 from ..recipes import RECIPES
 from ..use.imputing import Imputation, check_summary, impute
 from .base import KeptRun, VAEEstimator
-from .hidden import error, known, without
+from .hidden import FEW_HIDDEN, error, known, without
 
 LENGTHS = (3000, 8000, 20_000)  # steps of training to choose from
 WORDED_LENGTHS = (1500, 5000)  # and for data frames with words, whose steps take longer
 HIDDEN = 0.1  # share of the known entries that are hidden for that
-FEW_HIDDEN = 50  # entries below which they cannot tell
 NEVER = 10**9  # steps between evaluations, of which one at the end is left
 LEAST_KNOWN = 20  # entries of a column below which none of it is hidden
 WORSE = 1.05  # of the least error: longer trainings are then not tried
@@ -53,7 +52,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         steps_: Steps of training; None where config gives epochs.
         errors_: For each number of steps that was tried, the error at the hidden entries: the mean over them of squared
             errors in units of their column's variance, of which means would have 1, and of 1 for each wrong level of a
-            category. Empty where nothing was tried.
+            category. Empty where nothing was tried, or too few were hidden in columns that the models read.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -97,8 +96,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         rows = self._read(X, fitting=True, least=2)
         self.steps_, self.errors_ = self._length(rows)
         self._fit_runs(rows, self.members, **_steps(self.steps_))
-        if empty := self._left_out(rows):
-            warnings.warn(f"no model reads these columns, whose gaps stay: {listed(empty)}", stacklevel=2)
         return self
 
     def _length(self, rows: Any) -> tuple[int | None, dict[int, float]]:
@@ -112,7 +109,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             holed = without(rows, gone)
             kept = self._trained(holed, **_steps(steps))
             found = error(kept[0].run, rows, self._filled(kept, holed).rows, gone)
-            if math.isnan(found):  # only columns that no model reads were hidden
+            if math.isnan(found):  # too many were hidden in columns that no model reads
                 break
             errors[steps] = found
             if errors[steps] > WORSE * min(errors.values()):
@@ -135,7 +132,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         return [str(name) for at, name in enumerate(rows.columns) if gaps[:, at].any() and str(name) not in read]
 
     def transform(self, X: Any) -> Any:
-        """Rows X [n, D] with the best guess for each missing entry, of the type that was given."""
+        """Rows X [n, D] with the best guess for each missing entry, of the type that was given.
+
+        Columns of a data frame that hold no value, or text that hardly ever repeats, come back as they were, with a
+        warning where they have gaps.
+        """
         return self._imputed(X).rows
 
     def sample(self, X: Any, draws: int = 20) -> list[Any]:
@@ -157,7 +158,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
     def _imputed(self, X: Any, **wanted: Any) -> Imputation:
         check_is_fitted(self, "runs_")
-        return self._filled(self.runs_, self._read(X), **wanted)
+        rows = self._read(X)
+        if left_out := self._left_out(rows):
+            warnings.warn(f"no model reads these columns, whose gaps stay: {listed(left_out)}", stacklevel=3)
+        return self._filled(self.runs_, rows, **wanted)
 
     def _filled(self, runs: Sequence[KeptRun], rows: Any, **wanted: Any) -> Imputation:
         fixed: dict[str, Any] = {"samples": self.samples, "summary": self.summary, "seed": self._seed()}
