@@ -64,7 +64,7 @@ def test_numbers_that_came_as_text_go_as_text() -> None:
 def test_the_error_at_hidden_entries_counts_squares_and_wrong_levels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
-        {"size": random.normal(size=60) * 7, "code": random.integers(1, 4, 60), "word": ["x", "y"] * 30}
+        {"size": random.normal(size=120) * 7, "code": random.integers(1, 4, 120), "word": ["x", "y"] * 60}
     )
     run = vaelab.train(frame, out=tmp_path / "a", config={"train": {"steps": 1}, **QUIET}, progress=False)
     gone = random.random(frame.shape) < 0.3
@@ -78,6 +78,8 @@ def test_the_error_at_hidden_entries_counts_squares_and_wrong_levels(tmp_path: P
         *(frame["word"] != "x")[gone[:, 2]],
     ]
     assert hidden.error(run, frame, filled, gone) == pytest.approx(np.mean(expected))
+    few = gone & (np.arange(120)[:, None] < 20)
+    assert 0 < few.sum() < 50 and math.isnan(hidden.error(run, frame, filled, few))
     holed = hidden.without(frame, gone)
     assert (hidden.known(frame).all(), (hidden.known(holed) == ~gone).all()) == (True, True)
 
@@ -121,8 +123,8 @@ def test_columns_that_no_model_reads_keep_their_gaps_and_are_named() -> None:
     frame["notes"] = [None, *(f"note {row}" for row in range(1, 400))]
     frame["empty"] = None
     frame["whole"] = [f"name {row}" for row in range(400)]
+    imputer = VAEImputer(members=1, steps=5, samples=10).fit(frame)
     with pytest.warns(UserWarning, match="whose gaps stay: notes, empty$"):
-        imputer = VAEImputer(members=1, steps=5, samples=10).fit(frame)
         filled = imputer.transform(frame)
     assert filled["empty"].isna().all() and filled["whole"].equals(frame["whole"])
     with pytest.warns(UserWarning, match="whose gaps stay: notes, empty, whole$"):
