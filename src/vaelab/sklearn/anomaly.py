@@ -50,8 +50,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             scores of the fifth that it was not trained on, which did choose its weights; no row is lost, and the share
             of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
             of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
-        members: Models, whose scores are averaged. Of numbers each column's noise is learned down to 0.35 n^(-1 / (d + 4))
-            of its deviation, for n rows of d columns; `config={"likelihood": {"floor": 0.05}}` sets another limit.
+        members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to
+            0.35 n^(-1 / (d + 4)) of the column's deviation, for n rows of d columns, or to `likelihood.floor` of `config`.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
         latent, steps, config, random_state, verbose: See `VAEEstimator`.
