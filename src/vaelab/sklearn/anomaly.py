@@ -51,7 +51,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
             of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
         members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to
-            0.35 n^(-1 / (d + 4)) of the column's deviation, for n rows of d columns, or to `likelihood.floor` of `config`.
+            0.35 n^(-1 / (d + 4)) of the deviation, for n rows of d columns, or to `likelihood.floor` of `config`.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
         latent, steps, config, random_state, verbose: See `VAEEstimator`.
