@@ -419,7 +419,8 @@ def test_the_first_and_the_last_model_of_a_stack_are_compared(place: int, apart:
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Engine, "__init__", lambda self, device: vars(self).update(world=2, rank=0, device=torch.device("cpu")))
+    stand_in = {"world": 2, "rank": 0, "device": torch.device("cpu")}
+    monkeypatch.setattr(Engine, "__init__", lambda self, device: vars(self).update(stand_in))
     monkeypatch.setattr(Engine, "close", lambda self: None)
     with pytest.raises(NoStack, match="processes: got 2; a stack trains in one process"):
         vaelab.train_many(TABLE, 2, config=settings(), out=tmp_path / "m", progress=False)
