@@ -165,7 +165,7 @@ def test_the_prior_follows_how_complete_rows_cluster() -> None:
                           ({"likelihood": "laplace"}, "standard"),
                           ({"likelihood": {"floor": 0.1}}, "vamp")):  # fmt: skip
         assert VAEAnomalyDetector(config=config, **quick).fit(rows).run_.config.prior.name == prior
-    for given, floor in (({}, 0.1), ({"likelihood": {"floor": 0.01}}, 0.01)):
+    for given, floor in (({}, pytest.approx(0.4 * 60 ** (-2 / 7))), ({"likelihood": {"floor": 0.01}}, 0.01)):
         found = VAEAnomalyDetector(config=given, **quick).fit(rows).run_.config.likelihood
         assert (found.name, found.noise, found.floor) == ("gaussian", "feature", floor)
 

@@ -21,10 +21,11 @@ from .base import VAEEstimator
 
 LEAST_ROWS, MOST_LATENT = 5, 16
 MOST_CLUSTERS, ROWS_EACH = 30, 5  # pseudo-inputs of the prior, and training rows for each of them
+COARSE, LEAST_NOISE = 0.4, 0.05  # the least noise of a column: the first times the error of a density, or the second
 MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
-    "likelihood": {"name": "gaussian", "noise": "feature", "floor": 0.1},
+    "likelihood": {"name": "gaussian", "noise": "feature"},
     "objective": {"name": "iwae"},
     "train": {"steps": 2500, "learning_rate": 3e-3},
     "data": {"held_out": 0.2},
@@ -49,8 +50,9 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             scores of the fifth that it was not trained on, which did choose its weights; no row is lost, and the share
             of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
             of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
-        members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to a tenth of
-            the column's deviation, or to `likelihood.floor` of `config`.
+        members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to
+            max(0.05, 0.4 n^(-2 / (d + 4))) of the column's deviation, for n rows of d columns, or to
+            `likelihood.floor` of `config`.
         kind: Of score: "likelihood", "reconstruction", "latent" or "typicality"; see `vaelab.use.scoring.score`.
         samples: Draws of z of each model, for each row.
         latent, steps, config, random_state, verbose: See `VAEEstimator`.
@@ -130,10 +132,15 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
     def _sizes(self, rows: Any) -> dict[str, Any]:
         """Settings that follow from the rows: of complete ones the prior learns how their codes cluster.
 
-        Not where some of them are anomalies, whose clusters it would learn as well.
+        Not where some of them are anomalies, whose clusters it would learn as well. The fewer rows there are and the
+        more columns, the less is known of the density at a point: at best with an error of the order n^(-2 / (d + 4))
+        (Stone, Optimal Rates of Convergence for Nonparametric Estimators, 1980). The least noise of a column goes by it.
         """
-        found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, self.n_features_in_)}}
+        columns = self.n_features_in_
+        found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, columns)}}
         config, named = self.config or {}, (("prior",), ("likelihood", "name"), ("model", "posterior"))
+        if not _names(config, "likelihood", "noise"):
+            found["likelihood"] = {"floor": max(LEAST_NOISE, COARSE * len(rows) ** (-2 / (columns + 4)))}
         in_order = self.contamination == "auto" and np.isfinite(rows).all()
         if in_order and not any(_names(config, *path) for path in named):
             found["prior"] = {"name": "vamp", "components": max(1, min(MOST_CLUSTERS, len(rows) // ROWS_EACH))}
