@@ -134,7 +134,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
 
         Not where some of them are anomalies, whose clusters it would learn as well. The fewer rows there are and the
         more columns, the less is known of the density at a point: at best with an error of the order n^(-2 / (d + 4))
-        (Stone, Optimal Rates of Convergence for Nonparametric Estimators, 1980). The least noise of a column goes by it.
+        (Stone, Optimal Rates of Convergence for Nonparametric Estimators, 1980). Noise goes by it.
         """
         columns = self.n_features_in_
         found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, columns)}}
