@@ -17,7 +17,7 @@ from torch import Tensor
 import vaelab
 from vaelab.cli.app import main
 from vaelab.core.config import build_config
-from vaelab.core.errors import BadInput
+from vaelab.core.errors import BadInput, UnseenLevel
 from vaelab.core.facts import Column, Facts
 from vaelab.data.mixed import Metric, as_mixed, decode, encode
 from vaelab.data.source import load
@@ -312,17 +312,31 @@ def _spec(columns: tuple[Column, ...]) -> Any:
 @pytest.mark.parametrize(
     ("cells", "parts"),
     [
-        ([0.5, "pink", 3, True], ("'pink' in row 0 (counting from 0), column colour", "no row had that level")),
-        ([0.5, "gren", 3, True], ("did you mean green?",)),
         (["tall", "red", 3, True], ("'tall'", "column size", "holds numbers")),
         ([math.inf, "red", 3, True], ("'inf'", "finite")),
         ([0.5, "red", 3.5, True], ("'3.5'", "column visits", "whole numbers of at least 0")),
         ([0.5, "red", -1, True], ("'-1'", "column visits")),
-        ([0.5, "red", 3, "maybe"], ("'maybe'", "column young")),
     ],
 )
 def test_what_a_column_cannot_be_is_refused_at_use(cells: list[Any], parts: tuple[str, ...]) -> None:
     refused(lambda: _spec(COLUMNS).to_model(np.array([cells], dtype=object)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("cells", "at", "parts"),
+    [
+        ([0.5, "pink", 3, True], 1, ("taken as missing: 1 in all, such as 'pink' in row 0", "column colour")),
+        ([0.5, "gren", 3, True], 1, ("did you mean green?",)),
+        ([0.5, "red", 3, "maybe"], 3, ("'maybe'", "column young")),
+    ],
+)
+def test_a_level_that_no_row_had_is_missing_at_use(cells: list[Any], at: int, parts: tuple[str, ...]) -> None:
+    spec, rows = _spec(COLUMNS), np.array([cells], dtype=object)
+    with pytest.warns(UnseenLevel) as told:
+        found = spec.to_model(rows)
+    assert all(part in str(told[0].message) for part in parts)
+    assert found.isnan().nonzero().tolist() == [[0, at]] == np.argwhere(spec.unseen(rows)).tolist()
+    assert spec.unseen(np.array([[0.5, "red", 3, True]], dtype=object)) is None
 
 
 def test_a_missing_column_is_refused_at_use() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits with its status."""
     from ..core.errors import VaelabError
 
+    before_told, warnings.formatwarning = warnings.formatwarning, _told
     # Until training saves on a signal itself, Ctrl-C may come in the middle of an import: leave at once and say so.
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, _leave) if main_thread else None
@@ -38,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         status = 0
     finally:
+        warnings.formatwarning = before_told
         if main_thread:
             signal.signal(signal.SIGINT, before)
     sys.exit(status or 0)
@@ -46,6 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _leave(number: int, _frame: Any) -> None:
     os.write(2, b"vaelab: interrupted\n")
     os._exit(128 + number)
+
+
+def _told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning as a person reads it: that something was wrong with rows, and not where in the code it was seen."""
+    return f"warning   {message}\n"
 
 
 def _fail(text: str, status: int) -> int:

@@ -39,6 +39,10 @@ class BadInput(VaelabError, ValueError):
         return error
 
 
+class UnseenLevel(UserWarning):
+    """Rows hold levels of a category that no row had in training; they are taken as missing."""
+
+
 def whole(name: str, value: object, least: int = 1) -> None:
     """Refuses what is no whole number of at least `least`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..core.config import Config
-from ..core.errors import BadInput, did_you_mean
+from ..core.errors import BadInput, UnseenLevel, did_you_mean
 from ..core.facts import Column
 from ..core.finding import Finding
 from .arrays import as_numpy, place
@@ -83,6 +84,63 @@ def encode(columns: Sequence[Column], rows: np.ndarray, where: str = "x") -> np.
                     raise BadInput(where, f"{str(cell)[:40]!r} in {place((row, at), names)}", rule, fix) from None
             found[row, at] = known[cell]
     return found
+
+
+def numbers_of(rows: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
+    """Rows of objects [n, D] as float64, NaN where an entry is missing.
+
+    Raises:
+        BadInput: naming the row and the column of what is no number, where there are names for D columns.
+    """
+    found = np.empty(rows.shape)
+    for index, cell in np.ndenumerate(rows):
+        try:
+            found[index] = math.nan if is_missing(cell) else float(cell)
+        except (TypeError, ValueError):
+            where = place(index, columns if len(columns) == rows.shape[1] else ())
+            rule, fix = "the model takes numbers", "correct it, or leave the entry empty"
+            raise BadInput("x", f"{str(cell)[:40]!r} in {where}", rule, fix) from None
+    return found
+
+
+def unseen_levels(columns: Sequence[Column], rows: np.ndarray) -> np.ndarray:
+    """Which entries of rows [n, D], as a person has them, are levels that no row had in training, bool [n, D].
+
+    Example:
+        >>> columns = Column("size", "number"), Column("colour", "category", ("blue", "red"))
+        >>> unseen_levels(columns, np.array([[2.5, "green"], [None, "blue"]], dtype=object)).tolist()
+        [[False, True], [False, False]]
+    """
+    found = np.zeros(rows.shape, bool)
+    for at, column in enumerate(columns):
+        if column.kind != "category":
+            continue
+        read, known = _level_reader(column), dict[Any, bool]()
+        for row, cell in enumerate(rows[:, at].tolist()):
+            if cell not in known:
+                try:
+                    known[cell] = read(cell) is None
+                except ValueError:
+                    known[cell] = True
+            found[row, at] = known[cell]
+    return found
+
+
+def without_unseen(columns: Sequence[Column], rows: np.ndarray) -> np.ndarray:
+    """Rows [n, D] with levels that no row had in training taken as missing, of which a warning tells."""
+    unseen = unseen_levels(columns, rows)
+    if not unseen.any():
+        return rows
+    row, at = (int(index[0]) for index in unseen.nonzero())
+    column, text = columns[at], str(rows[row, at])[:40]
+    hints = [f"{int(unseen.sum())} in all, such as {text!r} in {place((row, at), tuple(c.name for c in columns))}"]
+    if len(column.levels) <= FEW_VALUES or did_you_mean(text, column.levels).endswith("?"):
+        hints.append(did_you_mean(text, column.levels))
+    if column.levels_are == "numbers":
+        hints.append(f"data.kinds={{{column.name}: number}} in training makes it a number")
+    told = f"x: levels that no row had in training are taken as missing: {'; '.join(hints)}"
+    warnings.warn(told, UnseenLevel, stacklevel=2)
+    return np.where(unseen, None, rows.astype(object))
 
 
 def decode(columns: Sequence[Column], y: Tensor | np.ndarray) -> np.ndarray:

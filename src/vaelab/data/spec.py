@@ -18,9 +18,9 @@ from torch import Tensor
 from ..core.durable import to_json
 from ..core.errors import BadInput
 from ..core.facts import Column, Facts, Sampling
-from .arrays import as_numpy, column_name
+from .arrays import as_numpy, column_name, place
 from .conditions import Conditioning
-from .mixed import decode, encode
+from .mixed import decode, encode, numbers_of, unseen_levels, without_unseen
 from .text import rows_of, vocabulary_of
 from .transforms import Affine
 
@@ -109,29 +109,41 @@ class Spec:
         """
         if self.vocabulary:
             return torch.from_numpy(rows_of(x, self.vocabulary, *self.shape)).float()
-        columns = tuple(str(name) for name in getattr(x, "columns", ()))
-        given = x if isinstance(x, np.ndarray | Tensor) else np.asarray(x)
         if self.mixed:
-            rows: Any = self.in_order(as_numpy(given), columns) if given.ndim == 2 else given
-            if given.ndim != 2 or not len(given) or rows.shape[1] != len(self.mixed):
-                rule = f"the model takes rows of {len(self.mixed)} columns: {', '.join(self.columns)}"
-                raise BadInput("x", f"shape {tuple(given.shape)}", rule)
-            return torch.from_numpy(encode(self.mixed, rows))
-        if (
-            given.ndim < 2
-            or (given.dtype.kind if isinstance(given, np.ndarray) else "f") not in "biuf"
-            or not len(given)
-        ):
+            return torch.from_numpy(encode(self.mixed, without_unseen(self.mixed, self._mixed_rows(x))))
+        given = x if isinstance(x, np.ndarray | Tensor) else np.asarray(x)
+        if given.ndim == 2:
+            given = self.in_order(given, _names_of(x))
+            given = numbers_of(given, self.columns) if given.dtype == object and self.columns else given
+        kind = given.dtype.kind if isinstance(given, np.ndarray) else "f"
+        if given.ndim < 2 or kind not in "biuf" or not len(given):
             raise BadInput("x", self._seen(x, given), self._wanted)
-        rows = torch.from_numpy(np.require(as_numpy(self.in_order(given, columns)), requirements=["C", "W"]))
+        rows = torch.from_numpy(np.require(as_numpy(given), requirements=["C", "W"]))
         self.check_width(rows)
-        if rows.isinf().any() if self.incomplete else not rows.isfinite().all():
+        wrong = rows.isinf() if self.incomplete else ~rows.isfinite()
+        if wrong.any():
             rule = "numbers must be finite" if self.incomplete else "the model takes complete rows"
-            raise BadInput("x", "missing or infinite entries", rule, "vaelab impute fills missing ones")
+            first = tuple(int(at) for at in wrong.nonzero()[0])
+            seen = f"missing or infinite entries, {int(wrong.sum())} of them, the first in {place(first, self.columns)}"
+            raise BadInput("x", seen, rule, "vaelab impute, or VAEImputer, fills missing ones")
         if self.axes == "HWC" and rows.shape[1:] != self.shape:
             rows = rows.reshape(-1, *self.user_shape).movedim(-1, 1)
         y = self.transform(rows.reshape(-1, *self.shape))
         return (y >= 0.5).float() if self.binarize == "threshold" else y
+
+    def unseen(self, x: Any) -> np.ndarray | None:
+        """Which entries of rows of a mixed table are levels that no row had in training, bool [n, D]; None for none."""
+        found = unseen_levels(self.mixed, self._mixed_rows(x)) if self.mixed else None
+        return found if found is not None and found.any() else None
+
+    def _mixed_rows(self, x: Any) -> np.ndarray:
+        """Rows of a mixed table as a person has them, [n, D], in the order of the columns."""
+        given = as_numpy(x if isinstance(x, np.ndarray | Tensor) else np.asarray(x))
+        rows = self.in_order(given, _names_of(x)) if given.ndim == 2 else given
+        if given.ndim != 2 or not len(given) or rows.shape[1] != len(self.mixed):
+            rule = f"the model takes rows of {len(self.mixed)} columns: {', '.join(self.columns)}"
+            raise BadInput("x", f"shape {tuple(given.shape)}", rule)
+        return rows
 
     def check_width(self, rows: np.ndarray | Tensor) -> None:
         """Raises BadInput where rows [n, ...] have another number of entries than those of the model; reads none."""
@@ -234,6 +246,11 @@ def conditions_from(files: Mapping[str, bytes]) -> tuple[Tensor, Tensor] | None:
         return None
     held_out, training = (torch.from_numpy(_array(files[f"{part}condition.npy"])) for part in ("", "training_"))
     return held_out, training
+
+
+def _names_of(x: Any) -> tuple[str, ...]:
+    """Names of a data frame's columns."""
+    return tuple(str(name) for name in getattr(x, "columns", ()))
 
 
 def _made_up(names: tuple[str, ...]) -> bool:

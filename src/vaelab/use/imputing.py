@@ -106,7 +106,7 @@ def impute(
     seed: int = 0,
     condition: Any = None,
 ) -> Imputation:
-    """Fills in the missing entries of rows: NaN, or None in tables with words.
+    """Fills in the missing entries of rows: NaN, or None in tables with words. Levels that no row had in training stay.
 
     Args:
         runs: A `vaelab.Run`; one that was trained on rows with missing entries knows them best. Or several of the same
@@ -147,6 +147,8 @@ def impute(
     rows = [_rows_of(member, x, condition) for member in members]
     y = rows_of(rows[0])
     missing, filled = y.isnan(), _Table(y, wanted)
+    if (unseen := run.spec.unseen(x)) is not None:
+        missing &= ~torch.from_numpy(unseen)  # the model cannot read them, and they stay as they are
     gaps = missing.flatten(1).any(1).nonzero()[:, 0]
     size = max(1, AT_ONCE // (max(samples, wanted.resampled) * _width(run, y)))
     for start in range(0, len(gaps), size):  # noise goes by the place among rows with gaps, whatever the chunks

@@ -97,8 +97,9 @@ def score(
     `reconstruction` is -E_q log p(x|z), `latent` the divergence KL(q || p), and `typicality` how far `likelihood` is
     from its usual value, either way.
 
-    A row's noise follows from its entries and the seed, and all is computed in float64, so that a row's score does not
-    depend on the others and errors of different rows are independent.
+    A missing entry adds nothing. A level of a category that none of N training rows had is missing too, but adds
+    log(N + 1) nats. A row's noise follows from its entries and the seed, and all is computed in float64, so that a
+    row's score does not depend on the others and errors of different rows are independent.
 
     References:
         Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
@@ -124,20 +125,30 @@ def score(
     for run in members:
         _refuse(run, kind)
     rows = [given_rows(run, x, seed, condition=condition) for run in members]
+    unseen = [_cost_of_unseen(run, x) for run in members]
     each = [
-        _of_run(run, part, read, samples, derive(seed, place), usual)
-        for place, (run, part) in enumerate(zip(members, rows, strict=True))
+        _of_run(run, part, read, samples, derive(seed, place), usual, cost)
+        for place, (run, part, cost) in enumerate(zip(members, rows, unseen, strict=True))
     ]
     values, parts, variance = (np.mean(found, 0) for found in zip(*each, strict=True))
     return Scores(values, parts, np.sqrt(variance / len(members)), entry_names(members[0]), kind)
 
 
-def _of_run(run: Any, x: Any, read: Read, samples: int, seed: int, usual: float | None) -> tuple[np.ndarray, ...]:
-    """Values [n], parts [n, D + 1] and variances [n] of one run for rows x as its model sees them."""
+def _of_run(
+    run: Any, x: Any, read: Read, samples: int, seed: int, usual: float | None, cost: Tensor | None
+) -> tuple[np.ndarray, ...]:
+    """Values [n], parts [n, D + 1] and variances [n] of one run for rows x as its model sees them.
+
+    The cost [n, D] is what is added to -log p(x_d|z), in nats.
+    """
     model = precise(run)
     size = max(1, CHUNK_VALUES // (samples * math.prod(run.spec.shape) * getattr(model, "channels", 1)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        found = [read(drawn(run, model, part, samples, seed), usual) for part in x.split(size)]
+        costs = [None] * len(x) if cost is None else cost.split(size)
+        found = [
+            read(drawn(run, model, part, samples, seed, more), usual)
+            for part, more in zip(x.split(size), costs, strict=False)
+        ]
     return tuple(torch.cat(each).numpy() for each in zip(*found, strict=True))
 
 
@@ -166,8 +177,22 @@ def entry_names(run: Any) -> tuple[str, ...]:
     return (*names, REST)
 
 
-def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> Draws:
-    """K draws of q(z|x) for rows x as the model sees them, with noise that follows from the row and the seed."""
+def _cost_of_unseen(run: Any, x: Any) -> Tensor | None:
+    """What levels that no row had in training cost, log(N + 1) nats each for N training rows, [n, D]; None for none.
+
+    A level that N rows did not have is held to come once in N + 1 rows.
+    """
+    unseen = run.spec.unseen(x)
+    return None if unseen is None else torch.from_numpy(unseen) * math.log(run.spec.rows + 1)
+
+
+def drawn(
+    run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int, cost: Tensor | float | None = None
+) -> Draws:
+    """K draws of q(z|x) for rows x as the model sees them, with noise that follows from the row and the seed.
+
+    The cost [B, D] is added to -log p(x_d|z), in nats.
+    """
     x = x.to(torch.float64)
     q, given = model.encode(x), beside(x)
     z, log_q = _draw(q, x, samples, seed)
@@ -177,7 +202,7 @@ def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> D
     each = _in_users_order(run, observation.per_entry(rows_of(x))) if _by_entry(run) else None
     log_px = observation.log_prob(rows_of(x))[..., None] if each is None else each
     change = _log_scales(run, rows_of(x), each is not None)
-    entries = (change - log_px).expand(samples, -1, -1)
+    entries = (change - log_px + (0.0 if cost is None else cost)).expand(samples, -1, -1)
     kl = divergence(q, prior, z, log_q, log_pz)[0].sum(1)
     return Draws(entries, log_pz - log_q - entries.sum(-1), kl)
 
