@@ -106,13 +106,13 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
     else:
         if to.exists() and Path(source).exists() and to.samefile(source):
             raise BadInput("to", to, "is the file that is read", "name another file to write")
-        read = load(source, **run.config.data.reading | {"genes": "all"})
+        read = load(source, **run.config.data.reading | {"genes": "all"}, least=1)
         test = read.test is not None
         rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
         labels = named(labels, read.label_names)
         names = None if test else read.names
         given = words_in(read, run.config.data.condition, test) if reads_beside(run) else None
-        rows, name = run.spec.in_order(rows, read.columns), f"{'test ' * test}rows of {source}"
+        rows, name = run.spec.in_order(rows, read.columns, read.empty), f"{'test ' * test}rows of {source}"
     if count is not None:
         rows = rows[:count]
         given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))

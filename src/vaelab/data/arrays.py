@@ -49,6 +49,7 @@ class Parts:
     condition_test: Any = None
     worded: bool = False  # rows of a table are objects: text, floats, and None where an entry is missing
     names: Any = None
+    empty: tuple[str, ...] = ()
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
     series: Sampling | None = None
     starts: np.ndarray | None = None

@@ -97,6 +97,7 @@ class Source:
         mixed: What the columns of a mixed table are, whose rows are then in numbers; empty for other data.
         text: Strings as rows of tokens; None for other data.
         names: What the training rows are called, text [N]; None where they have no names.
+        empty: Columns of a table without any value, which are left out.
         beside: What is known of each training row besides, which `data.condition` can name, [N] each.
         series: How a time series was cut into rows; None for other data.
         starts: The place in time of each such row's first point, ascending, [N].
@@ -121,6 +122,7 @@ class Source:
     mixed: tuple[Column, ...] = ()
     text: Text | None = None
     names: np.ndarray | None = None
+    empty: tuple[str, ...] = ()
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
     series: Sampling | None = None
     starts: np.ndarray | None = None
@@ -140,6 +142,7 @@ def load(
     genes: str = "variable",
     window: int | str | None = None,
     timestamp: str | None = None,
+    least: int = 2,
 ) -> Source:
     """Data from an array, a tensor, `(x, y)`, a mapping of arrays, a PyTorch dataset or loader, a data frame, cells, a
     path, or a name.
@@ -154,6 +157,7 @@ def load(
         genes: Of cells: "variable", those marked as highly variable where some are, or "all".
         window: Points of the windows that a time series is cut into, or "auto"; None: the data is no time series.
         timestamp: Its column of times; None: the first that looks so.
+        least: Rows: two for training, of which one is held out, or one for a model to read.
 
     Raises:
         BadInput: one line with the file or argument, the row or column where there is one, the rule, and the remedy.
@@ -166,16 +170,16 @@ def load(
     if timestamp is not None and window is None:
         raise BadInput("data.timestamp", timestamp, "is for time series", "add data.window=auto")
     if window is not None:
-        return _assemble(from_series(source, window, timestamp), os.fspath(source) if _is_path(source) else "series")
+        return _assemble(from_series(source, window, timestamp), os.fspath(source) if _is_path(source) else "series", least)
     wanted = Wanted(key, text_column, genes)
     if _is_path(source):
         name = os.fspath(source)
-        return _assemble(_read(name, data_dir, wanted), name)
+        return _assemble(_read(name, data_dir, wanted), name, least)
     name = "array"
     if isinstance(source, tuple) and len(source) == 2:
         source, labels = source
-        return _assemble(replace(_in_memory(source, name, wanted), y=labels), name)
-    return _assemble(_in_memory(source, name, wanted), name)
+        return _assemble(replace(_in_memory(source, name, wanted), y=labels), name, least)
+    return _assemble(_in_memory(source, name, wanted), name, least)
 
 
 def _is_path(source: Any) -> bool:
@@ -228,13 +232,13 @@ def as_tokens(source: Source) -> Source:
     )
 
 
-def _assemble(parts: Parts, name: str) -> Source:
+def _assemble(parts: Parts, name: str, least: int) -> Source:
     if isinstance(parts.x, np.ndarray) and parts.x.dtype.kind == "U" and parts.x.ndim == 1:
-        return _strings(parts, name)
+        return _strings(parts, name, least)
     ready = parts.worded or isinstance(parts.x, SparseRows)
     train, findings = (parts.x, ()) if ready else checked(parts.x, name, parts.columns)
     rows, layout, axes = arranged(train, name)
-    if len(rows) < 2:
+    if len(rows) < least:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
     test, more = _held_out(parts, train, name)
     test_rows = len(test) if test is not None else 0
@@ -260,14 +264,15 @@ def _assemble(parts: Parts, name: str) -> Source:
         condition=condition,
         condition_test=condition_test,
         names=parts.names,
+        empty=parts.empty,
         beside=parts.beside,
         series=parts.series,
         starts=parts.starts,
     )
 
 
-def _strings(parts: Parts, name: str) -> Source:
-    if len(parts.x) < 2:
+def _strings(parts: Parts, name: str, least: int) -> Source:
+    if len(parts.x) < least:
         raise BadInput(name, "one row", "must have at least two", "one is held out")
     labels = labels_of(parts, len(parts.x), 0, name)
     condition, _ = conditions_of(parts, len(parts.x), 0, name)

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..core.durable import to_json
-from ..core.errors import BadInput
+from ..core.errors import BadInput, did_you_mean
 from ..core.facts import Column, Facts, Sampling
 from .arrays import as_numpy, column_name, place
 from .conditions import Conditioning
@@ -179,8 +179,10 @@ class Spec:
             return self.shape[-2:]
         return (*self.shape[1:], self.shape[0]) if self.axes == "HWC" else self.shape
 
-    def in_order(self, rows: Any, columns: tuple[str, ...]) -> Any:
+    def in_order(self, rows: Any, columns: tuple[str, ...], empty: tuple[str, ...] = ()) -> Any:
         """A table's rows [n, D'] with the columns the model was trained on, in their order; others are left out.
+
+        Those of the `empty` ones that the model reads come back with all of their entries missing.
 
         Raises:
             BadInput: naming the columns that are missing.
@@ -189,10 +191,16 @@ class Spec:
             return rows
         if _made_up(columns) or _made_up(self.columns):
             return rows  # names that nobody gave say nothing: by position, and `to_model` looks at the width
+        if lacking := [name for name in self.columns if name in empty]:
+            plain = as_numpy(rows)
+            kind = object if plain.dtype == object or self.mixed else np.float64
+            rows = np.concatenate([plain.astype(kind), np.full((len(plain), len(lacking)), np.nan)], 1, dtype=kind)
+            columns = (*columns, *lacking)
         missing = [name for name in self.columns if name not in columns]
         if missing:
-            received = f"no column {missing[0]!r} with a value"
-            raise BadInput("columns", received, "the model was trained on it", "add it to the table")
+            hint = did_you_mean(missing[0], columns)
+            fix = f"add it to the table{f'; {hint}' if hint.endswith('?') else ''}"
+            raise BadInput("columns", f"no column {missing[0]!r}", "the model was trained on it", fix)
         return rows[:, [columns.index(name) for name in self.columns]]
 
     def to_files(

@@ -27,12 +27,14 @@ class Table:
         rows: float64 [N, D], a missing entry NaN; or objects, where columns hold text: text, floats and None.
         findings: What was met while reading.
         kept: Which rows of the text were kept, bool; None: all.
+        empty: Columns without any value, which are left out.
     """
 
     columns: tuple[str, ...]
     rows: np.ndarray
     findings: list[Finding] = field(default_factory=list)
     kept: np.ndarray | None = None
+    empty: tuple[str, ...] = ()
 
     def warn(self, code: str, title: str, measured: float, unit: str, why: str, advice: str) -> None:
         """Adds a warning where `measured` is above 0."""
@@ -106,7 +108,8 @@ def as_parts(table: Table, names: Sequence[str] | None = None) -> Parts:
     worded = table.rows.dtype == object
     kept = slice(None) if table.kept is None else table.kept
     called = None if names is None else np.array(names, object)[kept]
-    return Parts(table.rows, columns=table.columns, findings=tuple(table.findings), worded=worded, names=called)
+    said = tuple(table.findings)
+    return Parts(table.rows, columns=table.columns, findings=said, worded=worded, names=called, empty=table.empty)
 
 
 def is_value(cell: str) -> bool:
@@ -267,5 +270,5 @@ def _without_empty(where: str, table: Table) -> Table:
         "remove them from the table",
     )
     table.columns = tuple(name for name, kept in zip(table.columns, columns, strict=True) if kept)
-    table.rows, table.kept = table.rows[rows][:, columns], rows
+    table.rows, table.kept, table.empty = table.rows[rows][:, columns], rows, tuple(empty)
     return table

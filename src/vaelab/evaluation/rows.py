@@ -198,9 +198,9 @@ def words_of(run: Any, condition: np.ndarray | None, index: np.ndarray | None) -
 def _read(run: Any, given: Any, condition: Any) -> tuple[Any, Any, str]:
     if not isinstance(given, str | os.PathLike):
         return given, condition, "rows that were given"
-    source = load(given, **run.config.data.reading | {"genes": "all"})
+    source = load(given, **run.config.data.reading | {"genes": "all"}, least=1)
     test = source.test is not None
-    rows = run.spec.in_order(source.test if test else source.train, source.columns)
+    rows = run.spec.in_order(source.test if test else source.train, source.columns, source.empty)
     words = condition if condition is not None else words_in(source, run.config.data.condition, test)
     return rows, None if run.model.guesses else words, f"{'test ' * test}rows of {given}"
 
