@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import rows_of, wrote
+from .words import refuse_to, rows_of, wrote
 
 FILE_BYTES = 8 << 30
 
@@ -23,6 +23,8 @@ def compress(
     count: Annotated[int | None, Parameter(help="only the first rows")] = None,
 ) -> int:
     """Compress rows of bits, levels, counts or categories without loss, to about the model's negative ELBO."""
+    import numpy as np
+
     from ..api import load
     from ..compress import compress as compressed
     from ..compress import rates
@@ -34,6 +36,8 @@ def compress(
     if source is not None:  # columns that a run does not know are left out by what reads rows
         refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
     rows, _, _, what = rows_of(loaded, source, count, to)
+    if loaded.spec.axes in ("HW", "HWC") and source is not None:  # they were read with their channels first
+        rows = rows[:, 0] if loaded.spec.axes == "HW" else np.moveaxis(np.asarray(rows), 1, -1)
     data = compressed(loaded, rows)
     found = rates(loaded, rows, data)
     for line in (found, *found.findings):
@@ -52,13 +56,11 @@ def decompress(
     """Write the rows that were compressed, by the run they were compressed with."""
     from ..api import load
     from ..compress import decompress as decompressed
-    from ..core.errors import BadInput
     from ..core.files import read_bytes
     from ..use.files import save_rows
 
     loaded = load(run)
     data = read_bytes(source, FILE_BYTES)
-    if to.exists() and to.samefile(source):
-        raise BadInput("to", to, "is the file that is read", "name another file to write")
+    refuse_to(to, source, loaded)
     rows = decompressed(loaded, data, str(source))
     return wrote(save_rows(loaded, rows, to), f"{len(rows)} rows of {source}")

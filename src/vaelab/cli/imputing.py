@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from .app import RunPath, app
-from .words import condition_of, taken, wrote
+from .words import condition_of, refuse_to, taken, wrote
 
 
 @app.command
@@ -29,15 +29,13 @@ def impute(
     import numpy as np
 
     from ..api import load
-    from ..core.errors import BadInput
     from ..use.files import save_rows
     from ..use.filled_files import TextTable, is_text
     from ..use.imputing import impute as fill
 
     loaded = load(run)
     to = to or Path("filled.csv" if loaded.spec.layout == "table" else "filled.npz")
-    if Path(source).exists() and to.exists() and to.samefile(source):
-        raise BadInput("to", to, "is the file that is read", "name another file to write")
+    refuse_to(to, source, loaded)
     plain = is_text(source) and loaded.spec.layout == "table" and not loaded.spec.condition
     table = TextTable(source, loaded) if plain else None
     found = taken(loaded, source, None, to) if table is None else None

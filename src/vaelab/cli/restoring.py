@@ -8,17 +8,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import condition_of, rows_of, wrote
+from .words import condition_of, refuse_to, rows_of, wrote
 
 Source = Annotated[str, Parameter(help="an image, or rows of images")]
 Draws = Annotated[int, Parameter(help="images drawn at random beside the mean")]
 Count = Annotated[int | None, Parameter(help="only the first images; default: all, or 10 in a picture")]
 Steps = Annotated[int, Parameter(help="temperatures between prior and posterior")]
 Condition = Annotated[str | None, Parameter(help="label, or numbers: what stands beside all images")]
-Noise = Annotated[
-    float | None,
-    Parameter(help="deviation of the noise, as a share of the way from black to white; default: estimated"),
-]
+NOISE = "deviation of the noise, as a share of the way from black to white"
 
 
 @app.command
@@ -50,7 +47,7 @@ def denoise(
     source: Source,
     /,
     *,
-    noise: Noise = None,
+    noise: Annotated[float | None, Parameter(help=f"{NOISE}; default: estimated")] = None,
     to: To = Path("denoised.png"),
     draws: Draws = 5,
     count: Count = None,
@@ -76,7 +73,7 @@ def upscale(
     /,
     *,
     factor: Annotated[int, Parameter(help="how many times smaller each side of the images is than the run's")] = 2,
-    noise: Noise = 0.0,
+    noise: Annotated[float, Parameter(help=NOISE)] = 0.0,
     to: To = Path("upscaled.png"),
     draws: Draws = 5,
     count: Count = None,
@@ -123,16 +120,21 @@ def _restored(
     """Reads images, restores them, and writes a picture or the arrays."""
     import numpy as np
 
+    from ..core.errors import BadInput
     from ..core.image_files import IMAGE_SUFFIXES
     from ..measure.pictures import value_range
     from ..use.files import save
     from ..use.observed import noise_of, restore
     from ..use.restored_files import FORMATS
 
+    refuse_to(to, source, run)
+    if noise is not None and not 0 <= noise <= 1:
+        fix = "such as 0.1, or 25 / 255 for 25 gray levels of 255, which is 0.098"
+        raise BadInput("noise", noise, "is a share of the way from black to white, between 0 and 1", fix)
     ends = value_range(run.preview if run.keeps_rows else np.zeros(0), run.spec.top)
     shown = (count or 10) if to.suffix.lower() == ".png" else count
     single = source.lower().endswith(IMAGE_SUFFIXES)
-    images, given, _, what = _image(source, to, ends) if single else rows_of(run, source, shown, to)
+    images, given, _, what = _image(source, ends) if single else rows_of(run, source, shown, to)
     share = noise_of(images) / (ends[1] - ends[0]) if noise is None else noise
     own = given if condition is None else condition_of(run, condition)
     found = restore(run, images, operator, share * (ends[1] - ends[0]), condition=own, **options)
@@ -142,14 +144,11 @@ def _restored(
     return wrote(save(to, FORMATS, run, operator, images, found, ends), f"{what}{estimated}; {found.told}")
 
 
-def _image(source: str, to: Path, ends: tuple[float, float]) -> tuple[Any, None, None, str]:
+def _image(source: str, ends: tuple[float, float]) -> tuple[Any, None, None, str]:
     """The pixels of one file on the run's scale, as `rows_of` gives rows: black and white are the ends of its range."""
     import numpy as np
 
-    from ..core.errors import BadInput
     from ..core.image_files import read_image
 
-    if to.exists() and Path(source).exists() and to.samefile(source):
-        raise BadInput("to", to, "is the file that is read", "name another file to write")
     share = np.moveaxis(read_image(source).pixels, -1, 0)[None] / 255
     return ends[0] + share * (ends[1] - ends[0]), None, None, f"the image {source}"

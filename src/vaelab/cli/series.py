@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import wrote
+from .words import refuse_to, wrote
 
 
 @app.command
@@ -27,8 +27,9 @@ def score_series(
     from ..api import load
     from ..use.series import save_series, score_series
 
-    _refuse_same(Path(source), to)
-    found = score_series(load(run), source, causal, false_alarms, samples, seed)
+    loaded = load(run)
+    refuse_to(to, source, loaded)
+    found = score_series(loaded, source, causal, false_alarms, samples, seed)
     written = save_series(found, to)
     for finding in found.series.findings:
         print(finding)
@@ -39,10 +40,3 @@ def score_series(
         print(f"threshold {found.limit:.7g} nats per time point: p <= {false_alarms:g} by {held_out} held-out points")
         print(f"anomalies {found.anomalies.sum()} of {len(found.values)} points ({100 * found.anomalies.mean():.1f} %)")
     return wrote(written, f"scores of {len(found.values)} points of {source}, {samples} draws a window")
-
-
-def _refuse_same(source: Path, to: Path) -> None:
-    from ..core.errors import BadInput
-
-    if to.exists() and source.exists() and to.samefile(source):
-        raise BadInput("to", to, "is the file that is read", "name another file to write")

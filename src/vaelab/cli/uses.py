@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import condition_of, row_of, rows_of, wrote
+from .words import condition_of, refuse_to, row_of, rows_of, wrote
 
 
 @app.command
@@ -29,6 +29,7 @@ def sample(
     from ..use.files import save_rows
 
     loaded = load(run)
+    refuse_to(to, None, loaded)
     made = loaded.sample(count, seed, noisy, condition_of(loaded, condition))
     return wrote(save_rows(loaded, made, to), f"{count} rows from the prior{_drawn(loaded, condition)}")
 

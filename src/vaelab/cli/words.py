@@ -99,13 +99,12 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
 
     if count is not None and count < 1:
         raise BadInput("count", count, "must be at least 1")
+    refuse_to(to, source, run)
     if source is None:
         rows, name = run.preview, "held-out rows kept in the run"
         labels = named(run.preview_labels, run.spec.label_names)
         given, names = run.preview_condition, None
     else:
-        if to.exists() and Path(source).exists() and to.samefile(source):
-            raise BadInput("to", to, "is the file that is read", "name another file to write")
         read = load(source, **run.config.data.reading | {"genes": "all"}, least=1)
         test = read.test is not None
         rows, labels = (read.test, read.test_labels) if test else (read.train, read.train_labels)
@@ -117,6 +116,18 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         rows = rows[:count]
         given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))
     return Taken(rows, given, labels, names, f"{len(rows)} {name}")
+
+
+def refuse_to(to: Path, source: str | Path | None, run: Any) -> None:
+    """Refuses to write over the file that is read, and over the one that the run was trained on."""
+    from ..core.errors import BadInput
+
+    for path, rule in (
+        (source, "is the file that is read"),
+        (run.config.data.source, "is what the run was trained on"),
+    ):
+        if path is not None and to.exists() and os.path.exists(path) and to.samefile(path):
+            raise BadInput("to", to, rule, "name another file to write")
 
 
 def reads_beside(run: Any) -> bool:

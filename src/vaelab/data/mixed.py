@@ -140,7 +140,9 @@ def without_unseen(columns: Sequence[Column], rows: np.ndarray) -> np.ndarray:
         hints.append(f"data.kinds={{{column.name}: number}} in training makes it a number")
     told = f"x: levels that no row had in training are taken as missing: {'; '.join(hints)}"
     warnings.warn(told, UnseenLevel, stacklevel=2)
-    return np.where(unseen, None, rows.astype(object))
+    found = rows.astype(object)
+    found[unseen] = None
+    return found
 
 
 def decode(columns: Sequence[Column], y: Tensor | np.ndarray) -> np.ndarray:

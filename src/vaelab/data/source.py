@@ -170,7 +170,9 @@ def load(
     if timestamp is not None and window is None:
         raise BadInput("data.timestamp", timestamp, "is for time series", "add data.window=auto")
     if window is not None:
-        return _assemble(from_series(source, window, timestamp), os.fspath(source) if _is_path(source) else "series", least)
+        return _assemble(
+            from_series(source, window, timestamp), os.fspath(source) if _is_path(source) else "series", least
+        )
     wanted = Wanted(key, text_column, genes)
     if _is_path(source):
         name = os.fspath(source)

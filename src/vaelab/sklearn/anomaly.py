@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
 
@@ -196,7 +197,11 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
 
     def explain(self, X: Any) -> Scores:
         """Scores of rows X [n, D] with what each column adds to them; `usual_parts_` are the columns' usual parts."""
-        return self._scores(self._read(X))
+        found = self._scores(self._read(X))
+        own = getattr(self, "feature_names_in_", None)
+        return (
+            found if own is None or self._worded else replace(found, names=(*map(str, own), *found.names[len(own) :]))
+        )
 
     @property
     def usual_parts_(self) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
@@ -33,23 +35,23 @@ class KeptRun:
     def __init__(self, folder: Path) -> None:
         found = [path for pattern in NEEDED for path in sorted(folder.glob(pattern))]
         self.files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._run: Run | None = None
 
     @property
     def run(self) -> Run:
         """The run, in a temporary folder that lasts as long as this object."""
         if self._run is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="vaelab-")
+            folder = Path(tempfile.mkdtemp(prefix="vaelab-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             for name, content in self.files.items():
-                path = Path(self._folder.name) / name
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self._run = Run(self._folder.name)
+            self._run = Run(folder)
         return self._run
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "_folder": None, "_run": None}
+        return {"files": self.files, "_run": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         copied = type(self).__new__(type(self))
@@ -138,6 +140,9 @@ class VAEEstimator(BaseEstimator):
         """
         if not fitting:
             check_is_fitted(self, "runs_")
+        if hasattr(X, "iloc") and not getattr(X, "columns", X).is_unique:
+            twins = X.columns[X.columns.duplicated()]
+            raise BadInput("X", f"several columns called {twins[0]!r}", "columns need names of their own", "rename one")
         worded = hasattr(X, "dtypes") and hasattr(X, "iloc") and any(kind.kind not in "iuf" for kind in X.dtypes)
         if fitting:
             self._worded = worded

@@ -15,6 +15,8 @@ from .conformal import p_values, threshold
 from .files import csv_bytes, npz_bytes, save
 from .scoring import SAMPLES, Scores, score
 
+MOST_WRITTEN = 1e6  # nats from which a number is written with an exponent
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -52,7 +54,7 @@ class Judged:
     def why(self, row: int, count: int) -> str:
         """The entries that add the most above what is usual, in words."""
         found = self.scores.strangest(row, count, self.usual)
-        return "; ".join(f"{name} {nats:+.2f}" for name, nats in found)
+        return "; ".join(f"{name} {nats:+{'.2f' if abs(nats) < MOST_WRITTEN else '.3g'}}" for name, nats in found)
 
 
 def judge_rows(

@@ -1,0 +1,130 @@
+"""New rows as they come: one alone, with empty columns, text beside numbers, or gaps; and files that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from reading import refused
+
+import vaelab
+from vaelab.cli.app import main
+from vaelab.sklearn import VAEAnomalyDetector, VAEDensity, VAEEmbedder
+
+QUICK = {"train": {"steps": 20}, "report": {"html": False}}
+
+
+def table(rows: int = 60) -> pandas.DataFrame:
+    draw = np.random.default_rng(0)
+    sizes = pandas.DataFrame(draw.normal(size=(rows, 3)).round(2), columns=["long", "wide", "high"])
+    return sizes.assign(kind=draw.choice(["oak", "elm"], rows))
+
+
+def command(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a table, a run on it, and a run on its numbers."""
+    path = tmp_path_factory.mktemp("rows")
+    table().to_csv(path / "mixed.csv", index=False)
+    table().drop(columns="kind").to_csv(path / "numbers.csv", index=False)
+    for name in ("mixed", "numbers"):
+        vaelab.train(str(path / f"{name}.csv"), out=path / f"run-{name}", config=QUICK, progress=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "words", [["score", "--to", "o.csv"], ["embed", "--to", "o.csv"], ["reconstruct"], ["evaluate"]]
+)
+@pytest.mark.parametrize("kind", ["mixed", "numbers"])
+def test_a_row_alone_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(1).to_csv("one.csv", index=False)
+    assert command(words[0], folder / f"run-{kind}", "one.csv", *words[1:]) == 0
+
+
+def test_training_still_takes_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(1).to_csv(tmp_path / "one.csv", index=False)
+    assert command("train", tmp_path / "one.csv", "--out", tmp_path / "run") == 2
+    assert "must have at least two; one is held out" in capsys.readouterr().err
+
+
+def test_a_column_that_is_empty_is_one_of_gaps(folder: Path, tmp_path: Path) -> None:
+    from vaelab.use.scoring import score
+
+    new = table()[:4].assign(kind=None, wide=None)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    assert command("score", folder / "run-mixed", tmp_path / "new.csv", "--to", tmp_path / "o.csv") == 0
+    written = pandas.read_csv(tmp_path / "o.csv")["score"]
+    np.testing.assert_allclose(written, score(vaelab.load(folder / "run-mixed"), new).values, rtol=1e-6)
+
+
+def test_text_in_columns_that_a_model_of_numbers_does_not_know_is_left_out(folder: Path) -> None:
+    run = vaelab.load(folder / "run-numbers")
+    new = table()[:5]
+    np.testing.assert_array_equal(run.embed(new), run.embed(new.drop(columns="kind")))
+    new = new.astype({"wide": object})
+    new.loc[3, "wide"] = "broad"
+    refused(lambda: run.embed(new), "'broad' in row 3 (counting from 0), column wide", "takes numbers")
+
+
+def test_a_gap_has_a_place(folder: Path) -> None:
+    new = table()[["long", "wide", "high"]][:5]
+    new.loc[2, "high"] = np.nan
+    run = vaelab.load(folder / "run-numbers")
+    refused(lambda: run.embed(new), "1 of them, the first in row 2 (counting from 0), column high", "impute")
+
+
+def test_a_name_with_another_capital_is_suggested(folder: Path) -> None:
+    new = table().rename(columns={"wide": "Wide"})
+    refused(lambda: vaelab.load(folder / "run-mixed").embed(new), "no column 'wide'", "did you mean Wide?")
+
+
+@pytest.mark.parametrize("words", [["score", "new.csv"], ["embed", "new.csv"], ["impute", "new.csv"], ["sample"]])
+def test_what_a_run_was_trained_on_is_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    table()[:5].to_csv(tmp_path / "new.csv", index=False)
+    before = (folder / "mixed.csv").read_bytes()
+    given = [tmp_path / word for word in words[1:]]
+    assert command(words[0], folder / "run-mixed", *given, "--to", folder / "mixed.csv") == 2
+    assert "is what the run was trained on; name another file to write" in capsys.readouterr().err
+    assert (folder / "mixed.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("shape", [(12, 6, 6), (12, 6, 6, 1)])
+def test_images_come_back_from_a_file_in_the_shape_they_had(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
+    np.savez(tmp_path / "bits.npz", x=bits)
+    settings = QUICK | {"likelihood": "bernoulli", "model": {"encoder": "mlp", "decoder": "mlp"}}
+    vaelab.train(str(tmp_path / "bits.npz"), out=tmp_path / "run", config=settings, progress=False)
+    assert command("compress", tmp_path / "run", tmp_path / "bits.npz", "--to", tmp_path / "bits.vlz") == 0
+    assert command("decompress", tmp_path / "run", tmp_path / "bits.vlz", "--to", tmp_path / "back.npz") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npz")["x"], bits, strict=True)
+
+
+def test_noise_is_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "gray.npz", x=images)
+    vaelab.train(str(tmp_path / "gray.npz"), out=tmp_path / "run", config=QUICK, progress=False)
+    assert command("denoise", tmp_path / "run", tmp_path / "gray.npz", "--noise", 25, "--to", tmp_path / "o.png") == 2
+    assert "noise: got 25.0; is a share of the way from black to white" in capsys.readouterr().err
+
+
+def test_estimators_speak_of_columns_by_their_names() -> None:
+    numbers, quick = table()[["long", "wide", "high"]], {"steps": 20}
+    detector = VAEAnomalyDetector(members=1, false_alarms=0.1, **quick).fit(numbers)
+    assert detector.explain(numbers).names == ("long", "wide", "high", "prior")
+    for rows in (numbers, table()):
+        drawn = VAEDensity(**quick).fit(rows).sample(5)
+        assert list(drawn.columns) == list(rows.columns)
+        assert [kind.kind for kind in drawn.dtypes] == [kind.kind for kind in rows.dtypes]
+    refused(lambda: VAEEmbedder(**quick).fit(numbers.set_axis(["a", "b", "a"], axis=1)), "several columns called 'a'")
