@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 from reading import refused
 
 import vaelab
@@ -128,3 +129,19 @@ def test_estimators_speak_of_columns_by_their_names() -> None:
         assert list(drawn.columns) == list(rows.columns)
         assert [kind.kind for kind in drawn.dtypes] == [kind.kind for kind in rows.dtypes]
     refused(lambda: VAEEmbedder(**quick).fit(numbers.set_axis(["a", "b", "a"], axis=1)), "several columns called 'a'")
+
+
+def test_bits_in_bytes_are_shown_from_black_to_white(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (12, 6, 6)).astype(np.uint8)
+    images = {"bits": bits, "gray": bits * 255}
+    for name, rows in images.items():
+        np.savez(tmp_path / f"{name}.npz", x=rows)
+        run = vaelab.train(rows, out=tmp_path / name, config=QUICK, progress=False)
+        assert run.spec.top == rows.max()
+    Image.fromarray(images["gray"][0]).save(tmp_path / "one.png")
+    masked = ("--mask", "lower", "--steps", 2, "--to", tmp_path / "o.npz")
+    assert command("inpaint", tmp_path / "bits", tmp_path / "one.png", *masked) == 0
+    assert 0 <= np.load(tmp_path / "o.npz")["mean"].min() <= np.load(tmp_path / "o.npz")["mean"].max() <= 1
+    capsys.readouterr()
+    assert command("embed", tmp_path / "gray", tmp_path / "bits.npz", "--to", tmp_path / "o.csv") == 0
+    assert "the largest value is 1, and the run was trained on 0 to 255: another scale?" in capsys.readouterr().out

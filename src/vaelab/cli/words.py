@@ -112,10 +112,19 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         names = None if test else read.names
         given = words_in(read, run.config.data.condition, test) if reads_beside(run) else None
         rows, name = run.spec.in_order(rows, read.columns, read.empty), f"{'test ' * test}rows of {source}"
+        _note_scale(run, rows)
     if count is not None:
         rows = rows[:count]
         given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))
     return Taken(rows, given, labels, names, f"{len(rows)} {name}")
+
+
+def _note_scale(run: Any, rows: Any) -> None:
+    """Says so where images look as if they were shares of the range that the run was trained on."""
+    top = run.spec.top
+    if run.spec.layout == "image" and top is not None and top > 1 and 0 < float(rows.max()) <= 1:
+        told = f"the largest value is {float(rows.max()):.3g}, and the run was trained on 0 to {top:g}: another scale?"
+        print(f"note      {told}")
 
 
 def refuse_to(to: Path, source: str | Path | None, run: Any) -> None:

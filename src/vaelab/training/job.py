@@ -114,7 +114,7 @@ def prepare(
         shape=shape,
         columns=source.columns,
         label_names=source.label_names,
-        top=source.top,
+        top=1.0 if source.top is not None and summary.maximum <= 1 else source.top,  # bits in bytes
         fingerprint=fingerprint_of(given),
         rows=count,
         held_out_rows=len(held_out),
