@@ -12,7 +12,10 @@ from reading import refused
 
 import vaelab
 from vaelab.cli.app import main
+from vaelab.core.facts import Column
+from vaelab.data.mixed import encode
 from vaelab.sklearn import VAEAnomalyDetector, VAEDensity, VAEEmbedder
+from vaelab.training.run import CHUNK
 
 QUICK = {"train": {"steps": 20}, "report": {"html": False}}
 
@@ -81,7 +84,10 @@ def test_a_gap_has_a_place(folder: Path) -> None:
     new = table()[["long", "wide", "high"]][:5]
     new.loc[2, "high"] = np.nan
     run = vaelab.load(folder / "run-numbers")
-    refused(lambda: run.embed(new), "1 of them, the first in row 2 (counting from 0), column high", "impute")
+    refused(lambda: run.embed(new), "the first in row 2 (counting from 0), column high", "impute")
+    many = np.zeros((CHUNK + 10, 3))
+    many[CHUNK + 5, 1] = np.nan
+    refused(lambda: run.embed(many), f"the first in row {CHUNK + 5} (counting from 0), column wide")
 
 
 def test_a_name_with_another_capital_is_suggested(folder: Path) -> None:
@@ -89,7 +95,9 @@ def test_a_name_with_another_capital_is_suggested(folder: Path) -> None:
     refused(lambda: vaelab.load(folder / "run-mixed").embed(new), "no column 'wide'", "did you mean Wide?")
 
 
-@pytest.mark.parametrize("words", [["score", "new.csv"], ["embed", "new.csv"], ["impute", "new.csv"], ["sample"]])
+@pytest.mark.parametrize(
+    "words", [["score", "new.csv"], ["embed", "new.csv"], ["impute", "new.csv"], ["sample"], ["traverse"]]
+)
 def test_what_a_run_was_trained_on_is_not_written_over(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
@@ -145,3 +153,46 @@ def test_bits_in_bytes_are_shown_from_black_to_white(tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert command("embed", tmp_path / "gray", tmp_path / "bits.npz", "--to", tmp_path / "o.csv") == 0
     assert "the largest value is 1, and the run was trained on 0 to 255: another scale?" in capsys.readouterr().out
+
+
+def test_a_name_that_no_file_can_have_is_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("sample", folder / "run-mixed", "--to", f"{'a' * 300}.csv") == 5
+    assert "cannot be written (File name too long)" in capsys.readouterr().err
+
+
+def test_images_of_a_folder_that_was_trained_on_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (6, 6, 6)).astype(np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    vaelab.train(str(tmp_path / "images"), out=tmp_path / "run", config=QUICK, progress=False)
+    first = tmp_path / "images" / "0.png"
+    before = first.read_bytes()
+    assert command("denoise", tmp_path / "run", tmp_path / "images" / "1.png", "--to", first) == 2
+    assert first.read_bytes() == before
+
+
+def test_a_level_of_text_is_known_where_a_short_file_shows_it_as_a_number() -> None:
+    column = Column("code", "category", ("0.50", "007", "1e3", "A1"))
+    codes = encode((column,), np.array([[7.0], [0.5], ["007"], ["A1"]], dtype=object))
+    assert codes[:, 0].tolist() == [1, 0, 1, 3]
+
+
+def test_samples_of_frames_have_all_columns(folder: Path) -> None:
+    named = table().assign(name=[f"tree {number}" for number in range(60)])
+    density = VAEDensity(steps=20).fit(named)
+    drawn = density.sample(4)
+    assert list(drawn.columns) == list(named.columns)
+    assert drawn["name"].isna().all()
+    assert np.isfinite(density.score(drawn))
+    numbered = VAEDensity(steps=20).fit(table().set_axis(range(4), axis=1))
+    assert list(numbered.sample(4).columns) == [0, 1, 2, 3]
+
+    with pytest.raises((ValueError, TypeError), match="2-dimensional"):
+        VAEDensity(steps=20).fit(table()["long"])
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", {"name": "gaussian"}, {"noise": "feature"}])
+def test_the_least_noise_does_not_hang_on_how_a_likelihood_is_written(likelihood: object) -> None:
+    rows = table()[["long", "wide", "high"]].to_numpy()
+    found = VAEAnomalyDetector(config={"likelihood": likelihood}, steps=5, members=1, false_alarms=0.1).fit(rows)
+    assert found.run_.config.likelihood.floor == pytest.approx(0.4 * 60 ** (-2 / 7))

@@ -372,7 +372,7 @@ WRONG = {
     "no such mask": (["inpaint", "RUN", "image.png", "--mask", "lowest"], "did you mean lower"),
     "no such image": (["inpaint", "RUN", "none.png", "--mask", "lower"], "no such file"),
     "no image": (["denoise", "RUN", "text.png"], "is not an image"),
-    "noise below 0": (["denoise", "RUN", "image.png", "--noise=-0.1"], "at least 0"),
+    "noise below 0": (["denoise", "RUN", "image.png", "--noise=-0.1"], "between 0 and 1"),
     "a factor that does not divide": (["upscale", "RUN", "image.png", "--factor", "3"], "must divide"),
     "a factor below 1": (["upscale", "RUN", "image.png", "--factor", "0"], "factor: got 0"),
     "a large image to upscale": (["upscale", "RUN", "image.png"], "(n, 4 x 4)"),

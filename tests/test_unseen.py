@@ -28,16 +28,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> vaelab.Run:
     return vaelab.train(table(), out=tmp_path_factory.mktemp("unseen") / "run", config=settings, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["likelihood", "reconstruction", "latent"])
+@pytest.mark.parametrize("kind", ["likelihood", "reconstruction", "latent", "typicality"])
 def test_it_costs_the_chance_of_a_first_one_and_else_what_a_gap_costs(run: vaelab.Run, kind: str) -> None:
     from vaelab.use.scoring import score
 
     new, gap = table(1)[:5], table(1)[:5]
     new.loc[2, "colour"], gap.loc[2, "colour"] = "pink", None
     with pytest.warns(UnseenLevel, match="'pink' in row 2"):
-        scored = score(run, new, kind)
-    cost = 0.0 if kind == "latent" else math.log(run.spec.rows + 1)
-    plain = score(run, gap, kind)
+        scored = score(run, new, kind, usual=3.0)
+    cost = 0.0 if kind == "latent" else math.log(80 + 1)
+    plain = score(run, gap, kind, usual=3.0)
     np.testing.assert_allclose(scored.values - plain.values, [0, 0, cost, 0, 0], atol=1e-12)
     np.testing.assert_allclose(scored.parts[2] - plain.parts[2], [0, cost, 0], atol=1e-12)
     np.testing.assert_allclose(scored.parts.sum(1), scored.values)

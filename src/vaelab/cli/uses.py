@@ -133,6 +133,7 @@ def traverse(
     from ..use.files import save_rows
 
     loaded = load(run)
+    refuse_to(to, source, loaded)
     base, own = None, condition_of(loaded, condition)
     if row is not None:
         rows, given, _, _ = rows_of(loaded, source, None, to)

@@ -135,7 +135,9 @@ def refuse_to(to: Path, source: str | Path | None, run: Any) -> None:
         (source, "is the file that is read"),
         (run.config.data.source, "is what the run was trained on"),
     ):
-        if path is not None and to.exists() and os.path.exists(path) and to.samefile(path):
+        if path is None or not os.path.exists(path) or not os.path.exists(to):  # false for names that no file can have
+            continue
+        if os.path.samefile(to, path) or (os.path.isdir(path) and Path(path).resolve() in to.resolve().parents):
             raise BadInput("to", to, rule, "name another file to write")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import BadInput, Corrupt
-from ..data.arrays import as_numpy
+from ..data.arrays import as_numpy, place
 from .coder import Coder
 from .container import DTYPES, MOST_ENTRIES, Header, pack, unpack
 from .subject import check_run, digest_of, symbols_of
@@ -103,6 +103,10 @@ def as_symbols(run: Any, rows: np.ndarray) -> tuple[np.ndarray, int]:
     Raises:
         BadInput: for rows that those numbers would not give back.
     """
+    if (unseen := run.spec.unseen(rows)) is not None:
+        first = tuple(int(at) for at in np.argwhere(unseen)[0])
+        seen = f"{str(rows[first])[:40]!r} in {place(first, run.spec.columns)}"
+        raise BadInput("rows", seen, "no row had that level in training", "leave the row out")
     y = run.spec.to_model(rows).flatten(1)
     if y.numel() > MOST_ENTRIES:
         raise BadInput("rows", f"{y.numel()} entries", f"a file holds at most {MOST_ENTRIES}", "make several of them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -95,8 +96,10 @@ def numbers_of(rows: np.ndarray, columns: tuple[str, ...]) -> np.ndarray:
     found = np.empty(rows.shape)
     for index, cell in np.ndenumerate(rows):
         try:
+            if isinstance(cell, str) and "_" in cell:  # float() takes 12_34, which in a table is an identifier
+                raise ValueError(cell)
             found[index] = math.nan if is_missing(cell) else float(cell)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             where = place(index, columns if len(columns) == rows.shape[1] else ())
             rule, fix = "the model takes numbers", "correct it, or leave the entry empty"
             raise BadInput("x", f"{str(cell)[:40]!r} in {where}", rule, fix) from None
@@ -121,7 +124,7 @@ def unseen_levels(columns: Sequence[Column], rows: np.ndarray) -> np.ndarray:
                 try:
                     known[cell] = read(cell) is None
                 except ValueError:
-                    known[cell] = True
+                    known[cell] = cell not in (math.inf, -math.inf)  # which are refused
             found[row, at] = known[cell]
     return found
 
@@ -326,11 +329,17 @@ def _number_text(value: float) -> str:
 def _level_reader(column: Column) -> Callable[[Any], float]:
     codes = TRUTH if column.levels_are == "truth" else {level: code for code, level in enumerate(column.levels)}
     as_text = LEVEL_TEXT[column.levels_are]
+    equal: dict[float, list[str]] = {}  # levels by their value: a file of few rows may show 007 as a number
+    for level in column.levels if column.levels_are == "text" else ():
+        with contextlib.suppress(ValueError):
+            equal.setdefault(float(level), []).append(level)
 
     def read(cell: Any) -> float:
         if is_missing(cell):
             return math.nan
         text = as_text(cell)
+        if text not in codes and isinstance(cell, int | float) and len(equal.get(cell, ())) == 1:
+            text = equal[cell][0]
         if text not in codes:
             hint = did_you_mean(text, column.levels)
             hint = f"{hint}{'' if hint.endswith('?') else ';'} " if hint else ""
@@ -349,7 +358,7 @@ def _as_number(cell: Any) -> str:
     """A number as its text, whether it came as one or as text; other text as it is."""
     try:
         return _number_text(float(cell))
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return str(cell)
 
 

@@ -101,8 +101,10 @@ class Spec:
         """How conditions are read."""
         return Conditioning(self.condition, self.condition_mean, self.condition_scale, self.frequencies)
 
-    def to_model(self, x: Any) -> Tensor:
+    def to_model(self, x: Any, first: int = 0) -> Tensor:
         """New rows [n, ...] as the user has them, as float32 [n, *shape] on the model's scale.
+
+        Errors count rows of numbers from `first` on.
 
         Raises:
             BadInput: if the rows are not of the shape the model was trained on, or hold no finite numbers.
@@ -123,8 +125,8 @@ class Spec:
         wrong = rows.isinf() if self.incomplete else ~rows.isfinite()
         if wrong.any():
             rule = "numbers must be finite" if self.incomplete else "the model takes complete rows"
-            first = tuple(int(at) for at in wrong.nonzero()[0])
-            seen = f"missing or infinite entries, {int(wrong.sum())} of them, the first in {place(first, self.columns)}"
+            row, *entry = (int(at) for at in wrong.nonzero()[0])
+            seen = f"missing or infinite entries, the first in {place((first + row, *entry), self.columns)}"
             raise BadInput("x", seen, rule, "vaelab impute, or VAEImputer, fills missing ones")
         if self.axes == "HWC" and rows.shape[1:] != self.shape:
             rows = rows.reshape(-1, *self.user_shape).movedim(-1, 1)
@@ -189,9 +191,10 @@ class Spec:
         """
         if not columns or not self.columns or columns == self.columns:
             return rows
-        if _made_up(columns) or _made_up(self.columns):
+        lacking = [name for name in self.columns if name in empty]
+        if not lacking and (_made_up(columns) or _made_up(self.columns)):
             return rows  # names that nobody gave say nothing: by position, and `to_model` looks at the width
-        if lacking := [name for name in self.columns if name in empty]:
+        if lacking:
             plain = as_numpy(rows)
             kind = object if plain.dtype == object or self.mixed else np.float64
             rows = np.concatenate([plain.astype(kind), np.full((len(plain), len(lacking)), np.nan)], 1, dtype=kind)

@@ -140,7 +140,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         columns = self.n_features_in_
         found: dict[str, Any] = {"model": {"latent": min(MOST_LATENT, columns)}}
         config, named = self.config or {}, (("prior",), ("likelihood", "name"), ("model", "posterior"))
-        if not _names(config, "likelihood", "noise"):
+        part = config.get("likelihood")
+        if not isinstance(part, Mapping) or part.get("noise", "feature") == "feature":
             found["likelihood"] = {"floor": max(LEAST_NOISE, COARSE * len(rows) ** (-2 / (columns + 4)))}
         in_order = self.contamination == "auto" and np.isfinite(rows).all()
         if in_order and not any(_names(config, *path) for path in named):
@@ -199,9 +200,9 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         """Scores of rows X [n, D] with what each column adds to them; `usual_parts_` are the columns' usual parts."""
         found = self._scores(self._read(X))
         own = getattr(self, "feature_names_in_", None)
-        return (
-            found if own is None or self._worded else replace(found, names=(*map(str, own), *found.names[len(own) :]))
-        )
+        if own is not None and not self._worded and len(found.names) == len(own) + 1:
+            found = replace(found, names=(*map(str, own), found.names[-1]))
+        return found
 
     @property
     def usual_parts_(self) -> np.ndarray:

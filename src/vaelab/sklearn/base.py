@@ -140,12 +140,13 @@ class VAEEstimator(BaseEstimator):
         """
         if not fitting:
             check_is_fitted(self, "runs_")
-        if hasattr(X, "iloc") and not getattr(X, "columns", X).is_unique:
+        frame = hasattr(X, "columns") and hasattr(X, "iloc")
+        if frame and not X.columns.is_unique:
             twins = X.columns[X.columns.duplicated()]
             raise BadInput("X", f"several columns called {twins[0]!r}", "columns need names of their own", "rename one")
-        worded = hasattr(X, "dtypes") and hasattr(X, "iloc") and any(kind.kind not in "iuf" for kind in X.dtypes)
+        worded = frame and any(kind.kind not in "iuf" for kind in X.dtypes)
         if fitting:
-            self._worded = worded
+            self._worded, self._columns = worded, X.columns if frame else None
         elif self._worded and not hasattr(X, "dtypes"):
             raise BadInput(
                 "X", type(X).__name__, "this estimator was fitted on a data frame with words in it", "a frame"

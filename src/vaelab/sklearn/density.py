@@ -57,12 +57,16 @@ class VAEDensity(DensityMixin, VAEEstimator):
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
-        """Rows drawn from p(x), [n_samples, D], a data frame where it was fitted on one; None: with its own seed."""
+        """Rows drawn from p(x), [n_samples, D]; None: with the estimator's own seed.
+
+        A data frame where it was fitted on one, whose columns that the model left out hold nothing.
+        """
         seed = self._seed() if random_state is None else int(check_random_state(random_state).randint(2**31))
         rows = self.run_.sample(n_samples, seed=seed, noisy=True)
-        if not hasattr(self, "feature_names_in_"):
+        if self._columns is None:
             return rows
         import pandas
 
-        names = self.run_.spec.columns if self._worded else self.feature_names_in_
-        return pandas.DataFrame(rows, columns=list(names)).infer_objects()
+        own = list(map(str, self._columns))
+        drawn = pandas.DataFrame(rows, columns=list(self.run_.spec.columns) if self._worded else own).infer_objects()
+        return drawn.reindex(columns=own).set_axis(self._columns, axis=1)

@@ -279,7 +279,7 @@ class Run:
         given = self.given(condition, len(x), "encoder")
         for start in range(0, len(x), CHUNK):
             part = slice(start, start + CHUNK)
-            y = self.spec.to_model(x[part])
+            y = self.spec.to_model(x[part], start)
             yield Batch(y, *(beside[part] for beside in given)) if given else y
 
     def posterior(self, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:

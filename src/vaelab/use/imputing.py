@@ -159,7 +159,7 @@ def impute(
     lacking, ess = missing.flatten(1).numpy(), filled.ess.numpy()
     back = Back(run, x, missing)
     guess, drawn = back.rows(filled.guess), tuple(back.rows(one) for one in filled.drawn)
-    lower, upper = (back.ends(end) for end in filled.ends)
+    lower, upper = (back.ends(None if end is None else end.masked_fill(~missing, torch.nan)) for end in filled.ends)
     drawn_z = samples * len(members)
     return Imputation(guess, drawn, lower, upper, lacking, ess, drawn_z, tuple(_findings(run, lacking, ess, drawn_z)))
 

@@ -97,9 +97,11 @@ def score(
     `reconstruction` is -E_q log p(x|z), `latent` the divergence KL(q || p), and `typicality` how far `likelihood` is
     from its usual value, either way.
 
-    A missing entry adds nothing. A level of a category that none of N training rows had is missing too, but adds
-    log(N + 1) nats. A row's noise follows from its entries and the seed, and all is computed in float64, so that a
-    row's score does not depend on the others and errors of different rows are independent.
+    A missing entry adds nothing. A level of a category that none of N rows had is missing too, but adds log(N + 1) nats
+    to every score but `latent`, which reads no entry.
+
+    A row's noise follows from its entries and the seed, and all is computed in float64, so that a row's score does not
+    depend on the others and errors of different rows are independent.
 
     References:
         Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
@@ -125,30 +127,23 @@ def score(
     for run in members:
         _refuse(run, kind)
     rows = [given_rows(run, x, seed, condition=condition) for run in members]
-    unseen = [_cost_of_unseen(run, x) for run in members]
     each = [
-        _of_run(run, part, read, samples, derive(seed, place), usual, cost)
-        for place, (run, part, cost) in enumerate(zip(members, rows, unseen, strict=True))
+        _of_run(run, part, read, samples, derive(seed, place), usual)
+        for place, (run, part) in enumerate(zip(members, rows, strict=True))
     ]
     values, parts, variance = (np.mean(found, 0) for found in zip(*each, strict=True))
+    if kind != "latent":
+        cost = np.mean([_cost_of_unseen(run, x) for run in members], 0)
+        values, parts[:, :-1] = values + cost.sum(-1), parts[:, :-1] + cost
     return Scores(values, parts, np.sqrt(variance / len(members)), entry_names(members[0]), kind)
 
 
-def _of_run(
-    run: Any, x: Any, read: Read, samples: int, seed: int, usual: float | None, cost: Tensor | None
-) -> tuple[np.ndarray, ...]:
-    """Values [n], parts [n, D + 1] and variances [n] of one run for rows x as its model sees them.
-
-    The cost [n, D] is what is added to -log p(x_d|z), in nats.
-    """
+def _of_run(run: Any, x: Any, read: Read, samples: int, seed: int, usual: float | None) -> tuple[np.ndarray, ...]:
+    """Values [n], parts [n, D + 1] and variances [n] of one run for rows x as its model sees them."""
     model = precise(run)
     size = max(1, CHUNK_VALUES // (samples * math.prod(run.spec.shape) * getattr(model, "channels", 1)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        costs = [None] * len(x) if cost is None else cost.split(size)
-        found = [
-            read(drawn(run, model, part, samples, seed, more), usual)
-            for part, more in zip(x.split(size), costs, strict=False)
-        ]
+        found = [read(drawn(run, model, part, samples, seed), usual) for part in x.split(size)]
     return tuple(torch.cat(each).numpy() for each in zip(*found, strict=True))
 
 
@@ -177,22 +172,18 @@ def entry_names(run: Any) -> tuple[str, ...]:
     return (*names, REST)
 
 
-def _cost_of_unseen(run: Any, x: Any) -> Tensor | None:
-    """What levels that no row had in training cost, log(N + 1) nats each for N training rows, [n, D]; None for none.
+def _cost_of_unseen(run: Any, x: Any) -> np.ndarray:
+    """What levels that none of N rows had cost, log(N + 1) nats each, [n, D]; [1, 1] where there are none.
 
-    A level that N rows did not have is held to come once in N + 1 rows.
+    N counts held-out rows too, whose levels are known as well. A level that N rows did not have is held to come once in
+    N + 1 rows.
     """
-    unseen = run.spec.unseen(x)
-    return None if unseen is None else torch.from_numpy(unseen) * math.log(run.spec.rows + 1)
+    unseen, count = run.spec.unseen(x), run.spec.rows + run.spec.held_out_rows
+    return np.zeros((1, 1)) if unseen is None else unseen * math.log(count + 1)
 
 
-def drawn(
-    run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int, cost: Tensor | float | None = None
-) -> Draws:
-    """K draws of q(z|x) for rows x as the model sees them, with noise that follows from the row and the seed.
-
-    The cost [B, D] is added to -log p(x_d|z), in nats.
-    """
+def drawn(run: Any, model: Any, x: Tensor | Batch, samples: int, seed: int) -> Draws:
+    """K draws of q(z|x) for rows x as the model sees them, with noise that follows from the row and the seed."""
     x = x.to(torch.float64)
     q, given = model.encode(x), beside(x)
     z, log_q = _draw(q, x, samples, seed)
@@ -202,7 +193,7 @@ def drawn(
     each = _in_users_order(run, observation.per_entry(rows_of(x))) if _by_entry(run) else None
     log_px = observation.log_prob(rows_of(x))[..., None] if each is None else each
     change = _log_scales(run, rows_of(x), each is not None)
-    entries = (change - log_px + (0.0 if cost is None else cost)).expand(samples, -1, -1)
+    entries = (change - log_px).expand(samples, -1, -1)
     kl = divergence(q, prior, z, log_q, log_pz)[0].sum(1)
     return Draws(entries, log_pz - log_q - entries.sum(-1), kl)
 
