@@ -203,7 +203,9 @@ def test_a_memory_map_of_many_rows_is_embedded_piece_by_piece(tmp_path: Path, mo
     run = vaelab.train((digits.images, digits.target), config=config, out=tmp_path / "run", progress=False)
     seen: list[int] = []
     real = type(run.spec).to_model
-    monkeypatch.setattr(type(run.spec), "to_model", lambda self, x, first=0: seen.append(len(x)) or real(self, x, first))
+    monkeypatch.setattr(
+        type(run.spec), "to_model", lambda self, x, first=0: seen.append(len(x)) or real(self, x, first)
+    )
     labels = np.arange(2500) % 10
     codes = run.embed(mapped, condition=labels)
     assert max(seen) == 1024 and sum(seen) == 2500
