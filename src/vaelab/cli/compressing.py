@@ -36,9 +36,8 @@ def compress(
     if source is not None:  # columns that a run does not know are left out by what reads rows
         refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
     rows, _, _, what = rows_of(loaded, source, count, to)
-    if (
-        loaded.spec.axes in ("HW", "HWC") and source is not None and rows.ndim == 4
-    ):  # they were read with their channels first
+    # Images of a file were read with their channels first, and come back in the shape they had there.
+    if loaded.spec.axes in ("HW", "HWC") and source is not None and rows.ndim == 4:
         rows = rows[:, 0] if loaded.spec.axes == "HW" else np.moveaxis(np.asarray(rows), 1, -1)
     data = compressed(loaded, rows)
     found = rates(loaded, rows, data)
