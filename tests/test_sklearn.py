@@ -137,7 +137,23 @@ def test_tables_of_many_rows_keep_some_apart() -> None:
     rows = np.random.default_rng(0).normal(size=(2500, 2))
     given = {"members": 2, "steps": 2, "samples": 1}
     sizes = [len(VAEAnomalyDetector(**given).fit(rows[:count]).calibration_.values) for count in (2500, 2499)]
-    assert sizes == [500, 2 * 500]  # rows that no model saw; each model's own held-out fifth
+    assert sizes == [500, 2 * 250]  # rows that no model saw; each model's own held-out tenth
+
+
+@pytest.mark.parametrize(
+    ("count", "members", "calibration", "share"),
+    [(1000, 5, "cross", 0.1), (100, 5, "cross", 0.1), (80, 5, "cross", 0.125), (30, 5, "cross", 0.2),
+     (100, 1, "cross", 0.2), (2500, 2, 0.2, 0.05), (625, 2, 0.2, 0.1), (100, 2, 0.2, 0.2)],
+)  # fmt: skip
+def test_each_model_holds_out_as_few_rows_as_will_do(
+    count: int, members: int, calibration: float | str, share: float
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(count, 2))
+    given = {"members": members, "calibration": calibration, "steps": 2, "samples": 1}
+    detector = VAEAnomalyDetector(**given).fit(rows)
+    assert detector.run_.config.data.held_out == pytest.approx(share)
+    calibrating = share * members * count if calibration == "cross" else calibration * count
+    assert len(detector.calibration_.values) == round(calibrating)
 
 
 @pytest.mark.parametrize("given", [{}, {"calibration": 0.2}, {"contamination": 0.05}], ids=str)

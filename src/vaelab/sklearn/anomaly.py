@@ -24,12 +24,14 @@ LEAST_ROWS, MOST_LATENT = 5, 16
 MOST_CLUSTERS, ROWS_EACH = 30, 5  # pseudo-inputs of the prior, and training rows for each of them
 COARSE, LEAST_NOISE = 0.4, 0.05  # the least noise of a column: the first times the error of a density, or the second
 MANY_ROWS, KEPT_SHARE, MOST_KEPT = 2500, 0.2, 2000  # where, and how many rows, "auto" keeps apart to calibrate
+HELD_OUT, MOST_HELD_OUT = 0.1, 0.2  # least and most share of rows that each model takes no step on
+CHOOSING = 0.05  # the least, where these rows only choose its weights and others calibrate
+ENOUGH = 50  # rows that calibrate, of all models, or choose a model's weights
 TABLE = {
     "model": {"hidden": (128, 128, 128)},
     "likelihood": {"name": "gaussian", "noise": "feature"},
     "objective": {"name": "iwae"},
     "train": {"steps": 2500, "learning_rate": 3e-3},
-    "data": {"held_out": 0.2},
 }
 
 
@@ -47,10 +49,11 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         calibration: Which rows say how high the scores of rows in order go. A share in (0, 1): so many rows are kept
             from all models, and the share of false alarms is at most the one asked for on average over such choices of
             rows, whatever the models are like; of m kept rows it varies from fit to fit by some
-            sqrt(share (1 - share) / m). "cross": each model is trained on another four fifths of the rows, and gives
-            scores of the fifth that it was not trained on, which did choose its weights; no row is lost, and the share
-            of false alarms is near the one asked for, or below it where rows are strange to few of the models. "auto":
-            of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none, and it is "cross".
+            sqrt(share (1 - share) / m). "cross": each model is trained on another nine tenths of the rows (four
+            fifths of few), and gives scores of those that it was not trained on, which did choose its weights; no row
+            is lost, and the share of false alarms is near the one asked for, or below it where rows are strange to few
+            of the models. "auto": of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none,
+            and it is "cross".
         members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to
             max(0.05, 0.4 n^(-2 / (d + 4))) of the column's deviation, for n rows of d columns, or to
             `likelihood.floor` of `config`.
@@ -95,7 +98,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         self.samples = samples
 
     def _settings(self) -> dict[str, Any]:
-        return {name: TABLE[name] for name in ("objective", "train", "data")} if self._worded else TABLE
+        return {name: TABLE[name] for name in ("objective", "train")} if self._worded else TABLE
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on rows X [n, D], an array or a data frame; y is not read.
@@ -109,6 +112,7 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         if share := self._kept(len(rows)):
             index, kept = _with_all_levels(rows, *split(len(rows), share, self._seed()))
         own = {} if self._worded else self._sizes(_at(rows, index))
+        own["data"] = {"held_out": self._held_out(len(index), apart=len(kept) > 0)}
         self._fit_runs(_at(rows, index), self.members, **own)
         if self.contamination != "auto":
             strange = self._scores(_at(rows, index), "likelihood").values
@@ -153,6 +157,11 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
         if self.calibration == "auto":
             return min(KEPT_SHARE, MOST_KEPT / count) if count >= MANY_ROWS and not self._worded else 0.0
         return 0.0 if self.calibration == "cross" else float(self.calibration)
+
+    def _held_out(self, count: int, apart: bool) -> float:
+        """The share of so many rows that each model takes no step on: they choose its weights, and may calibrate."""
+        least, enough = (CHOOSING, ENOUGH) if apart else (HELD_OUT, ENOUGH / self.members)
+        return min(MOST_HELD_OUT, max(least, enough / count))
 
     def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:
         """Scores of rows by models that took no step on them: of rows kept apart, or of each model's held-out rows."""
