@@ -22,7 +22,6 @@ from .hidden import FEW_HIDDEN, error, known, without
 LENGTHS = (3000, 8000, 20_000)  # steps of training to choose from
 WORDED_LENGTHS = (1500, 5000)  # and for data frames with words, whose steps take longer
 HIDDEN = 0.1  # share of the known entries that are hidden for that
-HELD_OUT = 0.01  # share of the rows that a model takes no step on, and fills less well: nothing else is read from them
 NEVER = 10**9  # steps between evaluations, of which one at the end is left
 LEAST_KNOWN = 20  # entries of a column below which none of it is hidden
 WORSE = 1.05  # of the least error: longer trainings are then not tried
@@ -171,4 +170,4 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
 def _steps(steps: int | None) -> dict[str, Any]:
     """Settings to train for so many steps, None: as the config says, and keep the last weights: see the recipe."""
-    return {"train": {"steps": steps, "evaluate_every": steps or NEVER}, "data": {"held_out": HELD_OUT}}
+    return {"train": {"steps": steps, "evaluate_every": steps or NEVER}}
