@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from gappy_rows import gaps, linear_rows
@@ -256,6 +257,42 @@ def test_several_draws_and_intervals_stand_in_one_file(linear, tmp_path: Path) -
     assert [line[0] for line in lines[1:]] == ["1", "1", "2", "2", "3", "3"]
     assert len({line[2] for line in lines[1::2]}) == 3 and lines[2][5:] == ["", ""]
     assert all(float(line[5]) < float(line[6]) for line in lines[1::2])
+
+
+def test_a_parquet_file_holds_what_a_text_file_does(linear, tmp_path: Path) -> None:
+    run, _ = linear
+    gaps = pd.DataFrame([[1, np.nan, 0.5, 2], [1, 2, 3, 4]], columns=[f"column_{at}" for at in range(1, 5)])
+    gaps.to_csv(tmp_path / "gaps.csv", index=False)
+    gaps.to_parquet(tmp_path / "gaps.parquet")
+    np.save(tmp_path / "gaps.npy", gaps.to_numpy())
+    wanted = ["--draws", "3", "--interval", "0.8", "--samples", "300"]
+    for source, to in (("csv", "csv"), ("csv", "parquet"), ("parquet", "parquet"), ("npy", "parquet")):
+        files = str(tmp_path / f"gaps.{source}"), "--to", str(tmp_path / f"from_{source}.{to}")
+        assert main(["impute", str(run.folder), *files, *wanted]) == 0
+    text = pd.read_csv(tmp_path / "from_csv.csv")
+    for source in ("csv", "parquet", "npy"):
+        found = pd.read_parquet(tmp_path / f"from_{source}.parquet")
+        assert sorted(found) == sorted(text) and found["draw"].tolist() == [1, 1, 2, 2, 3, 3]
+        np.testing.assert_allclose(found[list(text)].to_numpy(float), text.to_numpy(float), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "words"),
+    [
+        ("filled.zip", [], "the name's ending chooses the format"),
+        ("no/filled.csv", [], "there is no folder"),
+        ("filled.npz", ["--interval", "0.9"], "interval: got 0.9; its ends are columns of a table"),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    linear, tmp_path: Path, capsys, monkeypatch, to: str, options: list[str], words: str
+) -> None:
+    run, _ = linear
+    (tmp_path / "gaps.csv").write_text("column_1,column_2,column_3,column_4\n1,,0.5,2\n")
+    monkeypatch.setattr("vaelab.use.imputing.impute", None)
+    files = str(tmp_path / "gaps.csv"), "--to", str(tmp_path / to)
+    assert main(["impute", str(run.folder), *files, *options]) == 2
+    assert words in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from .app import RunPath, To, app
 from .words import refuse_to, rows_of, wrote
 
 FILE_BYTES = 8 << 30
+FORMATS = {".vlz": bytes}
 
 
 @app.command
@@ -30,9 +31,10 @@ def compress(
     from ..compress import rates
     from ..compress.rows import refuse_unknown
     from ..data.source import load as read
-    from ..use.files import save
+    from ..use.files import refuse_path, save
 
     loaded = load(run)
+    refuse_path(to, FORMATS)
     if source is not None:  # columns that a run does not know are left out by what reads rows
         refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
     rows, _, _, what = rows_of(loaded, source, count, to)
@@ -43,7 +45,7 @@ def compress(
     found = rates(loaded, rows, data)
     for line in (found, *found.findings):
         print(line)
-    return wrote(save(to, {".vlz": bytes}, data), f"{what}, decoded once to see that they come back")
+    return wrote(save(to, FORMATS, data), f"{what}, decoded once to see that they come back")
 
 
 @app.command

@@ -29,14 +29,17 @@ def impute(
     import numpy as np
 
     from ..api import load
-    from ..use.files import save_rows
-    from ..use.filled_files import TextTable, is_text
+    from ..use.files import FILES, refuse_path, save_rows
+    from ..use.filled_files import WRITES, TextTable, columns_beside, is_text, refuse_interval
     from ..use.imputing import impute as fill
 
     loaded = load(run)
     to = to or Path("filled.csv" if loaded.spec.layout == "table" else "filled.npz")
     refuse_to(to, source, loaded)
     plain = is_text(source) and loaded.spec.layout == "table" and not loaded.spec.condition
+    as_text = plain and is_text(to)  # then what was written stays as it was
+    refuse_path(to, WRITES if as_text else FILES[loaded.spec.layout])
+    refuse_interval(interval, loaded, to)
     table = TextTable(source, loaded) if plain else None
     found = taken(loaded, source, None, to) if table is None else None
     rows, given = (table.rows, None) if table is not None else (found.rows, found.given)  # type: ignore[union-attr]
@@ -45,8 +48,7 @@ def impute(
     filled = fill(loaded, rows, **options, seed=seed, condition=given if own is None else own)
     for finding in filled.findings:
         print(finding)
-    if table is not None and is_text(to):
+    if table is not None and as_text:
         return wrote(table.save(filled, to), filled.told)
     several = np.concatenate(filled.draws) if draws else filled.rows
-    beside = {"draw": np.repeat(np.arange(1, draws + 1), len(rows))} if draws else {}
-    return wrote(save_rows(loaded, np.asarray(several), to, beside), filled.told)
+    return wrote(save_rows(loaded, np.asarray(several), to, columns_beside(loaded, filled)), filled.told)

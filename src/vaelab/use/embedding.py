@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import BadInput, MissingExtra, whole
 from ..core.tables import pick
-from .files import csv_bytes, npy_bytes, npz_bytes, rows_png, save
+from .files import csv_bytes, npy_bytes, npz_bytes, parquet_bytes, rows_png, save
 
 What = Literal["mean", "sample", "both"]
 WHAT = ("mean", "sample", "both")
@@ -242,7 +242,7 @@ def save_neighbours(
     table = _neighbour_columns(query, among, found)
     formats: dict[str, Callable[[], bytes]] = {
         ".csv": lambda: csv_bytes(table, zip(*table.values(), strict=True)),
-        ".parquet": lambda: _parquet(table),
+        ".parquet": lambda: parquet_bytes(table),
         ".npz": lambda: npz_bytes(rows=found.rows, distances=found.distances),
     }
     return save(path, formats | ({".png": picture} if run.spec.layout == "image" else {}))
@@ -270,24 +270,6 @@ def _as_given(spec: Any, rows: np.ndarray) -> np.ndarray:
 def _obsm(found: Embedding) -> dict[str, np.ndarray]:
     parts = {"X_vae": found.z, "X_vae_std": found.std, "X_vae_sample": found.sample}
     return {name: part for name, part in parts.items() if part is not None}
-
-
-def _parquet(columns: Mapping[str, np.ndarray]) -> bytes:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtra("pyarrow", "data", "writing .parquet") from None
-    arrays = {name: _plain(values) for name, values in columns.items()}
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
-    return buffer.getvalue()
-
-
-def _plain(values: np.ndarray) -> Any:
-    """A column without Python objects, which have no type."""
-    values = np.asarray(values)
-    return [str(value) for value in values.tolist()] if values.dtype.kind in "OU" else np.ascontiguousarray(values)
 
 
 def _npz(found: Embedding, facts: Mapping[str, Any]) -> bytes:
@@ -331,7 +313,7 @@ def _index(names: Iterable[str]) -> Any:
 
 FILES: dict[str, Callable[[Embedding, Mapping[str, Any]], bytes]] = {
     ".csv": lambda found, facts: csv_bytes(found.columns, zip(*found.columns.values(), strict=True)),
-    ".parquet": lambda found, facts: _parquet(found.columns),
+    ".parquet": lambda found, facts: parquet_bytes(found.columns),
     ".npy": _npy,
     ".npz": _npz,
     ".h5ad": _h5ad,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.durable import saying_why, write_bytes
-from ..core.errors import BadInput
+from ..core.errors import BadInput, MissingExtra
 
 
 def save_rows(run: Any, rows: np.ndarray, path: str | Path, beside: Mapping[str, Any] | None = None) -> Path:
@@ -20,15 +20,17 @@ def save_rows(run: Any, rows: np.ndarray, path: str | Path, beside: Mapping[str,
     Args:
         run: The run the rows come from.
         rows: [..., a row as the user has it]; of several leading dimensions the last is a line of the picture.
-        path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv, for
-            strings also .csv and .txt (one a line).
-        beside: Columns of a number for each row, by name, that a .csv file begins with; other files go without.
+        path: A name ending in .npy or .npz (key `x`), for images also .png (one grid), for tables also .csv and
+            .parquet, for strings also .csv and .txt (one a line).
+        beside: Columns of a number for each row, by name, that a .csv or .parquet file begins with; other files go
+            without.
 
     Returns:
         The file written.
 
     Raises:
         BadInput: for another ending, a folder, or a parent folder that is not there.
+        MissingExtra: where the ending needs a package that is not installed.
         NoSpace: where the system refuses to write.
     """
     return save(path, FILES[run.spec.layout], run, np.asarray(rows), dict(beside or {}))
@@ -62,7 +64,19 @@ def save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content
         BadInput: for an ending without a format, a folder, or a parent folder that is not there.
         NoSpace: where the system refuses to write.
     """
-    target = Path(path)
+    target = refuse_path(path, formats)
+    write_bytes(target, formats[target.suffix.lower()](*content))
+    return target
+
+
+def refuse_path(path: str | Path, formats: Iterable[str]) -> Path:
+    """The path, unless no file of one of these formats can be written there.
+
+    Raises:
+        BadInput: for an ending without a format, a folder, or a parent folder that is not there.
+        NoSpace: where the system refuses to look.
+    """
+    target, formats = Path(path), list(formats)
     suffix = target.suffix.lower()
     if suffix not in formats and not target.is_dir():
         rule = "the name's ending chooses the format, and these are no pictures" if suffix == ".png" else NO_FORMAT
@@ -72,7 +86,6 @@ def save(path: str | Path, formats: Mapping[str, Callable[..., bytes]], *content
             raise BadInput("output", target, "is a folder", f"name a file in it, such as {target / ('out' + suffix)}")
         if not target.parent.is_dir():
             raise BadInput("output", target, f"there is no folder {target.parent}", "make it first")
-    write_bytes(target, formats[suffix](*content))
     return target
 
 
@@ -94,6 +107,14 @@ def _beside(beside: Mapping[str, Any], columns: Sequence[str], rows: np.ndarray)
     """A table that begins with columns of its own."""
     numbers = list(zip(*beside.values(), strict=True)) or [()] * len(rows)
     return csv_bytes([*beside, *columns], ([*number, *row] for number, row in zip(numbers, rows, strict=True)))
+
+
+def _rows_parquet(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
+    columns = run.spec.columns
+    if twins := [name for name in beside if name in columns]:
+        raise BadInput("output", f"two columns called {twins[0]}", "names must differ in .parquet", "end it in .csv")
+    table = rows.reshape(-1, len(columns))
+    return parquet_bytes({**beside, **{name: table[:, at] for at, name in enumerate(columns)}})
 
 
 def _strings_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
@@ -125,6 +146,32 @@ def _without_objects(rows: np.ndarray) -> np.ndarray:
     return np.where(rows == np.array(None), "", rows).astype(str) if rows.dtype == object else rows
 
 
+def parquet_bytes(columns: Mapping[str, Any]) -> bytes:
+    """The content of a .parquet file, from columns of numbers or text by name; null where an entry is None.
+
+    Raises:
+        MissingExtra: without the package.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "data", "writing .parquet") from None
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({name: _typed(values) for name, values in columns.items()}), buffer)
+    return buffer.getvalue()
+
+
+def _typed(values: Any) -> Any:
+    """A column of one type: text, where any of its entries is."""
+    values = np.asarray(values)
+    if values.dtype.kind not in "OU":
+        return np.ascontiguousarray(values)
+    cells = values.tolist()
+    text = any(isinstance(cell, str) for cell in cells)
+    return [None if cell is None else str(cell) for cell in cells] if text else cells
+
+
 def npy_bytes(array: np.ndarray) -> bytes:
     """The content of an .npy file, without pickles."""
     buffer = io.BytesIO()
@@ -144,7 +191,7 @@ _ARRAY_FILES: dict[str, Callable[..., bytes]] = {
     ".npz": lambda run, rows, beside: npz_bytes(x=_without_objects(rows)),
 }
 IMAGE_FILES: dict[str, Callable[..., bytes]] = {".png": rows_png} | _ARRAY_FILES
-TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv} | _ARRAY_FILES
+TABLE_FILES: dict[str, Callable[..., bytes]] = {".csv": _rows_csv, ".parquet": _rows_parquet} | _ARRAY_FILES
 STRING_FILES: dict[str, Callable[..., bytes]] = {
     ".txt": _strings_txt,
     ".csv": _strings_csv,

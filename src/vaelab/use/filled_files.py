@@ -1,4 +1,4 @@
-"""A text table with gaps, filled: what was written there stays as it was, to the letter."""
+"""Files of rows that were filled in; of a text table, what was written there stays as it was, to the letter."""
 
 from __future__ import annotations
 
@@ -19,6 +19,35 @@ from .imputing import Imputation
 
 WRITES = (".csv", ".tsv", ".txt")
 TEXTS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+
+
+COLUMNS = (*WRITES, ".parquet")  # files with columns by name
+
+
+def refuse_interval(interval: float | None, run: Any, path: str | Path) -> None:
+    """Refuses an interval where the file has no columns for its ends."""
+    if interval is not None and not (run.spec.layout == "table" and Path(path).suffix.lower() in COLUMNS):
+        rule = f"its ends are columns of a table, and {Path(path).name} has none"
+        table = run.spec.layout == "table"
+        advice = "end --to in .csv or .parquet" if table else "leave it out; --draws 20 says as much"
+        raise BadInput("interval", interval, rule, advice)
+
+
+def columns_beside(run: Any, found: Imputation) -> dict[str, np.ndarray]:
+    """Columns for rows that were filled in, or for all that were drawn: `draw` from 1, and ends of intervals."""
+    count = len(found.missing)
+    columns = {"draw": np.repeat(np.arange(1, len(found.draws) + 1), count)} if found.draws else {}
+    if found.lower is not None and found.upper is not None:
+        for at in _with_ends(found):
+            for end, values in (("low", found.lower), ("high", found.upper)):
+                columns[f"{run.spec.columns[at]}_{end}"] = np.tile(values[:, at], max(1, len(found.draws)))
+    return columns
+
+
+def _with_ends(found: Imputation) -> list[int]:
+    """Columns of numbers of the model with something missing."""
+    assert found.lower is not None
+    return np.flatnonzero(~np.isnan(found.lower).all(0)).tolist()
 
 
 def is_text(path: str | Path) -> bool:
@@ -107,19 +136,14 @@ class TextTable:
         text = str(np.float32(value)) if isinstance(value, float | np.floating) else str(value)
         return text.replace(".", ",") if self.decimal_commas and not isinstance(value, str) else text
 
-    def _gaps(self, found: Imputation) -> list[int]:
-        """Columns of numbers of the model with something missing."""
-        assert found.lower is not None
-        return np.flatnonzero(~np.isnan(found.lower).all(0)).tolist()
-
     def _interval_names(self, found: Imputation) -> list[str]:
         if found.lower is None:
             return []
         columns = self.run.spec.columns
-        return [f"{columns[at]}_{end}" for at in self._gaps(found) for end in ("low", "high")]
+        return [f"{columns[at]}_{end}" for at in _with_ends(found) for end in ("low", "high")]
 
     def _intervals(self, found: Imputation) -> list[list[str]]:
         if found.lower is None or found.upper is None:
             return [[] for _ in self.rows]
-        ends = np.stack([found.lower, found.upper], -1)[:, self._gaps(found)].reshape(len(self.rows), -1)
+        ends = np.stack([found.lower, found.upper], -1)[:, _with_ends(found)].reshape(len(self.rows), -1)
         return [["" if np.isnan(value) else self._text(float(value)) for value in row] for row in ends]
