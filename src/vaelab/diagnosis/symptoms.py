@@ -134,7 +134,7 @@ def far_from_prior(c: Case) -> Found:
         yield Finding(
             "DG128",
             "info",
-            f"the codes lie elsewhere than the prior, most of all in z{worst + 1}: samples will look wrong",
+            f"the codes lie elsewhere than the prior, most of all in z{worst + 1}: samples will differ from the data",
             float(distance.value[worst]),
             distance.unit,
             float(distance.interval[worst]),

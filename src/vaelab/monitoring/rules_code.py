@@ -209,7 +209,7 @@ def holes(trace: Trace) -> Iterator[Finding]:
             "warning",
             "beta is too small: the codes of the data leave the prior, and samples fall into holes"
             if small
-            else "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+            else "the codes of the data lie elsewhere than the prior: samples from the prior will differ from the data",
             spent,
             NATS,
             evidence=f"KL from N(0, 1) of normals with the codes' variances; the whole KL is {kl:.3g}",

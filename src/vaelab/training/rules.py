@@ -261,7 +261,7 @@ AWAY: tuple[tuple[Any, ...], ...] = (
     (
         lambda m, beta: True,
         "TR110",
-        "the codes of the data lie elsewhere than the prior: samples from the prior will look wrong",
+        "the codes of the data lie elsewhere than the prior: samples from the prior will differ from the data",
         "the likelihood rewards ever larger outputs, or steps are too long or too short to arrive",
         _longer,
     ),
