@@ -346,6 +346,22 @@ def test_inpaint_writes_a_picture_and_arrays(bits: Any, image: Path, capsys: pyt
         np.testing.assert_array_equal(found["mean"][:, :4], np.reshape(found["given"], (4, 8, 8))[:, :4])
 
 
+@pytest.mark.parametrize(
+    ("command", "to"), [("embed", "out.npy"), ("reconstruct", "out.npy"), ("score", "out.npz"), ("nearest", "out.png")]
+)
+def test_one_picture_is_read_as_a_row_is(bits: Any, image: Path, command: str, to: str) -> None:
+    """The picture has 255 gray levels for the 16 of the row: the same but for rounding."""
+    out = image.parent / to
+    np.save(image.parent / "row.npy", digits_of(bits)[:1])
+    found = []
+    for source in (image, image.parent / "row.npy"):
+        assert main([command, str(bits.folder), str(source), "--to", str(out)]) == 0
+        found.append(out.read_bytes() if out.suffix == ".png" else np.load(out))
+    if out.suffix == ".npz":
+        found = [part["score"] for part in found]
+    assert found[0] == found[1] if out.suffix == ".png" else np.allclose(*found, atol=0.02)
+
+
 def test_denoise_and_upscale_write_what_they_make(
     bits: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ def compress(
 
     loaded = load(run)
     refuse_path(to, FORMATS)
-    if source is not None:  # columns that a run does not know are left out by what reads rows
+    if source is not None and loaded.spec.layout == "table":  # what reads rows leaves out columns that it does not know
         refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
     rows, _, _, what = rows_of(loaded, source, count, to)
     # Images of a file were read with their channels first, and come back in the shape they had there.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import condition_of, refuse_to, rows_of, wrote
+from .words import condition_of, rows_of, wrote
 
 Source = Annotated[str, Parameter(help="an image, or rows of images")]
 Draws = Annotated[int, Parameter(help="images drawn at random beside the mean")]
@@ -121,20 +121,17 @@ def _restored(
     import numpy as np
 
     from ..core.errors import BadInput
-    from ..core.image_files import IMAGE_SUFFIXES
     from ..measure.pictures import value_range
     from ..use.files import save
     from ..use.observed import noise_of, restore
     from ..use.restored_files import FORMATS
 
-    refuse_to(to, source, run)
     if noise is not None and not 0 <= noise <= 1:
         fix = "such as 0.1, or 25 / 255 for 25 gray levels of 255, which is 0.098"
         raise BadInput("noise", noise, "is a share of the way from black to white, between 0 and 1", fix)
     ends = value_range(run.preview if run.keeps_rows else np.zeros(0), run.spec.top)
     shown = (count or 10) if to.suffix.lower() == ".png" else count
-    single = source.lower().endswith(IMAGE_SUFFIXES)
-    images, given, _, what = _image(source, ends) if single else rows_of(run, source, shown, to)
+    images, given, _, what = rows_of(run, source, shown, to)
     share = noise_of(images) / (ends[1] - ends[0]) if noise is None else noise
     own = given if condition is None else condition_of(run, condition)
     found = restore(run, images, operator, share * (ends[1] - ends[0]), condition=own, **options)
@@ -142,13 +139,3 @@ def _restored(
         print(finding)
     estimated = f", noise estimated as {share:.3g} of the range" if noise is None else ""
     return wrote(save(to, FORMATS, run, operator, images, found, ends), f"{what}{estimated}; {found.told}")
-
-
-def _image(source: str, ends: tuple[float, float]) -> tuple[Any, None, None, str]:
-    """The pixels of one file on the run's scale, as `rows_of` gives rows: black and white are the ends of its range."""
-    import numpy as np
-
-    from ..core.image_files import read_image
-
-    share = np.moveaxis(read_image(source).pixels, -1, 0)[None] / 255
-    return ends[0] + share * (ends[1] - ends[0]), None, None, f"the image {source}"

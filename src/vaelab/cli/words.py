@@ -94,6 +94,7 @@ def rows_of(run: Any, source: str | None, count: int | None, to: Path) -> tuple[
 def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
     """The first `count` rows of a file, or of those that the run kept; all of them where `count` is None."""
     from ..core.errors import BadInput
+    from ..core.image_files import IMAGE_SUFFIXES
     from ..data.conditions import named, words_in
     from ..data.source import load
 
@@ -104,6 +105,8 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         rows, name = run.preview, "held-out rows kept in the run"
         labels = named(run.preview_labels, run.spec.label_names)
         given, names = run.preview_condition, None
+    elif run.spec.layout == "image" and source.lower().endswith(IMAGE_SUFFIXES):
+        return Taken(_picture(run, source), None, None, None, f"the image {source}")
     else:
         read = load(source, **run.config.data.reading | {"genes": "all"}, least=1)
         test = read.test is not None
@@ -117,6 +120,18 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         rows = rows[:count]
         given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))
     return Taken(rows, given, labels, names, f"{len(rows)} {name}")
+
+
+def _picture(run: Any, path: str) -> Any:
+    """One image file on the run's scale, [1, C, H, W]: black and white are the ends of its range, levels are whole."""
+    import numpy as np
+
+    from ..core.image_files import read_image
+    from ..measure.pictures import value_range
+
+    low, top = value_range(run.preview if run.keeps_rows else np.zeros(0), run.spec.top)
+    rows = low + np.moveaxis(read_image(path).pixels, -1, 0)[None] / 255 * (top - low)
+    return rows.round() if run.model.decoder.likelihood.discrete and top > 1 else rows
 
 
 def _note_scale(run: Any, rows: Any) -> None:
