@@ -89,7 +89,9 @@ class Table:
 
     def __init__(self, masses: np.ndarray) -> None:
         shares = masses / masses.sum(1, keepdims=True)
-        self.masses = (np.rint(shares / MASS_GRID) * MASS_GRID).astype(np.float32, order="C")  # the package reads no other
+        self.masses = (np.rint(shares / MASS_GRID) * MASS_GRID).astype(
+            np.float32, order="C"
+        )  # the package reads no other
 
     def push(self, stack: Stack, symbols: np.ndarray) -> None:
         """Puts symbols [n] on the stack."""
