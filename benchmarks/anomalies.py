@@ -28,10 +28,10 @@ from vaelab.sklearn import VAEAnomalyDetector
 RATES = (0.05, 0.1)  # false alarms asked for
 NOTES = """Rows are standardised by the training rows; half of the rows in order, drawn at random, are trained on, and
 the other half and all anomalies are scored. AUROC times 100, mean over the seeds (+- standard deviation over them for
-the detector). vaelab: VAEAnomalyDetector with its defaults for every table: five models, each trained on another four
-fifths of the training rows; of 2500 training rows and more a fifth, at most 2000, are kept from all of them. alarms:
-share in % of the test rows in order whose conformal p-value is at most 0.05 and 0.1. s: processor seconds of one fit
-and its scores, on a busy machine."""
+the detector). vaelab: VAEAnomalyDetector with its defaults for every table: five models, each trained on another nine
+tenths of the training rows (four fifths of few); of 2500 training rows and more a fifth, at most 2000, are kept from
+all of them. alarms: share in % of the test rows in order whose conformal p-value is at most 0.05 and 0.1. s: processor
+seconds of one fit and its scores, on a busy machine."""
 
 Scorer = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 

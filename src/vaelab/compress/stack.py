@@ -89,9 +89,8 @@ class Table:
 
     def __init__(self, masses: np.ndarray) -> None:
         shares = masses / masses.sum(1, keepdims=True)
-        self.masses = (np.rint(shares / MASS_GRID) * MASS_GRID).astype(
-            np.float32, order="C"
-        )  # the package reads no other
+        rounded = np.rint(shares / MASS_GRID) * MASS_GRID
+        self.masses = rounded.astype(np.float32, order="C")  # what the package takes any other order for
 
     def push(self, stack: Stack, symbols: np.ndarray) -> None:
         """Puts symbols [n] on the stack."""
