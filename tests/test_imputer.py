@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,28 @@ def test_the_error_at_hidden_entries_counts_squares_and_wrong_levels(tmp_path: P
     assert 0 < few.sum() < 50 and math.isnan(hidden.error(run, frame, filled, few))
     holed = hidden.without(frame, gone)
     assert (hidden.known(frame).all(), (hidden.known(holed) == ~gone).all()) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "members", "steps"),
+    [
+        ((0.74, 0.72, 0.73), 5, 20_000),
+        ((0.74, 0.72, 0.73), 1, 8000),
+        ((0.58, 0.54, 0.52), 5, 20_000),
+        ((0.36, 0.42), 5, 3000),
+        ((0.74, 0.72, 0.757), 5, 8000),
+    ],
+)
+def test_of_several_members_the_longest_training_is_taken_that_is_hardly_worse(
+    monkeypatch: pytest.MonkeyPatch, errors: tuple[float, ...], members: int, steps: int
+) -> None:
+    left, one = iter(errors), SimpleNamespace(run=None, rows=None)
+    monkeypatch.setattr(VAEImputer, "_trained", lambda *given, **further: [one])
+    monkeypatch.setattr(VAEImputer, "_filled", lambda *given: one)
+    monkeypatch.setattr("vaelab.sklearn.imputer.error", lambda *given: next(left))
+    imputer = VAEImputer(members=members).fit(np.random.default_rng(0).normal(size=(500, 3)))
+    assert imputer.steps_ == steps and tuple(imputer.errors_.values()) == errors
+    assert next(left, None) is None
 
 
 def test_steps_that_are_given_are_taken(tmp_path: Path) -> None:

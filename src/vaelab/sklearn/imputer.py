@@ -24,7 +24,7 @@ WORDED_LENGTHS = (1500, 5000)  # and for data frames with words, whose steps tak
 HIDDEN = 0.1  # share of the known entries that are hidden for that
 NEVER = 10**9  # steps between evaluations, of which one at the end is left
 LEAST_KNOWN = 20  # entries of a column below which none of it is hidden
-WORSE = 1.05  # of the least error: longer trainings are then not tried
+WORSE = 1.05  # times the least error: longer trainings are then not tried
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
@@ -43,8 +43,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         samples: Draws of z for each row, from each model.
         steps: Of training. Some tables are filled best after a short training and others after a long one. None: a
             tenth of the known entries is hidden, and one model each is trained for 3000, 8000 and 20,000 steps (1500
-            and 5000 for data frames with words), until that fills these entries clearly worse; the best is taken. Where
-            fewer than 50 would be hidden, or config sets `data.mask_model`, it is the first.
+            and 5000 for data frames with words), until the error at these entries is more than 1.05 times the least.
+            Of several members the longest training before that is taken, since their mixture evens out much of what
+            each of them learned by heart; of one, the best. Where fewer than 50 would be hidden, or config sets
+            `data.mask_model`, it is the first.
         latent, config, random_state, verbose: See `VAEEstimator`; None: as in the recipe `imputation`.
 
     Attributes:
@@ -114,7 +116,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             errors[steps] = found
             if errors[steps] > WORSE * min(errors.values()):
                 break
-        return min(errors, key=errors.__getitem__, default=lengths[0]), errors
+        most = min(errors.values(), default=math.inf) * (WORSE if self.members > 1 else 1.0)
+        return max((steps for steps, found in errors.items() if found <= most), default=lengths[0]), errors
 
     def _hidden(self, rows: Any) -> np.ndarray:
         """Entries to hide, bool [n, D]: none where a model says why entries are missing, which is not by chance."""
