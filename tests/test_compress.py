@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import vaelab
@@ -21,7 +22,7 @@ from vaelab.compress import compress, decompress, rates
 from vaelab.compress import rows as rows_module
 from vaelab.compress.coder import Coder
 from vaelab.compress.codes import draw, pop_prior, push_prior, undraw
-from vaelab.compress.container import DIGEST, LEAD, MAGIC, unpack
+from vaelab.compress.container import DIGEST, LEAD, MAGIC, VERSION, unpack
 from vaelab.compress.masses import MASSES, masses
 from vaelab.compress.rates import raw_bytes
 from vaelab.compress.stack import Bins, Stack, Table, standard_bins
@@ -168,8 +169,8 @@ def table_of(count: int) -> pd.DataFrame:
 LADDER = {"latent": None, "groups": [4, 6], "ladder": True}
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "bits": (BITS, {"likelihood": "bernoulli"}),
-    # The bits that a model leaves which fits its rows badly are not random, and the codes drawn by them are no draws of
-    # its posterior: with 30 steps these rows take less than the bound.
+    # A code is drawn by what the one before left on the stack. Where a model fits badly that is not random, the codes
+    # are no draws of its posterior, and their cost is not the bound.
     "levels": (DIGITS, {"likelihood": {"name": "categorical", "levels": 17}, "train": {"steps": 300}}),
     "ordered levels": (DIGITS, {"likelihood": {"name": "beta_binomial", "levels": 17}}),
     "mixtures": (DIGITS, {"likelihood": {"name": "logistic_mixture", "levels": 17, "components": 2}}),
@@ -277,6 +278,20 @@ def test_a_table_in_another_order_comes_back_in_the_models(run_of: Callable[...,
     np.testing.assert_array_equal(back, table.to_numpy())
 
 
+def test_a_picture_with_other_levels_than_the_runs_is_refused(
+    run_of: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = run_of("levels"), tmp_path / "rows.vlz"
+    shown = np.rint(DIGITS[5] * (255 / 16)).astype(np.uint8)
+    for name, pixels, status in (("fine", shown, 0), ("lost", shown // 2, 2)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        assert called("compress", run.folder, tmp_path / f"{name}.png", "--to", out) == status
+    assert "would not come back" in capsys.readouterr().err
+    assert called("decompress", run.folder, out, "--to", tmp_path / "back.npz") == 0
+    with np.load(tmp_path / "back.npz") as found:
+        np.testing.assert_array_equal(found["x"], DIGITS[5:6])
+
+
 def test_what_would_be_lost_is_refused(run_of: Callable[..., Any]) -> None:
     with pytest.raises(BadInput, match="the column 'name'; the model does not know it, and it would not come back"):
         compress(run_of("categories"), table_of(20).assign(name="x"))
@@ -360,7 +375,7 @@ def test_another_model_is_refused(small: tuple[Any, bytes], run_of: Callable[...
         (b"", "begins with"),
         (b"PK\x03\x04" * 20, "begins with"),
         (MAGIC, "begins with"),
-        (LEAD.pack(MAGIC, 2, 0) + b"0" * 40, "version 2 of the format"),
+        (LEAD.pack(MAGIC, VERSION + 1, 0) + b"0" * 40, f"version {VERSION + 1} of the format"),
     ],
     ids=["nothing", "a zip", "magic alone", "a later version"],
 )
@@ -378,7 +393,7 @@ def test_other_files_are_refused(data: bytes, said: str) -> None:
      b'{"model":"","rows":1,"shape":[8],"dtype":"uint8","symbols":1000000000}'],
 )  # fmt: skip
 def test_headers_that_no_one_wrote_are_refused(header: bytes) -> None:
-    body = LEAD.pack(MAGIC, 1, len(header)) + header
+    body = LEAD.pack(MAGIC, VERSION, len(header)) + header
     with pytest.raises(Corrupt, match="header cannot be read"):
         unpack(body + hashlib.sha256(body).digest(), "file")
 

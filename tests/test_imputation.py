@@ -276,6 +276,35 @@ def test_a_parquet_file_holds_what_a_text_file_does(linear, tmp_path: Path) -> N
         np.testing.assert_allclose(found[list(text)].to_numpy(float), text.to_numpy(float), atol=1e-5)
 
 
+def test_a_parquet_file_of_a_mixed_table_has_the_types_that_its_columns_have(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": random.normal(size=60).round(2), "kind": random.integers(1, 4, 60),
+                          "word": random.choice(["x", "y"], 60), "known": random.random(60) < 0.5})  # fmt: skip
+    frame = frame.astype(object)
+    frame.loc[::7, ["size", "word"]] = None
+    frame.to_csv(tmp_path / "gaps.csv", index=False)
+    run = vaelab.train(tmp_path / "gaps.csv", out=tmp_path / "run", config={"train": {"steps": 5}}, progress=False)
+    assert main(["impute", str(run.folder), str(tmp_path / "gaps.csv"), "--to", str(tmp_path / "a.parquet")]) == 0
+    assert main(["impute", str(run.folder), str(tmp_path / "a.parquet"), "--to", str(tmp_path / "b.parquet")]) == 0
+    assert main(["sample", str(run.folder), "--to", str(tmp_path / "c.parquet")]) == 0
+    for name in "abc":
+        types = pd.read_parquet(tmp_path / f"{name}.parquet").dtypes
+        assert [types[column].kind for column in ("size", "kind", "known")] == ["f", "i", "b"]
+        assert pd.api.types.is_string_dtype(types["word"])
+    found = pd.read_parquet(tmp_path / "a.parquet")
+    assert found["kind"].tolist() == frame["kind"].tolist() and not found.isna().any().any()
+
+
+def test_columns_of_one_name_are_refused_before_the_work(tmp_path: Path, capsys, monkeypatch) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 2)), columns=["draw", "b"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    run = vaelab.train(tmp_path / "rows.csv", out=tmp_path / "run", config={"train": {"steps": 2}}, progress=False)
+    monkeypatch.setattr("vaelab.use.imputing.impute", None)
+    files = str(tmp_path / "rows.csv"), "--to", str(tmp_path / "out.parquet")
+    assert main(["impute", str(run.folder), *files, "--draws", "2"]) == 2
+    assert "two columns called draw" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("to", "options", "words"),
     [

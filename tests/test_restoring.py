@@ -362,6 +362,21 @@ def test_one_picture_is_read_as_a_row_is(bits: Any, image: Path, command: str, t
     assert found[0] == found[1] if out.suffix == ".png" else np.allclose(*found, atol=0.02)
 
 
+def test_a_picture_is_read_in_the_channels_that_the_run_has(bits: Any, image: Path, capsys) -> None:
+    levels, folder = np.asarray(Image.open(image)), image.parent
+    Image.fromarray(np.stack([levels] * 3, -1)).save(folder / "gray.png")
+    Image.fromarray(np.stack([levels, 0 * levels, levels], -1)).save(folder / "colour.png")
+    Image.fromarray(levels).save(folder / "two.gif", save_all=True, append_images=[Image.fromarray(255 - levels)])
+    codes = []
+    for name in ("image.png", "gray.png", "two.gif"):
+        assert main(["embed", str(bits.folder), str(folder / name), "--to", str(folder / "z.npy")]) == 0
+        codes.append(np.load(folder / "z.npy"))
+    assert np.array_equal(codes[0], codes[1]) and np.allclose(codes[0], codes[2], atol=0.05)
+    assert "has 2 frames, of which the first is read" in capsys.readouterr().out
+    assert main(["embed", str(bits.folder), str(folder / "colour.png"), "--to", str(folder / "z.npy")]) == 2
+    assert "an image in colour; the run was trained on gray ones" in capsys.readouterr().err
+
+
 def test_denoise_and_upscale_write_what_they_make(
     bits: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,16 +141,18 @@ def test_tables_of_many_rows_keep_some_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "members", "calibration", "share"),
-    [(1000, 5, "cross", 0.1), (100, 5, "cross", 0.1), (80, 5, "cross", 0.125), (30, 5, "cross", 0.2),
-     (100, 1, "cross", 0.2), (2500, 2, 0.2, 0.05), (625, 2, 0.2, 0.1), (100, 2, 0.2, 0.2)],
+    ("count", "members", "calibration", "share", "false_alarms"),
+    [(1000, 5, "cross", 0.1, 0.05), (100, 5, "cross", 0.1, 0.05), (80, 5, "cross", 0.125, 0.05),
+     (30, 5, "cross", 0.2, 0.05), (100, 1, "cross", 0.2, 0.05), (2500, 2, 0.2, 0.05, 0.05), (625, 2, 0.2, 0.1, 0.05),
+     (100, 2, 0.2, 0.2, 0.05), (150, 5, "cross", 2 / 15, 0.01), (600, 1, "cross", 1 / 6, 0.01)],
 )  # fmt: skip
 def test_each_model_holds_out_as_few_rows_as_will_do(
-    count: int, members: int, calibration: float | str, share: float
+    count: int, members: int, calibration: float | str, share: float, false_alarms: float
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(count, 2))
-    given = {"members": members, "calibration": calibration, "steps": 2, "samples": 1}
+    given = {"members": members, "calibration": calibration, "steps": 2, "samples": 1, "false_alarms": false_alarms}
     detector = VAEAnomalyDetector(**given).fit(rows)
+    assert np.isfinite(detector.offset_)
     assert detector.run_.config.data.held_out == pytest.approx(share)
     calibrating = share * members * count if calibration == "cross" else calibration * count
     assert len(detector.calibration_.values) == round(calibrating)

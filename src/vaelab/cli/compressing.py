@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from .app import RunPath, To, app
-from .words import refuse_to, rows_of, wrote
+from .words import refuse_to, taken, wrote
 
 FILE_BYTES = 8 << 30
 FORMATS = {".vlz": bytes}
@@ -30,17 +30,27 @@ def compress(
     from ..compress import compress as compressed
     from ..compress import rates
     from ..compress.rows import refuse_unknown
-    from ..data.source import load as read
+    from ..core.errors import BadInput
+    from ..data.source import load as load_rows
     from ..use.files import refuse_path, save
 
     loaded = load(run)
     refuse_path(to, FORMATS)
     if source is not None and loaded.spec.layout == "table":  # what reads rows leaves out columns that it does not know
-        refuse_unknown(loaded, read(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns)
-    rows, _, _, what = rows_of(loaded, source, count, to)
+        refuse_unknown(
+            loaded, load_rows(source, key=loaded.config.data.key, data_dir=loaded.config.data.data_dir).columns
+        )
+    read = taken(loaded, source, count, to)
+    if not read.exact:
+        fix = "give it as .npy, on the scale of the rows it was trained on"
+        raise BadInput("rows", source, "has gray levels that this run does not, and would not come back", fix)
+    rows, what = read.rows, read.what
     # Images of a file were read with their channels first, and come back in the shape they had there.
-    if loaded.spec.axes in ("HW", "HWC") and source is not None and rows.ndim == 4:
-        rows = rows[:, 0] if loaded.spec.axes == "HW" else np.moveaxis(np.asarray(rows), 1, -1)
+    if source is not None and rows.ndim == 4:
+        if loaded.spec.axes == "HW" and rows.shape[1] == 1:
+            rows = rows[:, 0]
+        elif loaded.spec.axes == "HWC":
+            rows = np.moveaxis(np.asarray(rows), 1, -1)
     data = compressed(loaded, rows)
     found = rates(loaded, rows, data)
     for line in (found, *found.findings):

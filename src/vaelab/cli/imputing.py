@@ -30,7 +30,7 @@ def impute(
 
     from ..api import load
     from ..use.files import FILES, refuse_path, save_rows
-    from ..use.filled_files import WRITES, TextTable, columns_beside, is_text, refuse_interval
+    from ..use.filled_files import WRITES, TextTable, columns_beside, is_text, refuse_columns
     from ..use.imputing import impute as fill
 
     loaded = load(run)
@@ -39,7 +39,7 @@ def impute(
     plain = is_text(source) and loaded.spec.layout == "table" and not loaded.spec.condition
     as_text = plain and is_text(to)  # then what was written stays as it was
     refuse_path(to, WRITES if as_text else FILES[loaded.spec.layout])
-    refuse_interval(interval, loaded, to)
+    refuse_columns(loaded, to, draws, interval)
     table = TextTable(source, loaded) if plain else None
     found = taken(loaded, source, None, to) if table is None else None
     rows, given = (table.rows, None) if table is not None else (found.rows, found.given)  # type: ignore[union-attr]

@@ -76,6 +76,7 @@ class Taken:
         given: What stands beside them; None where nothing does.
         labels, names: Of each row; None where they have none.
         what: They are, in words.
+        exact: Whether a picture's own gray levels can be told from its row.
     """
 
     rows: Any
@@ -83,6 +84,7 @@ class Taken:
     labels: Any
     names: Any
     what: str
+    exact: bool = True
 
 
 def rows_of(run: Any, source: str | None, count: int | None, to: Path) -> tuple[Any, Any, Any, str]:
@@ -106,7 +108,7 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         labels = named(run.preview_labels, run.spec.label_names)
         given, names = run.preview_condition, None
     elif run.spec.layout == "image" and source.lower().endswith(IMAGE_SUFFIXES):
-        return Taken(_picture(run, source), None, None, None, f"the image {source}")
+        return _picture(run, source)
     else:
         read = load(source, **run.config.data.reading | {"genes": "all"}, least=1)
         test = read.test is not None
@@ -122,16 +124,48 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
     return Taken(rows, given, labels, names, f"{len(rows)} {name}")
 
 
-def _picture(run: Any, path: str) -> Any:
-    """One image file on the run's scale, [1, C, H, W]: black and white are the ends of its range, levels are whole."""
+def _picture(run: Any, path: str) -> Taken:
+    """One image file as a row on the run's scale, [1, C, H, W]: black and white are the ends of its range."""
     import numpy as np
 
     from ..core.image_files import read_image
+
+    picture = read_image(path)
+    pixels = np.moveaxis(_in_channels(picture.pixels, run.spec.shape[0], path), -1, 0)[None]
+    low, top = _black_and_white(run, path)
+    rows = low + pixels / 255 * (top - low)
+    if run.is_mass and top > 1:  # levels are whole
+        rows = rows.round().astype(np.uint8 if top <= 255 else np.int64)
+    if picture.frames > 1:
+        print(f"note      {path} has {picture.frames} frames, of which the first is read")
+    exact = np.array_equal(np.rint((rows - low) / (top - low) * 255), pixels)
+    return Taken(rows, None, None, None, f"the image {path}", exact)
+
+
+def _in_channels(pixels: Any, channels: int, path: str) -> Any:
+    """Pixels [H, W, 1 or 3] in as many channels as a run has: gray ones in each, and equal ones as gray."""
+    from ..core.errors import BadInput
+
+    if channels == 1 and (pixels != pixels[..., :1]).any():
+        raise BadInput(path, "an image in colour", "the run was trained on gray ones", "make it gray first")
+    return pixels[..., :1].repeat(channels, -1) if pixels.shape[-1] != channels and channels in (1, 3) else pixels
+
+
+def _black_and_white(run: Any, path: str) -> tuple[float, float]:
+    """What black and white are on the run's scale; where it does not know, the ends of the rows that it kept."""
+    from ..core.errors import BadInput
     from ..measure.pictures import value_range
 
-    low, top = value_range(run.preview if run.keeps_rows else np.zeros(0), run.spec.top)
-    rows = low + np.moveaxis(read_image(path).pixels, -1, 0)[None] / 255 * (top - low)
-    return rows.round() if run.model.decoder.likelihood.discrete and top > 1 else rows
+    likelihood = getattr(getattr(run.model, "decoder", None), "likelihood", None)
+    tops = [top for top in (run.spec.top, getattr(likelihood, "levels", 1) - 1) if top]
+    if tops:
+        return 0.0, float(min(tops))
+    if not run.keeps_rows:
+        fix = "give the image as .npy, on the scale of the rows it was trained on"
+        raise BadInput(path, None, "this run does not say what black and white are on its scale", fix)
+    low, high = value_range(run.preview)
+    print(f"note      black and white are read as {low:.4g} and {high:.4g}, the ends of the rows that the run kept")
+    return low, high
 
 
 def _note_scale(run: Any, rows: Any) -> None:

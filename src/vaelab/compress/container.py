@@ -13,7 +13,7 @@ import numpy as np
 from ..core.errors import BadInput, Corrupt
 from .stack import MOST_LEVELS
 
-MAGIC, VERSION = b"VAELABLZ", 1
+MAGIC, VERSION = b"VAELABLZ", 2
 LEAD = struct.Struct("<8sHI")  # magic, version, bytes of the header
 DIGEST = 32  # bytes of a SHA-256
 MOST_ENTRIES = 2**31

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -53,7 +54,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
             fifths of few), and gives scores of those that it was not trained on, which did choose its weights; no row
             is lost, and the share of false alarms is near the one asked for, or below it where rows are strange to few
             of the models. "auto": of 2500 rows of numbers or more a fifth is kept, at most 2000 rows; of fewer none,
-            and it is "cross".
+            and it is "cross". Where rows are kept, each model holds out a twentieth of the others, and up to a fifth of
+            few, to choose its weights.
         members: Models, whose scores are averaged. A column's noise is learned, in arrays of numbers down to
             max(0.05, 0.4 n^(-2 / (d + 4))) of the column's deviation, for n rows of d columns, or to
             `likelihood.floor` of `config`.
@@ -160,7 +162,8 @@ class VAEAnomalyDetector(OutlierMixin, VAEEstimator):
 
     def _held_out(self, count: int, apart: bool) -> float:
         """The share of so many rows that each model takes no step on: they choose its weights, and may calibrate."""
-        least, enough = (CHOOSING, ENOUGH) if apart else (HELD_OUT, ENOUGH / self.members)
+        calibrating = max(ENOUGH, math.ceil(1 / self.false_alarms)) / self.members  # of fewer there is no threshold
+        least, enough = (CHOOSING, ENOUGH) if apart else (HELD_OUT, calibrating)
         return min(MOST_HELD_OUT, max(least, enough / count))
 
     def _calibrated(self, trained: Any, apart: Any, kind: str) -> Scores:

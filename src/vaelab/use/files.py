@@ -1,4 +1,4 @@
-"""The files that `sample`, `reconstruct`, `classify`, `interpolate` and `traverse` write, by the ending of the name."""
+"""The files that commands write rows, labels and pictures to: the ending of the name chooses the format."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from ..core.durable import saying_why, write_bytes
 from ..core.errors import BadInput, MissingExtra
+from ..core.facts import Column
+from ..data.mixed import LEVEL_TEXT, TRUTH, is_missing
 
 
 def save_rows(run: Any, rows: np.ndarray, path: str | Path, beside: Mapping[str, Any] | None = None) -> Path:
@@ -74,6 +76,7 @@ def refuse_path(path: str | Path, formats: Iterable[str]) -> Path:
 
     Raises:
         BadInput: for an ending without a format, a folder, or a parent folder that is not there.
+        MissingExtra: where the ending needs a package that is not installed.
         NoSpace: where the system refuses to look.
     """
     target, formats = Path(path), list(formats)
@@ -86,6 +89,8 @@ def refuse_path(path: str | Path, formats: Iterable[str]) -> Path:
             raise BadInput("output", target, "is a folder", f"name a file in it, such as {target / ('out' + suffix)}")
         if not target.parent.is_dir():
             raise BadInput("output", target, f"there is no folder {target.parent}", "make it first")
+    if suffix == ".parquet":
+        _pyarrow()
     return target
 
 
@@ -111,10 +116,35 @@ def _beside(beside: Mapping[str, Any], columns: Sequence[str], rows: np.ndarray)
 
 def _rows_parquet(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
     columns = run.spec.columns
-    if twins := [name for name in beside if name in columns]:
-        raise BadInput("output", f"two columns called {twins[0]}", "names must differ in .parquet", "end it in .csv")
+    refuse_twins(beside, columns)
     table = rows.reshape(-1, len(columns))
-    return parquet_bytes({**beside, **{name: table[:, at] for at, name in enumerate(columns)}})
+    kinds = run.spec.mixed or (None,) * len(columns)
+    own = {name: _cast(table[:, at], kind) for at, (name, kind) in enumerate(zip(columns, kinds, strict=True))}
+    return parquet_bytes({**beside, **own})
+
+
+def refuse_twins(beside: Iterable[str], columns: Sequence[str]) -> None:
+    """Refuses columns beside a table that are called as one of its own."""
+    if twins := sorted(set(beside) & set(columns)):
+        raise BadInput("output", f"two columns called {twins[0]}", "names must differ in .parquet", "end it in .csv")
+
+
+def _cast(values: np.ndarray, kind: Column | None) -> Any:
+    """Entries of a mixed table's column, also such as were read as text, as the numbers or truth values they are."""
+    if kind is None or (kind.kind == "category" and kind.levels_are == "text"):
+        return values
+    cells = [None if is_missing(cell) else cell for cell in values.tolist()]
+    if kind.levels_are == "truth":
+        words = [None if cell is None else LEVEL_TEXT["truth"](cell) for cell in cells]
+        known = all(word is None or word in TRUTH for word in words)
+        return [None if word is None else bool(TRUTH[word]) for word in words] if known else values
+    try:
+        numbers = [None if cell is None else float(cell) for cell in cells]
+    except ValueError:  # a level that no row had in training
+        return values
+    if kind.kind == "number" or not all(number is None or number.is_integer() for number in numbers):
+        return numbers
+    return [None if number is None else int(number) for number in numbers]
 
 
 def _strings_csv(run: Any, rows: np.ndarray, beside: Mapping[str, Any]) -> bytes:
@@ -147,29 +177,38 @@ def _without_objects(rows: np.ndarray) -> np.ndarray:
 
 
 def parquet_bytes(columns: Mapping[str, Any]) -> bytes:
-    """The content of a .parquet file, from columns of numbers or text by name; null where an entry is None.
+    """The content of a .parquet file, from columns of numbers or text by name; null where an object is missing.
 
     Raises:
         MissingExtra: without the package.
     """
+    pyarrow, buffer = _pyarrow(), io.BytesIO()
+    table = pyarrow.table({name: _typed(values) for name, values in columns.items()})
+    pyarrow.parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise MissingExtra("pyarrow", "data", "writing .parquet") from None
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table({name: _typed(values) for name, values in columns.items()}), buffer)
-    return buffer.getvalue()
+    return pyarrow
 
 
 def _typed(values: Any) -> Any:
-    """A column of one type: text, where any of its entries is."""
-    values = np.asarray(values)
-    if values.dtype.kind not in "OU":
+    """A column of one type: text, where its entries are of several."""
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return np.ascontiguousarray(values)
-    cells = values.tolist()
-    text = any(isinstance(cell, str) for cell in cells)
-    return [None if cell is None else str(cell) for cell in cells] if text else cells
+    cells = [None if cell is None or cell != cell else cell for cell in np.asarray(values, object).tolist()]
+    pyarrow = _pyarrow()
+    if not any(isinstance(cell, str) for cell in cells):
+        try:
+            return pyarrow.array(cells)
+        except (pyarrow.ArrowException, OverflowError):
+            pass
+    return [None if cell is None else str(cell).encode("utf-8", "backslashreplace").decode() for cell in cells]
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

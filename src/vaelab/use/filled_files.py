@@ -14,23 +14,25 @@ from ..core.errors import BadInput
 from ..data.arrays import column_name
 from ..data.tables import MISSING, numbers_of
 from ..data.text_tables import Written, read_cells, turn_decimal_commas
-from .files import save
+from .files import refuse_twins, save
 from .imputing import Imputation
 
 WRITES = (".csv", ".tsv", ".txt")
+COLUMNS = (*WRITES, ".parquet")  # files with columns by name
 TEXTS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
-COLUMNS = (*WRITES, ".parquet")  # files with columns by name
-
-
-def refuse_interval(interval: float | None, run: Any, path: str | Path) -> None:
-    """Refuses an interval where the file has no columns for its ends."""
+def refuse_columns(run: Any, path: str | Path, draws: int, interval: float | None) -> None:
+    """Refuses an interval where the file has no columns for its ends, and columns that would bear one name."""
     if interval is not None and not (run.spec.layout == "table" and Path(path).suffix.lower() in COLUMNS):
         rule = f"its ends are columns of a table, and {Path(path).name} has none"
         table = run.spec.layout == "table"
         advice = "end --to in .csv or .parquet" if table else "leave it out; --draws 20 says as much"
         raise BadInput("interval", interval, rule, advice)
+    if Path(path).suffix.lower() == ".parquet":
+        beside = {"draw"} if draws else set[str]()
+        beside |= {f"{name}_{end}" for name in run.spec.columns for end in ("low", "high") if interval is not None}
+        refuse_twins(beside, run.spec.columns)
 
 
 def columns_beside(run: Any, found: Imputation) -> dict[str, np.ndarray]:
