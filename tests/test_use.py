@@ -170,7 +170,7 @@ def test_a_picture_has_a_line_for_each_walk(tmp_path: Path) -> None:
     ("make", "file", "words"),
     [
         (digits_run, "rows.csv", r"end it in \.png, \.npy, \.npz"),
-        (wine_run, "rows.png", r"end it in \.csv, \.npy, \.npz"),
+        (wine_run, "rows.png", r"end it in \.csv, \.parquet, \.npy, \.npz"),
         (wine_run, "rows", "the name's ending chooses the format"),
         (wine_run, "folder.npy", "is a folder; name a file in it"),
         (wine_run, "nowhere/rows.npy", "there is no folder"),
