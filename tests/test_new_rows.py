@@ -120,6 +120,14 @@ def test_images_come_back_from_a_file_in_the_shape_they_had(tmp_path: Path, shap
     np.testing.assert_array_equal(np.load(tmp_path / "back.npz")["x"], bits, strict=True)
 
 
+def test_rows_without_any_value_are_told_of(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (folder / "numbers.csv").read_text().splitlines()
+    (tmp_path / "holes.csv").write_text("\n".join([*lines[:4], ",,", *lines[4:]]) + "\n")
+    assert command("embed", folder / "run-numbers", tmp_path / "holes.csv", "--to", tmp_path / "z.csv") == 0
+    told = capsys.readouterr().out
+    assert "rows without any value are left out: 1 of" in told and "codes of 60 rows" in told
+
+
 def test_noise_is_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 6)).astype(np.uint8)
     np.savez(tmp_path / "gray.npz", x=images)

@@ -408,6 +408,7 @@ WRONG = {
     "a factor below 1": (["upscale", "RUN", "image.png", "--factor", "0"], "factor: got 0"),
     "a large image to upscale": (["upscale", "RUN", "image.png"], "(n, 4 x 4)"),
     "a table": (["inpaint", "TABLE", "image.png", "--mask", "lower"], "no run of images"),
+    "no folder to write to": (["denoise", "RUN", "none.png", "--to", "no/x.png"], "there is no folder no"),
     "an unknown ending": (["denoise", "RUN", "image.png", "--noise", "0.1", "--steps", "5", "--to", "x.csv"], ".png"),
     "onto itself": (["denoise", "RUN", "image.png", "--to", "image.png"], "is the file that is read"),
     "no draws": (["denoise", "RUN", "image.png", "--draws", "0"], "draws: got 0"),

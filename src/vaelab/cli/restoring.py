@@ -122,10 +122,11 @@ def _restored(
 
     from ..core.errors import BadInput
     from ..measure.pictures import value_range
-    from ..use.files import save
+    from ..use.files import refuse_path, save
     from ..use.observed import noise_of, restore
     from ..use.restored_files import FORMATS
 
+    refuse_path(to, FORMATS)
     if noise is not None and not 0 <= noise <= 1:
         fix = "such as 0.1, or 25 / 255 for 25 gray levels of 255, which is 0.098"
         raise BadInput("noise", noise, "is a share of the way from black to white, between 0 and 1", fix)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LEFT_OUT = "DA102"  # rows without any value
+
 
 def source_and_settings(
     source: str | None, settings: tuple[str, ...], data_dir: str | None
@@ -118,6 +120,9 @@ def taken(run: Any, source: str | None, count: int | None, to: Path) -> Taken:
         given = words_in(read, run.config.data.condition, test) if reads_beside(run) else None
         rows, name = run.spec.in_order(rows, read.columns, read.empty), f"{'test ' * test}rows of {source}"
         _note_scale(run, rows)
+        for finding in read.findings:
+            if finding.code == LEFT_OUT:
+                print(f"note      {finding.title}: {finding.measured:g} of {source}, whose later rows move up")
     if count is not None:
         rows = rows[:count]
         given, labels, names = (None if part is None else part[:count] for part in (given, labels, names))
