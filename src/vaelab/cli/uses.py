@@ -56,7 +56,7 @@ def reconstruct(
     again = loaded.reconstruct(rows, given, condition_of(loaded, condition))
     if picture:  # originals above, reconstructions below
         shown = np.stack([np.reshape(np.asarray(rows), again.shape), again])
-        return wrote(save_rows(loaded, shown, to), f"the first {what}, reconstructions below{_under(condition)}")
+        return wrote(save_rows(loaded, shown, to), f"{what}, reconstructions below{_under(condition)}")
     return wrote(save_rows(loaded, again, to), f"reconstructions of {what}{_under(condition)}")
 
 
