@@ -205,7 +205,7 @@ def _area(what: str, height: int, width: int) -> tuple[slice, slice]:
     try:
         left, top, right, bottom = map(int, what.split(","))
     except ValueError:
-        raise BadInput("mask", what, "must be a file, a half or x0,y0,x1,y1", did_you_mean(what, HALVES)) from None
+        raise BadInput("mask", what, "must be a file, half or a box x0,y0,x1,y1", did_you_mean(what, HALVES)) from None
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         rule = f"a box x0,y0,x1,y1 lies within the image: 0 <= x0 < x1 <= {width}, 0 <= y0 < y1 <= {height}"
         raise BadInput("mask", what, rule)
